@@ -1,0 +1,1 @@
+"""The compact GPT, its positional schemes, and what Lightning needs to train it."""

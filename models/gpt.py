@@ -1,0 +1,153 @@
+"""A compact decoder-only transformer that knows nothing of positional schemes beyond their three doors.
+
+Letters in shape comments: B batch, T tokens, H heads, D head width, C = H·D model width, V vocabulary.
+"""
+
+import zlib
+
+import torch
+import torch.nn.functional as F
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from conf.base import Count, Settings
+from models.positions import Position
+
+
+class Shape(Settings):
+    """The sizes of a GPT, as in conf/model."""
+
+    name: str
+    layers: Count
+    heads: Count
+    width: Count
+    qk_norm: bool = False
+
+    @model_validator(mode="after")
+    def _whole_heads(self):
+        if self.width % self.heads:
+            raise ValueError(f"width={self.width} cannot be shared by heads={self.heads}: it must be a multiple")
+        return self
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention. Positions act on q and k, or on their scores; values never see them."""
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.heads, self.qk_norm = shape.heads, shape.qk_norm
+        self.qkv = nn.Linear(shape.width, 3 * shape.width, bias=False)
+        self.out = nn.Linear(shape.width, shape.width, bias=False)
+
+    def forward(self, x: Tensor, position: Position, where, mask: Tensor | None) -> Tensor:
+        batch, length, width = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        if self.qk_norm:  # before the rotation, which keeps norms
+            q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
+        q, k = position.rotate(q, k, where)
+        x = attend(q, k, v, position.bias(q, k, where), mask)  # (B, H, T, D)
+        return self.out(x.transpose(1, 2).reshape(batch, length, width))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
+    """Causal attention of (B, H, T, D) over itself; without bias or mask it stays on the flash path.
+
+    bias: added to q·k/√D, broadcastable to (B, H, T, T). mask: True where a query may look, broadcastable likewise
+    and already causal; None means causal alone.
+    """
+    if bias is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+    if mask is None:
+        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype).masked_fill(~mask, float("-inf")))
+
+
+class Block(nn.Module):
+    """One pre-norm layer: attention, then a four times wider GELU network, each added to the stream."""
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(shape.width, bias=False)
+        self.attention = Attention(shape)
+        self.network_norm = nn.LayerNorm(shape.width, bias=False)
+        self.up = nn.Linear(shape.width, 4 * shape.width, bias=False)
+        self.down = nn.Linear(4 * shape.width, shape.width, bias=False)
+
+    def forward(self, x: Tensor, position: Position, where, mask: Tensor | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), position, where, mask)
+        return x + self.down(F.gelu(self.up(self.network_norm(x)), approximate="tanh"))
+
+
+class GPT(nn.Module):
+    """Decoder-only, pre-norm, with the token embedding tied to the head.
+
+    Token embeddings are multiplied by √C for every scheme, as Vaswani et al. do for the sinusoid, so that models
+    that differ in position differ in nothing else.
+    """
+
+    def __init__(self, shape: Shape, vocabulary: int, position: Position, seed: int, separator: int | None = None):
+        """Build and initialise.
+
+        Args:
+            seed: the weights are a function of it and of each parameter's name, so that models with different
+                positional schemes start with the same bits in all they share.
+            separator: token id that opens a document; given, no token sees another document and positions count
+                from the separator. None lets windows cross documents.
+        """
+        super().__init__()
+        self.shape, self.separator = shape, separator
+        self.embedding = nn.Embedding(vocabulary, shape.width)
+        self.position = position
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.norm = nn.LayerNorm(shape.width, bias=False)
+        self._initialise(seed)
+
+    def _initialise(self, seed: int) -> None:
+        residual = (2 * self.shape.layers) ** -0.5  # GPT-2: the stream adds 2·layers branches
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2 or name.startswith("position."):
+                continue  # norms start at one; a scheme initialises what it learns
+            scale = residual if name.endswith(("attention.out.weight", "down.weight")) else 1.0
+            generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
+            with torch.no_grad():
+                parameter.normal_(std=0.02 * scale, generator=generator)
+
+    def hidden(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Tokens (B, T) → normalised states (B, T, C), ready for `logits`.
+
+        positions: where the tokens are, (T,) or (B, T), if not 0 … T - 1 (or counted from the separator).
+        """
+        mask = None
+        if self.separator is not None:
+            mask, isolated = isolate_documents(tokens, self.separator)
+            positions = isolated if positions is None else positions
+        if positions is None:
+            positions = torch.arange(tokens.shape[1], device=tokens.device)
+        with torch.autocast(tokens.device.type, enabled=False):
+            where = self.position.prepare(self.position.extension.positions(positions.to(torch.float32)))
+        x = self.position.embed(self.embedding(tokens) * self.shape.width**0.5, where)  # (B, T, C)
+        for block in self.blocks:
+            x = block(x, self.position, where, mask)
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """States (…, C) → logits (…, V)."""
+        return F.linear(hidden, self.embedding.weight)
+
+    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Tokens (B, T) → logits (B, T, V)."""
+        return self.logits(self.hidden(tokens, positions))
+
+
+def isolate_documents(tokens: Tensor, separator: int) -> tuple[Tensor, Tensor]:
+    """Mask and positions that keep documents apart, from the separators that open them.
+
+    Tokens (B, T) → mask (B, 1, T, T), True where a query may look (its own document, itself or before), and
+    positions (B, T) counted from the token that opens the document (or the window).
+    """
+    opens = tokens == separator
+    document = opens.cumsum(1)  # (B, T)
+    index = torch.arange(tokens.shape[1], device=tokens.device)
+    start = torch.where(opens, index, 0).cummax(1).values
+    same = document[:, None, :, None] == document[:, None, None, :]
+    return same & (index[:, None] >= index), index - start
