@@ -1,0 +1,111 @@
+"""What the laws are held against: every scheme of conf/position, in models small enough to try everything on.
+
+Letters in shape comments: B batch, T tokens, H heads, D head width, C model width.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from models.gpt import GPT, Shape
+from models.positions import EXTENSIONS, SCHEMES, Geometry, Position
+from models.positions.frequencies import Geometric
+
+FOLDER = Path(__file__).parent.parent / "conf" / "position"
+WIDTH, HEADS, LAYERS, WINDOW, VOCABULARY = 32, 2, 2, 16, 23
+
+# Settings beside a scheme's YAML that lead through another branch of its code.
+VARIANTS: dict[str, list[dict]] = {
+    "rope": [{"fraction": 0.5}],
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scheme with one choice of settings; the laws build from it whatever they need."""
+
+    name: str
+    settings: dict = field(default_factory=dict)  # over those of the YAML file
+    scheme: type[Position] | None = None  # a mutant to build in place of the scheme of that name
+
+    def __str__(self) -> str:
+        return "-".join([self.name, *(f"{key}={value}" for key, value in self.settings.items())])
+
+    @property
+    def kind(self) -> type[Position]:
+        return self.scheme or SCHEMES[self.name]
+
+    def position(
+        self, extend: str = "none", window: int = WINDOW, layers: int = LAYERS, spectrum=None, **knobs
+    ) -> Position:
+        """The scheme with its parameters randomised: tables that start at zero would look like no-ops.
+
+        knobs: the extension's, e.g. factor.
+        """
+        settings = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{self.name}.yaml")) | self.settings
+        extension = EXTENSIONS[extend](EXTENSIONS[extend].Knobs(**knobs), window)
+        geometry = Geometry(width=WIDTH, heads=HEADS, layers=layers, window=window)
+        position = self.kind(self.kind.Knobs.model_validate(settings), geometry, spectrum or Geometric(), extension)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in position.parameters():
+                noise = torch.randn(2, *parameter.shape, generator=generator)
+                parameter.mul_(1 + 0.1 * noise[0]).add_(0.3 * noise[1])
+        return position
+
+    def model(self, layers: int = LAYERS, **choices) -> GPT:
+        """A GPT around `position(...)`, with weights large enough for attention to be far from uniform."""
+        shape = Shape(name="tiny", layers=layers, heads=HEADS, width=WIDTH)
+        model = GPT(shape, VOCABULARY, self.position(layers=layers, **choices), seed=0)
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.dim() > 1 and not name.startswith("position."):
+                    parameter.normal_(std=parameter.shape[-1] ** -0.5, generator=generator)
+        return model
+
+
+def discover() -> list[Case]:
+    """Every file of conf/position once, then the variants."""
+    names = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return [Case(name, settings) for name in names for settings in [{}, *VARIANTS.get(name, [])]]
+
+
+def tokens(length: int, batch: int = 1) -> Tensor:
+    """Random tokens (B, T), always the same for a length."""
+    return torch.randint(VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(length))
+
+
+def vectors(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Standard normal numbers, always the same for a shape."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64).to(dtype)
+
+
+def extensions(case: Case) -> list[tuple[str, dict]]:
+    """The extensions that apply to a scheme, with a factor of 4 where they take one."""
+    return [
+        (name, {"factor": 4.0} if "factor" in extension.Knobs.model_fields else {})
+        for name, extension in EXTENSIONS.items()
+        if extension.changes is None or extension.changes in case.kind.stretches
+    ]
+
+
+def doors(position: Position, layer: int) -> Position:
+    """The scheme that acts in a layer."""
+    return position.layer(layer) if hasattr(position, "layer") else position
+
+
+def leaves(where) -> list[Tensor]:
+    """Every tensor in what `prepare` returned, whatever holds it."""
+    if isinstance(where, Tensor):
+        return [where]
+    if isinstance(where, dict):
+        where = where.values()
+    elif hasattr(where, "__dataclass_fields__"):
+        where = vars(where).values()
+    elif not isinstance(where, (tuple, list)):
+        return []
+    return [leaf for part in where for leaf in leaves(part)]
