@@ -1,0 +1,125 @@
+"""Datasets and tokenizers of the Hugging Face hub, with a quick and plain answer where the hub cannot be reached."""
+
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from conf.base import BadInput
+from data.settings import Hub
+
+PROBE_SECONDS = 1.2
+
+
+def reachable() -> bool:
+    """Whether the hub answers at all within about a second; False at once where HF_HUB_OFFLINE says so.
+
+    The libraries would retry for some 20 seconds before they say the same. Proxies and HF_ENDPOINT are honoured.
+    """
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE"):
+            return False
+    answered = threading.Event()
+
+    def probe():
+        request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
+        try:
+            urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
+        except urllib.error.HTTPError:
+            pass  # an unfriendly answer is an answer
+        except (OSError, ValueError):
+            return
+        answered.set()
+
+    # A thread, because looking up a name has no time limit of its own.
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return answered.is_set()
+
+
+def rows(settings: Hub, split: str) -> Iterator[str]:
+    """The text of every row of one split, streamed if so set; read from the local cache where the hub is away."""
+    from data.sources import text_of
+
+    online = reachable()
+    if not online and not _cached(settings.path):
+        raise _away(settings)
+    if not online:
+        _stay_offline()
+    from datasets import load_dataset
+
+    try:
+        dataset = load_dataset(
+            settings.path,
+            settings.config,
+            split=split,
+            revision=settings.revision,
+            # Only whole datasets are cached, so without the hub there is nothing to stream from.
+            streaming=settings.streaming and online,
+        )
+        for row in dataset:
+            yield text_of(row, settings.column, f"data.column: the hub dataset {settings.path!r}")
+    except BadInput:
+        raise
+    except Exception as error:  # a wrong name, config or split, or a lost connection: each has its own type
+        if not online:
+            raise _away(settings) from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"The hub dataset {settings.path!r} cannot be read: {reason}") from error
+
+
+def fetch_tokenizer(repository: str) -> str:
+    """The text of tokenizer.json in a repository of the hub, from the local cache where the hub is away."""
+    online = reachable()
+    if not online and not _cache("hub", f"models--{repository.replace('/', '--')}").exists():
+        raise BadInput(_tokenizer_away(repository))
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, "tokenizer.json", local_files_only=not online)).read_text("utf-8")
+    except Exception as error:  # not found, gated, or gone while fetching
+        if not online:
+            raise BadInput(_tokenizer_away(repository)) from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(
+            f"tokenizer.path: {repository!r} on the hub has no tokenizer.json to read ({reason})."
+        ) from error
+
+
+def _tokenizer_away(repository: str) -> str:
+    return (
+        f"tokenizer.path: the hub cannot be reached and the tokenizer {repository!r} is not in the local cache; "
+        "use data.tokenizer.kind=file with a local tokenizer.json, or kind=bpe."
+    )
+
+
+def _away(settings: Hub) -> BadInput:
+    return BadInput(
+        f"The hub cannot be reached and the dataset {settings.path!r} is not in the local cache; use local files "
+        "(data=files data.train=<path>), tokens prepared elsewhere (data=prepared data.folder=<path>), or data=sotu."
+    )
+
+
+def _cache(kind: str, name: str) -> Path:
+    """A folder in the cache of the Hugging Face libraries, wherever the environment has put it."""
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    variable = {"datasets": "HF_DATASETS_CACHE", "hub": "HF_HUB_CACHE"}[kind]
+    return Path(os.environ.get(variable) or os.path.join(home, kind)).expanduser() / name
+
+
+def _cached(path: str) -> bool:
+    """Whether `datasets` has ever prepared this dataset here."""
+    return _cache("datasets", path.replace("/", "___")).exists()
+
+
+def _stay_offline():
+    """Tell the libraries, imported already or not, what the probe found, so that they do not try for themselves."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import datasets.config
+    import huggingface_hub.constants
+
+    datasets.config.HF_HUB_OFFLINE = True
+    huggingface_hub.constants.HF_HUB_OFFLINE = True

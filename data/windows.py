@@ -1,0 +1,100 @@
+"""Windows of tokens as a pure function of (seed, step), so that resuming needs one number.
+
+Letters: N tokens in the split, T the window, B the batch. A window is T + 1 tokens: T inputs and the T targets one
+token further on. Neighbouring windows share that one token, so that every token is a target once.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from conf.base import BadInput
+
+
+class Windows:
+    """Batches of windows: within an epoch no window comes twice, and two windows never overlap.
+
+    Each epoch shifts the boundaries by a random offset below T and visits its windows in a random order, both drawn
+    from (seed, epoch). Windows are counted on across the end of an epoch, so that every batch is full and the epoch
+    loses none; up to 2T - 1 tokens at the ends of the split sit out an epoch, other ones in the next.
+    """
+
+    def __init__(self, tokens: np.ndarray, window: int, batch: int, seed: int):
+        self._tokens = tokens
+        self._window = window
+        self._batch = batch
+        self._seed = seed
+        self._available = _available(tokens, window)
+        # Windows in an epoch: whatever the offset, this many fit.
+        self.epoch_length: int = max(1, (len(tokens) - window) // window)
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> torch.LongTensor:
+        """The (B / ranks, T + 1) tokens of one step; the batches of all ranks, stacked in order, are that of one."""
+        if self._batch % ranks:
+            raise BadInput(f"A batch of {self._batch} windows cannot be shared equally by {ranks} processes.")
+        share = self._batch // ranks
+        first = step * self._batch + rank * share
+        rows = np.empty((share, self._window + 1), dtype=np.int64)
+        for row, index in zip(rows, range(first, first + share), strict=True):
+            epoch, place = divmod(index, self.epoch_length)
+            start = self._starts(epoch)[place]
+            row[:] = self._tokens[start : start + self._window + 1]
+        return torch.from_numpy(rows)
+
+    def _starts(self, epoch: int) -> np.ndarray:
+        """Where the windows of an epoch begin, in the order of their visits, (epoch_length,)."""
+        if epoch not in self._epochs:
+            random = np.random.default_rng([self._seed, epoch])
+            spare = len(self._tokens) - 1 - self.epoch_length * self._window
+            offset = random.integers(0, min(spare, self._window - 1), endpoint=True)
+            # A batch may straddle two epochs, and none straddles more unless it is larger than an epoch.
+            self._epochs = {e: starts for e, starts in self._epochs.items() if abs(e - epoch) == 1}
+            self._epochs[epoch] = offset + self._window * random.permutation(self.epoch_length)
+        return self._epochs[epoch]
+
+
+def fixed_windows(tokens: np.ndarray, window: int, count: int) -> torch.LongTensor:
+    """At most `count` windows, spread evenly over a split and never overlapping, (n, T + 1); the same every time."""
+    available = _available(tokens, window)
+    n = min(count, available)
+    starts = np.arange(n) * available // n * window
+    return torch.from_numpy(np.stack([tokens[s : s + window + 1] for s in starts]).astype(np.int64))
+
+
+def _available(tokens: np.ndarray, window: int) -> int:
+    """How many windows fit side by side; BadInput if none does."""
+    if len(tokens) < window + 1:
+        raise BadInput(f"A window of {window} tokens needs {window + 1}, and the split has only {len(tokens)}.")
+    return (len(tokens) - 1) // window
+
+
+class Batches:
+    """The batches of steps 0 … steps - 1 for one rank, as a loader whose whole state is the next step.
+
+    It has a length so that Lightning does not fetch a batch ahead, which would count a batch that was never used.
+    Iterating goes on from the current position; it does not start again.
+    """
+
+    def __init__(self, windows: Windows, steps: int, rank: int = 0, ranks: int = 1):
+        self.windows = windows
+        self.steps = steps
+        self.rank = rank
+        self.ranks = ranks
+        self.position = 0
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[torch.LongTensor]:
+        while self.position < self.steps:
+            batch = self.windows.batch(self.position, self.rank, self.ranks)
+            self.position += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]):
+        self.position = state["position"]
