@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from conf.base import BadInput
+from tests import reference_bias  # noqa: F401 - enters its twins
 from tests.cases import HEADS, LAYERS, VOCABULARY, WIDTH, WINDOW, Case, doors, extensions, leaves, tokens, vectors
 from tests.reference import Setting, twin
 
