@@ -1,0 +1,1 @@
+"""What is asked of trained models: how well they read beyond their window, and why."""

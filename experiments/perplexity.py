@@ -1,0 +1,222 @@
+"""Long-context perplexity of a checkpoint, read as trained or with any extension.
+
+    python -m experiments.perplexity checkpoint=runs/default/rope-nano-s1 extend=interpolate extend.factor=8
+
+Held-out documents are cut into disjoint segments as long as the longest context needs, so that a long document gives
+many targets; sums are kept by document, the unit of every interval. Results go beside the run that was measured, in
+perplexity/, and are read from there when the same is asked again.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from conf.base import BadInput, Count, Counts, Settings
+from conf.compose import command_line
+from conf.run_folder import write_json
+
+if TYPE_CHECKING:
+    from data.token_files import Documents
+
+
+class Measurement(Settings):
+    """How perplexity is measured, as in conf/perplexity.yaml."""
+
+    protocol: Literal["fixed_targets", "windows", "sliding"] = "fixed_targets"
+    contexts: Counts
+    stride: Count
+    split: Literal["validation", "test"] = "test"
+    segments: Count = 128
+    batch_tokens: Count = 16_384
+
+
+def default_contexts(window: int) -> tuple[int, ...]:
+    """Half the window, then doubled up to eight times it."""
+    return tuple(max(1, window * 2**power // 2) for power in range(5))
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Disjoint stretches of documents: tokens, one (length,) array each, and the document each comes from."""
+
+    tokens: list[np.ndarray]
+    owners: list[int]
+
+
+def cut(documents: "Documents", length: int, limit: int) -> Segments:
+    """Cut documents into disjoint segments of `length` tokens, at most `limit`, spread evenly over all there are.
+
+    Raises:
+        BadInput: no document is that long.
+    """
+    places = [
+        (i, start) for i in documents.at_least(length) for start in range(0, len(documents[i]) - length + 1, length)
+    ]
+    if not places:
+        longest = max((len(documents[i]) for i in range(len(documents))), default=0)
+        raise BadInput(f"contexts need documents of {length} tokens, and the longest held out has {longest}")
+    kept = [places[index] for index in np.unique(np.linspace(0, len(places) - 1, min(limit, len(places))).astype(int))]
+    return Segments([np.asarray(documents[i][start : start + length]) for i, start in kept], [i for i, _ in kept])
+
+
+def measure_checkpoint(checkpoint: Path, extend: dict | None, how: Measurement, cache: str, progress=None) -> dict:
+    """Measure a checkpoint at every context length; what was measured before is read back.
+
+    Args:
+        extend: plain settings of an extension, or None for the one it was trained with.
+
+    Returns:
+        {"checkpoint", "step", "position", "extend", "rows": [...]}, a row per context length with perplexity, nll,
+        tokens, bits_per_byte, token_set, and sums by document: document, document_nll, document_tokens.
+    """
+    from data.corpus import prepare
+    from experiments.protocols import measure
+    from train import load_model
+
+    content = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    question = json.dumps([content, extend, how.model_dump(mode="json")], sort_keys=True)
+    digest = hashlib.sha256(question.encode()).hexdigest()[:10]
+    model, config, record = load_model(checkpoint, extend)
+    place = (
+        checkpoint.parent.parent
+        / "perplexity"
+        / f"{checkpoint.stem}-{config.extend.label}-{how.protocol}-{digest}.json"
+    )
+    if place.exists():
+        return json.loads(place.read_text())
+
+    corpus = prepare(config.data, Path(cache), progress=False)
+    if corpus.fingerprint != record["corpus"]:
+        raise BadInput(f"data={config.data.name} has changed since checkpoint={checkpoint} was trained on it")
+    segments = cut(corpus.split(how.split), max(how.contexts) + 1, how.segments)
+    device, precision = _device()
+    measured = measure(
+        model,
+        segments.tokens,
+        how.contexts,
+        how.protocol,
+        how.stride,
+        bytes_per_token=corpus.bytes_per_token,
+        batch_tokens=how.batch_tokens,
+        device=device,
+        precision=precision,
+        progress=progress,
+    )
+    result = {
+        "checkpoint": str(checkpoint),
+        "run": config.name,
+        "step": record["step"],
+        "position": config.position.name,
+        "extend": config.extend.model_dump(mode="json"),
+        "label": config.extend.label,
+        "original_window": config.original_window,
+        "split": how.split,
+        "rows": [_by_document(asdict(each), segments.owners) for each in measured],
+    }
+    place.parent.mkdir(exist_ok=True)
+    write_json(place, result)
+    return result
+
+
+def _by_document(row: dict, owners: list[int]) -> dict:
+    """Sums over segments → sums over the documents they come from."""
+    sums: dict[int, list[float]] = {}
+    for segment, nll, tokens in zip(row["documents"], row["document_nll"], row["document_tokens"], strict=True):
+        both = sums.setdefault(owners[segment], [0.0, 0])
+        both[0] += nll
+        both[1] += tokens
+    documents = {"documents": list(sums), "document_nll": [s[0] for s in sums.values()]}
+    return row | documents | {"document_tokens": [s[1] for s in sums.values()]}
+
+
+def _device() -> tuple[str, str]:
+    import torch
+
+    return ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A checkpoint file, or the last one of a run folder."""
+    from models.checkpoints import numbered
+
+    if path.is_dir():
+        found = numbered(path / "checkpoints")
+        if not found:
+            raise BadInput(f"checkpoint={path} is a folder without checkpoints/step-*.ckpt")
+        return found[-1]
+    if not path.is_file():
+        raise BadInput(f"checkpoint={path}: there is no such file or run folder")
+    return path
+
+
+def table(rows: list[dict]) -> str:
+    """Context length, perplexity, bits per byte and targets, in columns."""
+    lines = [f"{'context':>8} {'perplexity':>11} {'bits/byte':>10} {'targets':>9} {'documents':>10}"]
+    for row in rows:
+        lines.append(
+            f"{row['context']:>8} {row['perplexity']:>11.3f} {row['bits_per_byte']:>10.4f} {row['tokens']:>9,} "
+            f"{len(row['documents']):>10}"
+        )
+    return "\n".join(lines)
+
+
+def _main(values: dict, overrides: list[str]) -> None:
+    from conf.schema import Logger, validate
+    from train import read_record
+
+    for key in ("checkpoint", "cache", "runs"):
+        if not isinstance(values[key], str):
+            raise BadInput(f"{key}={values[key]} must be a path")
+    checkpoint = find_checkpoint(Path(values.pop("checkpoint")))
+    logger = validate(Logger, values.pop("logger"))
+    extend, cache, runs = values.pop("extend", None), values.pop("cache"), values.pop("runs")
+    trained = read_record(checkpoint)["config"]
+    values["contexts"] = values["contexts"] or list(default_contexts(trained["original_window"]))
+    if values["stride"] is None:
+        values["stride"] = max(1, min(values["contexts"]) // 2)
+    how = validate(Measurement, values)
+
+    from tqdm import tqdm
+
+    with tqdm(desc=checkpoint.parent.parent.name, unit="tok", unit_scale=True) as bar:
+
+        def progress(read: int, total: int) -> None:
+            bar.total = total
+            bar.update(read - bar.n)
+
+        result = measure_checkpoint(checkpoint, extend, how, cache, progress)
+    print(f"{result['run']} at step {result['step']}, read with extend={result['label']}, {how.protocol}, {how.split}:")
+    print(table(result["rows"]))
+    if logger.name == "wandb":
+        _to_wandb(logger, Path(runs), trained, result, how)
+
+
+def _to_wandb(logger, runs: Path, trained: dict, result: dict, how: Measurement) -> None:
+    from conf.tracking import tracked
+
+    name = f"{result['run']}-read-{result['label']}-{how.protocol}"
+    settings = {"trained": trained, "extend": result["extend"], "measurement": how.model_dump(mode="json")}
+    tags = [result["position"], result["label"], how.protocol]
+    identity = {"name": name, "group": trained["group"], "job_type": "eval", "tags": tags, "config": settings}
+    with tracked(logger, runs, **identity) as run:
+        for row in result["rows"]:
+            run.log(
+                {
+                    "context/length": row["context"],
+                    "context/perplexity": row["perplexity"],
+                    "context/nll": row["nll"] / row["tokens"],
+                }
+            )
+
+
+def main() -> None:
+    """The command line."""
+    command_line("perplexity", _main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""What a run says while it trains: a line of metrics every few steps, and a bar that knows when it will end."""
+
+import json
+import math
+import time
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+from models.compute import flops_per_token, matmul_rate
+from models.language_model import summarise
+
+
+class Metrics:
+    """The metrics of a run as JSON lines, in the order they came; what a resumed run will say again is dropped."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def rows(self) -> list[dict]:
+        """Every complete row; a last line torn by a kill is not one."""
+        rows = []
+        for line in self.path.read_text().splitlines() if self.path.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def rewind(self, step: int) -> None:
+        """Forget what was said after this step."""
+        kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
+        partial = self.path.with_suffix(".tmp")
+        partial.write_text("".join(kept))
+        partial.replace(self.path)
+
+    def write(self, row: dict) -> None:
+        with open(self.path, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+class Recorder(L.Callback):
+    """Every so many steps, writes mean loss, perplexity, learning rate, gradient norm, tokens per second and MFU;
+    less often, and after the last step, the token-weighted loss on a fixed set of validation windows.
+
+    Rows go to `metrics` and to the Trainer's loggers, with the tokens seen as the x axis. MFU refers to the matrix
+    multiplication rate measured on this device in this precision when training starts. The running mean is part of
+    the checkpoint, so that a resumed run says what the uninterrupted one would have said.
+    """
+
+    def __init__(self, metrics: Metrics, every: int, batch: int, validation: torch.Tensor, validate_every: int):
+        """Record to `metrics`.
+
+        Args:
+            every: steps between rows of training metrics.
+            batch: sequences per optimizer step.
+            validation: windows (n, T + 1), scored every `validate_every` steps.
+        """
+        self.metrics, self.every, self.batch = metrics, every, batch
+        self.validation, self.validate_every = validation, validate_every
+        self.window = validation.shape[1] - 1
+        self.tokens_per_step = batch * self.window
+        self.sum, self.count = torch.zeros((), dtype=torch.float64), 0
+        self.latest: dict[str, float] = {}
+
+    def state_dict(self) -> dict:
+        return {"sum": float(self.sum), "count": self.count}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.sum, self.count = torch.tensor(state["sum"], dtype=torch.float64), state["count"]
+
+    def on_train_start(self, trainer, module) -> None:
+        self.metrics.rewind(trainer.global_step)
+        self.sum = self.sum.to(module.device)
+        self.flops = flops_per_token(module.gpt, self.window)
+        dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
+        self.ceiling = matmul_rate(module.device, dtype) * trainer.world_size
+        self._restart_clock(trainer)
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
+        self.sum += module.loss
+        self.count += 1
+        if (batch_index + 1) % trainer.accumulate_grad_batches:
+            return  # between two optimizer steps
+        step = trainer.global_step
+        if step % self.every == 0:
+            self._say(trainer, self._training(trainer, module))
+            self._restart_clock(trainer)
+        if step % self.validate_every == 0 or step == trainer.max_steps:
+            self._say(trainer, {f"validation/{key}": value for key, value in self._validate(trainer, module).items()})
+            self._restart_clock(trainer)
+
+    def _training(self, trainer, module) -> dict[str, float]:
+        loss = float(trainer.strategy.reduce(self.sum / self.count))
+        self.sum.zero_()
+        self.count = 0
+        speed = (trainer.global_step - self.clock_step) * self.tokens_per_step / (time.perf_counter() - self.clock)
+        return {
+            "train/loss": loss,
+            "train/perplexity": math.exp(min(loss, 700.0)),
+            "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/gradient_norm": float(module.gradient_norm),
+            "speed/tokens_per_second": speed,
+            "speed/mfu": speed * self.flops / self.ceiling,
+        }
+
+    @torch.no_grad()
+    def _validate(self, trainer, module) -> dict[str, float]:
+        """Every window once, shared among the processes; in a callback and not in Lightning's validation loop, so
+        that a checkpoint of the same step comes after it and a resumed run neither repeats nor misses it."""
+        sums = torch.zeros(3, dtype=torch.float64, device=module.device)
+        module.eval()
+        for windows in self.validation[trainer.global_rank :: trainer.world_size].split(self.batch):
+            with trainer.precision_plugin.val_step_context():
+                sums += module.score(windows.to(module.device))
+        module.train()
+        return summarise(*trainer.strategy.reduce(sums, reduce_op="sum").tolist())
+
+    def _restart_clock(self, trainer) -> None:
+        self.clock, self.clock_step = time.perf_counter(), trainer.global_step
+
+    def _say(self, trainer, values: dict[str, float]) -> None:
+        self.latest.update(values)
+        if not trainer.is_global_zero:
+            return
+        self.metrics.write(
+            {"step": trainer.global_step, "tokens": trainer.global_step * self.tokens_per_step, **values}
+        )
+        for logger in trainer.loggers:
+            logger.log_metrics({"tokens": trainer.global_step * self.tokens_per_step, **values}, trainer.global_step)
+
+
+class Bar(TQDMProgressBar):
+    """One bar for the whole run: steps, time left, loss and perplexity."""
+
+    def __init__(self, name: str, recorder: Recorder):
+        super().__init__(refresh_rate=10)
+        self.name, self.recorder = name, recorder
+
+    def init_train_tqdm(self):
+        bar = super().init_train_tqdm()
+        bar.set_description(self.name)
+        return bar
+
+    def on_train_epoch_start(self, trainer, *_) -> None:
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description(self.name)
+
+    def get_metrics(self, trainer, module) -> dict[str, str]:
+        said = self.recorder.latest
+        shown = {"loss": "train/loss", "ppl": "train/perplexity", "val ppl": "validation/perplexity"}
+        return {label: f"{said[key]:.3f}" for label, key in shown.items() if key in said}
