@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from conf.base import Count, Settings
 from models.positions import Position
+from models.positions.base import rows_at_once
 
 
 class Shape(Settings):
@@ -45,21 +46,44 @@ class Attention(nn.Module):
         if self.qk_norm:  # before the rotation, which keeps norms
             q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
         q, k = position.rotate(q, k, where)
-        x = attend(q, k, v, position.bias(q, k, where), mask)  # (B, H, T, D)
+        rows = rows_at_once(length)
+        if rows == length:
+            x = attend(q, k, v, position.bias(q, k, where), mask)  # (B, H, T, D)
+        else:
+            x = attend_in_chunks(q, k, v, position, where, mask, rows)
         return self.out(x.transpose(1, 2).reshape(batch, length, width))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
-    """Causal attention of (B, H, T, D) over itself; without bias or mask it stays on the flash path.
+    """Causal attention of the last Q of N tokens over all N; without bias or mask it stays on the flash path.
 
-    bias: added to q·k/√D, broadcastable to (B, H, T, T). mask: True where a query may look, broadcastable likewise
-    and already causal; None means causal alone.
+    q (B, H, Q, E), k (B, H, N, E) and v (B, H, N, D) → (B, H, Q, D). The scores are q·k/√D also where a scheme made
+    queries and keys wider than D. bias: added to the scores, (H, Q, N) or (B, H, Q, N). mask: True where a query may
+    look, broadcastable likewise and already causal; None means causal alone.
     """
-    if bias is None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-    if mask is None:
-        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype).masked_fill(~mask, float("-inf")))
+    width, extra, later = v.shape[-1], q.shape[-1] - v.shape[-1], k.shape[-2] - q.shape[-2]
+    if extra:  # the fast kernels want one width, and zeros cost less than the slow kernel does
+        v = F.pad(v, (0, extra))
+    if bias is not None:
+        if mask is None:
+            mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril(later)
+        mask = bias.to(q.dtype).masked_fill(~mask, float("-inf"))
+        mask = mask.reshape(-1, *mask.shape[-3:])  # with three dimensions the kernel would be the slow one
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=width**-0.5)
+    return x[..., :width]
+
+
+def attend_in_chunks(q, k, v, position: Position, where, mask: Tensor | None, rows: int) -> Tensor:
+    """`attend` with so many queries at a time, and only the keys they may see, so that no bias is ever (H, T, T)."""
+    chunks = []
+    for first in range(0, q.shape[-2], rows):
+        last = min(first + rows, q.shape[-2])
+        queries, keys, values = q[..., first:last, :], k[..., :last, :], v[..., :last, :]
+        bias = position.bias(queries, keys, where, first)
+        if bias is None:  # nothing large is ever made
+            return attend(q, k, v, None, mask)
+        chunks.append(attend(queries, keys, values, bias, None if mask is None else mask[..., first:last, :last]))
+    return torch.cat(chunks, dim=-2)
 
 
 class Block(nn.Module):
@@ -104,13 +128,17 @@ class GPT(nn.Module):
 
     def _initialise(self, seed: int) -> None:
         residual = (2 * self.shape.layers) ** -0.5  # GPT-2: the stream adds 2·layers branches
+
+        def draw(name: str) -> torch.Generator:
+            return torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
+
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2 or name.startswith("position."):
                 continue  # norms start at one; a scheme initialises what it learns
             scale = residual if name.endswith(("attention.out.weight", "down.weight")) else 1.0
-            generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
             with torch.no_grad():
-                parameter.normal_(std=0.02 * scale, generator=generator)
+                parameter.normal_(std=0.02 * scale, generator=draw(name))
+        self.position.initialise(lambda name: draw(f"position.{name}"))
 
     def hidden(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """Tokens (B, T) → normalised states (B, T, C), ready for `logits`.
@@ -126,8 +154,8 @@ class GPT(nn.Module):
         with torch.autocast(tokens.device.type, enabled=False):
             where = self.position.prepare(self.position.extension.positions(positions.to(torch.float32)))
         x = self.position.embed(self.embedding(tokens) * self.shape.width**0.5, where)  # (B, T, C)
-        for block in self.blocks:
-            x = block(x, self.position, where, mask)
+        for index, block in enumerate(self.blocks):
+            x = block(x, self.position.layer(index), where, mask)
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -1,15 +1,21 @@
 """Positional schemes by name. Adding one is a class, its row here, and a YAML file in conf/position."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from conf.base import Settings
 from models.positions.base import Geometry, Position
-from models.positions.embed import Sinusoidal
+from models.positions.bias import FIRE, T5, ALiBi, Kerple
+from models.positions.contextual import CoPE
+from models.positions.embed import Binary, Learned, Sinusoidal
 from models.positions.extensions import EXTENSIONS, Extension
+from models.positions.fourier import FoPE
 from models.positions.frequencies import SPECTRA
-from models.positions.rotate import RoPE
+from models.positions.mixture import Mixture
+from models.positions.polar import PoPE
+from models.positions.rotate import LearnedRoPE, PRoPE, RoPE, XPos
+from models.positions.seen import SEEN
 
-__all__ = ["EXTENSIONS", "SCHEMES", "SPECTRA", "Extension", "Geometry", "NoPE", "Position", "build_position"]
+__all__ = ["EXTENSIONS", "SCHEMES", "SEEN", "SPECTRA", "Extension", "Geometry", "NoPE", "Position", "build_position"]
 
 
 class NoPE(Position):
@@ -18,11 +24,29 @@ class NoPE(Position):
     class Knobs(Settings):
         name: Literal["none"] = "none"
 
+    exempt: ClassVar = {
+        "tells_order": "without positions, a single layer sees its prefix as a set, which is the point",
+        "reads_positions": "it has no use for the positions given",
+    }
+
 
 SCHEMES: dict[str, type[Position]] = {
     "none": NoPE,
     "sinusoidal": Sinusoidal,
+    "learned": Learned,
+    "binary": Binary,
     "rope": RoPE,
+    "p_rope": PRoPE,
+    "xpos": XPos,
+    "learned_rope": LearnedRoPE,
+    "fope": FoPE,
+    "pope": PoPE,
+    "alibi": ALiBi,
+    "t5": T5,
+    "kerple": Kerple,
+    "fire": FIRE,
+    "cope": CoPE,
+    "mixture": Mixture,
 }
 
 

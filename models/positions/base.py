@@ -4,14 +4,29 @@ Letters in shape comments, here and in every scheme: B batch, T tokens, H heads,
 K frequencies (pairs of channels).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from conf.base import BadInput, Settings
 from models.positions.extensions import Extension
 from models.positions.frequencies import Geometric
+
+# The scores of one head that may be held at once when nothing is learned; beyond it, queries go in chunks of rows.
+SCORES_AT_ONCE = 2**22
+
+
+def rows_at_once(length: int) -> int:
+    """How many queries of a text of this length attend at a time: all of them while training or while it is short."""
+    return length if torch.is_grad_enabled() else min(length, max(1, SCORES_AT_ONCE // length))
+
+
+def bounded(parameter: Tensor, low: float, high: float = float("inf")) -> Tensor:
+    """A learned number kept in its range, with the gradient of the number itself, so that it can come back inside."""
+    return parameter.clamp(low, high).detach() + (parameter - parameter.detach())
 
 
 @dataclass(frozen=True)
@@ -39,7 +54,8 @@ class Position(nn.Module):
 
     What a forward pass needs (sines, a bias) is made once per forward by `prepare` from the positions, in float32,
     and handed to the doors as `where`. A scheme keeps no buffer and no cache and knows no maximum length; only
-    learned parameters enter the state dict.
+    learned parameters enter the state dict. They are shared by all layers unless the scheme says otherwise; a layer
+    always goes through `layer(i)`, so that a scheme may differ from one to the next.
     """
 
     class Knobs(Settings):
@@ -47,6 +63,7 @@ class Position(nn.Module):
 
     relative: ClassVar[bool] = True  # adding a constant to every position changes no logit
     stretches: ClassVar[frozenset[str]] = frozenset()  # what an extension may change: "positions", "frequencies"
+    exempt: ClassVar[dict[str, str]] = {}  # laws of tests/laws.py the scheme cannot obey, each with the reason
 
     def __init__(self, knobs: Settings, geometry: Geometry, spectrum: Settings, extension: Extension):
         """Bind the scheme to a model's sizes, to its spectrum and to the extension it is read with.
@@ -64,6 +81,17 @@ class Position(nn.Module):
                 f"and position={knobs.name} has no {extension.changes} that could be changed"
             )
 
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """Learned parameters, by name, whose learning rate is a multiple of the model's."""
+        return {}
+
+    def initialise(self, draw: Callable[[str], torch.Generator]) -> None:
+        """Give random first values to what is learned; what starts at a fixed value has it since it was built.
+
+        draw: a fresh generator that is a function of the model's seed and of the parameter's name given.
+        """
+
     def prepare(self, positions: Tensor) -> Any:
         """Turn positions, (T,) or (B, T) in float32 (float64 in tests), into what the doors need; once per forward.
 
@@ -71,14 +99,35 @@ class Position(nn.Module):
         """
         return None
 
+    def layer(self, index: int) -> "Position | Layer":
+        """The two inner doors as the layer of this index, from 0, goes through them."""
+        return self
+
     def embed(self, x: Tensor, where: Any) -> Tensor:
         """(B, T, C) → (B, T, C), once, on the token embeddings."""
         return x
 
     def rotate(self, q: Tensor, k: Tensor, where: Any) -> tuple[Tensor, Tensor]:
-        """(B, H, T, D) twice → the same shapes, in every layer, after any QK-norm."""
+        """(B, H, T, D) twice → the same shapes (PoPE's are twice as wide), in every layer, after any QK-norm."""
         return q, k
 
-    def bias(self, q: Tensor, k: Tensor, where: Any) -> Tensor | None:
-        """What to add to q·k/√D before the softmax, (H, T, T) or (B, H, T, T); None keeps it fast."""
+    def bias(self, q: Tensor, k: Tensor, where: Any, first: int = 0) -> Tensor | None:
+        """What to add to q·k/√D before the softmax, (H, Q, N) or (B, H, Q, N); None keeps it fast.
+
+        q (B, H, Q, D) may be a chunk of the queries, of which the first stands at row `first`, and k (B, H, N, D)
+        the keys up to its last row. What it says of keys after a query is never looked at.
+        """
         return None
+
+
+class Layer:
+    """One layer's view of a scheme whose `prepare` returns one entry per layer."""
+
+    def __init__(self, doors: "Position | Layer", index: int):
+        self.doors, self.index = doors, index
+
+    def rotate(self, q: Tensor, k: Tensor, where: Any) -> tuple[Tensor, Tensor]:
+        return self.doors.rotate(q, k, where[self.index])
+
+    def bias(self, q: Tensor, k: Tensor, where: Any, first: int = 0) -> Tensor | None:
+        return self.doors.bias(q, k, where[self.index], first)

@@ -6,11 +6,11 @@ permutation of channels (`interleaved_to_half_split`), applied alike to q and k,
 was: models trained from scratch are equivalent, and only foreign weights need their channels permuted.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from conf.base import BadInput
 from models.positions.base import Position, Settings
@@ -20,8 +20,8 @@ from models.positions.frequencies import phases
 def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the first 2K channels of x, pair (i, i + K) by its phase; the channels behind them pass unchanged.
 
-    x (B, H, T, D); cos and sin (T, K) or (B, 1, T, K), float32. The products are taken in the wider of the two
-    dtypes and rounded back to x's.
+    x (B, H, T, D); cos and sin (T, K), (H, T, K) or (B, 1, T, K), float32. The products are taken in the wider of
+    the two dtypes and rounded back to x's.
     """
     half = cos.shape[-1]
     a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]  # (B, H, T, K) twice, (B, H, T, D - 2K)
@@ -34,7 +34,37 @@ def interleaved_to_half_split(channels: int) -> Tensor:
     return torch.arange(channels).view(-1, 2).T.flatten()
 
 
-class RoPE(Position):
+class Rotary(Position):
+    """A scheme that turns q and k by position × frequency; the schemes below differ in the frequencies."""
+
+    stretches = frozenset({"positions", "frequencies"})
+
+    def __init__(self, knobs, geometry, spectrum, extension):
+        super().__init__(knobs, geometry, spectrum, extension)
+        if geometry.head_width % 2:
+            raise BadInput(f"position={knobs.name} needs an even model.width / model.heads, not {geometry.head_width}")
+        self.rotated = self._channels()  # R of them per head, in R/2 pairs
+        spectrum.table(self.rotated)  # refuses here what it cannot give
+
+    def _channels(self) -> int:
+        return self.geometry.head_width
+
+    def frequencies(self, device: torch.device) -> Tensor:
+        """What the pairs turn by per token, (K,) in float64, extension included."""
+        return self.extension.frequencies(self.spectrum.table(self.rotated, device))
+
+    def prepare(self, positions: Tensor) -> tuple[Tensor, ...]:
+        """Positions (T,) or (B, T) → cosines and sines, each (T, K) or (B, 1, T, K)."""
+        phase = phases(positions, self.frequencies(positions.device))
+        if phase.dim() == 3:  # one set of positions per sequence: leave room for the heads
+            phase = phase.unsqueeze(1)
+        return phase.cos(), phase.sin()
+
+    def rotate(self, q: Tensor, k: Tensor, where: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        return rotate_pairs(q, *where), rotate_pairs(k, *where)
+
+
+class RoPE(Rotary):
     """Rotary positions (Su et al. 2021, RoFormer, eq. 15): q and k turn by position × frequency, θ_i = base^(-2i/R).
 
     With R = fraction · D rotated channels per head (rounded to whole pairs); the rest of the head is position-free
@@ -45,26 +75,89 @@ class RoPE(Position):
         name: Literal["rope"] = "rope"
         fraction: float = Field(1.0, gt=0, le=1)
 
-    stretches = frozenset({"positions", "frequencies"})
+    def _channels(self) -> int:
+        width, fraction = self.geometry.head_width, self.knobs.fraction
+        rotated = 2 * round(fraction * width / 2)
+        if not rotated:
+            raise BadInput(
+                f"position.fraction={fraction:g} rotates none of the {width} channels of a head; "
+                f"it must be above {1 / width:g}"
+            )
+        return rotated
+
+
+class PRoPE(Rotary):
+    """p-RoPE: the slowest (1 - p) share of the pairs does not turn (Barbero et al. 2025, section 6).
+
+    Those channels carry content alone at any distance. Exponents run over the whole head, so the fast pairs turn as
+    in RoPE; p = 1 is RoPE and p = 0 is NoPE. Gemma's "proportional" rotary is the same. The share is rounded down to
+    whole pairs, and an extension sees the full table before its slow end is stopped.
+    """
+
+    class Knobs(Settings):
+        name: Literal["p_rope"] = "p_rope"
+        p: float = Field(0.75, ge=0, le=1)
+
+    def frequencies(self, device: torch.device) -> Tensor:
+        table = self.spectrum.table(self.rotated, device)
+        rank = table.argsort(descending=True, stable=True).argsort()  # 0 for the fastest
+        return self.extension.frequencies(table) * (rank < int(self.knobs.p * len(table)))
+
+
+class LearnedRoPE(Rotary):
+    """LeRoPE: trained frequencies ω_k = ω0_k · exp(a_k), one set for all layers and heads (arXiv 2607.10134).
+
+    a starts at zero, so training starts as RoPE; the exponential keeps frequencies positive, and a step of a is a
+    relative change at every wavelength. a learns at its own rate, a multiple of the model's, and as a vector it is
+    never decayed.
+    """
+
+    class Knobs(Settings):
+        name: Literal["learned_rope"] = "learned_rope"
+        learning_rate: float = Field(1.0, gt=0)  # times the model's
 
     def __init__(self, knobs, geometry, spectrum, extension):
         super().__init__(knobs, geometry, spectrum, extension)
-        self.rotated = 2 * round(knobs.fraction * geometry.head_width / 2)
-        if geometry.head_width % 2:
-            raise BadInput(f"position=rope needs an even model.width / model.heads, not {geometry.head_width}")
-        if not self.rotated:
-            raise BadInput(
-                f"position.fraction={knobs.fraction:g} rotates none of the {geometry.head_width} channels of a head; "
-                f"it must be above {1 / geometry.head_width:g}"
-            )
+        self.log_factor = nn.Parameter(torch.zeros(self.rotated // 2))  # a
 
-    def prepare(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions (T,) or (B, T) → cosines and sines, each (T, K) or (B, 1, T, K)."""
-        frequencies = self.spectrum.table(self.rotated, positions.device)
-        phase = phases(positions, self.extension.frequencies(frequencies))
-        if phase.dim() == 3:  # one set of positions per sequence: leave room for the heads
-            phase = phase.unsqueeze(1)
-        return phase.cos(), phase.sin()
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        return {"log_factor": self.knobs.learning_rate}
 
-    def rotate(self, q: Tensor, k: Tensor, where: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        return rotate_pairs(q, *where), rotate_pairs(k, *where)
+    def frequencies(self, device: torch.device) -> Tensor:
+        return self.extension.frequencies(self.spectrum.table(self.rotated, device) * self.log_factor.double().exp())
+
+
+class XPos(Rotary):
+    """xPos: rotation with a decay per pair, queries × ζ^((p - c)/s), keys × ζ^(-(p - c)/s) (Sun et al. 2022, 3.2).
+
+    ζ_i = (2i/D + γ)/(1 + γ) with γ = 0.4 and s the scale base, so the score of a pair of channels falls as
+    ζ_i^(offset/s) and depends on the offset alone. The centre c cancels in every score; a fixed one, never a
+    function of the text's length, keeps prefixes consistent.
+
+    Each factor on its own grows without bound, so its logarithm stops at ±41, where the product of two still fits
+    float32 (and bfloat16; float16 is out of reach). With c = 16 384 and s = 512 nothing stops before position
+    33 000; past c ± 41·s/|ln ζ_i| the pair i keeps its scale and loses its decay, and stays finite.
+    """
+
+    class Knobs(Settings):
+        name: Literal["xpos"] = "xpos"
+        scale_base: float = Field(512.0, gt=0)  # s, tokens
+        centre: float = 16_384.0  # c, tokens
+
+    exempt: ClassVar = {
+        "rotation_keeps_norms": "queries and keys are scaled by factors that leave a decay in the score"
+    }
+
+    def prepare(self, positions: Tensor) -> tuple[Tensor, ...]:
+        """Positions (T,) or (B, T) → cosines and sines of the queries, then of the keys, (T, K) or (B, 1, T, K)."""
+        cos, sin = super().prepare(positions)
+        count = cos.shape[-1]
+        share = torch.arange(count, dtype=torch.float64, device=positions.device) / count  # 2i/D
+        decay = torch.log((share + 0.4) / 1.4) / self.knobs.scale_base  # ln ζ per token
+        exponent = phases(positions - self.knobs.centre, decay).clamp(-41, 41)
+        grow, shrink = exponent.view(cos.shape).exp(), (-exponent).view(cos.shape).exp()
+        return cos * grow, sin * grow, cos * shrink, sin * shrink
+
+    def rotate(self, q: Tensor, k: Tensor, where: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        return rotate_pairs(q, *where[:2]), rotate_pairs(k, *where[2:])
