@@ -98,7 +98,7 @@ def run_name(config: Config, overrides: Sequence[str]) -> str:
         parts.append(label + re.sub(r"[^A-Za-z0-9.]+", "_", value).strip("_"))
     parts.append(f"s{config.seed}")
     name = "-".join(part for part in parts if part)
-    return name if len(name) <= 100 else f"{name[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}-s{config.seed}"
+    return name if len(name) <= 80 else f"{name[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}-s{config.seed}"
 
 
 def _position(config: Config):
@@ -225,6 +225,7 @@ def _run(config: Config, folder: RunFolder) -> dict:
 def _fit(config: Config, folder: RunFolder, run):
     """Fit from the newest good checkpoint, or from the start; returns the Trainer and what keeps checkpoints."""
     import logging
+    import warnings
 
     import lightning as L
     import torch
@@ -236,6 +237,7 @@ def _fit(config: Config, folder: RunFolder, run):
     from models.progress import Bar, Metrics, Recorder
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings; warnings still come through
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch's trees
     accelerator, precision = _device(config)
     corpus = _corpus(config)
     gpt = _gpt(config, corpus.vocabulary, corpus.separator)

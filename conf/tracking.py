@@ -61,7 +61,7 @@ def _start(logger, runs: Path, identity: dict):
     runs.mkdir(parents=True, exist_ok=True)
     mode = logger.mode
     if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
     settings = wandb.Settings(silent=True, init_timeout=ONLINE_PATIENCE)
     arguments = {"project": logger.project, "dir": str(runs), "settings": settings, **identity}
     if mode == "online":

@@ -78,7 +78,7 @@ def finetune_config(base: "Config", checkpoint: Path, arm: str, study: Study) ->
     return resolve(
         {
             **base.model_dump(mode="json", exclude={"original_window"}),
-            "name": f"{base.name}-finetune-{label}-window{window}-steps{steps}",
+            "name": f"{base.name}-tuned-{label}-w{window}-n{steps}",
             "checkpoint": str(checkpoint),
             "extend": extension(arm, study.factor),
             "window": window,
@@ -114,7 +114,7 @@ def run_study(values: dict, overrides: list[str]) -> tuple["Config", Study, list
         raise BadInput(
             f"batch={first.batch} must be a multiple of study.factor={study.factor}, for equal tokens a step"
         )
-    contexts = sorted({first.window // 2, *(first.window * 2**i for i in range(int(math.log2(study.factor)) + 2))})
+    contexts = sorted({first.window // 2, *(first.window * 2**i for i in range(int(math.log2(study.factor)) + 1))})
     how = Measurement(contexts=tuple(contexts), stride=first.window // 4, segments=study.segments, split=study.split)
     arms = [*study.extends, CONTROL]
     print(plan(first, study, contexts))
@@ -150,7 +150,7 @@ def plan(base: "Config", study: Study, contexts: list[int]) -> str:
     tokens = base.batch * base.window
     each = tokens * (base.steps + arms * max(study.finetune_steps))
     return (
-        f"{len(study.positions)} base models ({', '.join(study.positions)}; {base.model.name} at {base.window} tokens), "
+        f"{len(study.positions)} base models ({', '.join(study.positions)}; {base.model.name} at {base.window}), "
         f"{base.steps} steps; {arms} fine-tuned arms each, {max(study.finetune_steps)} steps at "
         f"{base.window * study.factor}: {len(study.positions) * each / 1e6:.1f} M tokens; contexts {contexts}"
     )

@@ -1,0 +1,27 @@
+# Every target sets up what it needs in .venv; nothing else has to be installed but Python 3.11 or 3.12.
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.PHONY: demo test lint clean
+
+demo: .venv/ready
+	$(PY) -m experiments.extend experiment=demo
+
+test: .venv/ready-dev
+	$(PY) -m pytest
+
+lint: .venv/ready-dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+.venv/ready: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+.venv/ready-dev: .venv/ready requirements-dev.txt
+	$(PY) -m pip install --quiet --requirement requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf .venv .cache

@@ -1,0 +1,149 @@
+"""Configuration: every choice works, and every mistake gets its sentence."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from conf.base import BadInput
+from conf.compose import FOLDER
+from tests.runs import ROOT, command, finish, tiny
+from train import build_model, compose, run_name
+
+
+def choices(group):
+    return sorted(path.stem for path in (FOLDER / group).glob("*.yaml"))
+
+
+HUB = [name for name in choices("data") if "source: hub" in (FOLDER / "data" / f"{name}.yaml").read_text()]
+
+
+def takes_a_step(config):
+    model = build_model(config)
+    tokens = torch.randint(0, 257, (1, 9))
+    logits = model(tokens[:, :-1])
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    loss.backward()
+    assert logits.shape[:2] == (1, 8) and torch.isfinite(loss)
+
+
+@pytest.mark.parametrize(
+    ("group", "choice"),
+    [(g, c) for g in ("position", "frequencies", "optimizer", "trainer", "logger") for c in choices(g)],
+)
+def test_every_choice_composes_builds_and_takes_a_step(tmp_path, group, choice):
+    takes_a_step(compose(tiny(tmp_path, f"{group}={choice}")))
+
+
+@pytest.mark.parametrize("choice", choices("extend"))
+def test_every_extension_composes_builds_and_takes_a_step(tmp_path, choice):
+    takes_a_step(compose(tiny(tmp_path, "position=rope", f"extend={choice}")))
+
+
+@pytest.mark.parametrize(
+    ("choice", "millions"), [("nano", (0.7, 1.3)), ("micro", (10, 12)), ("mini", (25, 32)), ("small", (84, 125))]
+)
+def test_every_model_has_its_size_and_takes_a_step(tmp_path, choice, millions):
+    overrides = [o for o in tiny(tmp_path) if not o.startswith("model.")]
+    config = compose([*overrides, f"model={choice}"])
+    takes_a_step(config)
+    count = sum(p.numel() for p in build_model(config).parameters()) / 1e6
+    assert millions[0] < count < millions[1]
+
+
+def test_model_choices_are_all_tested():
+    assert choices("model") == ["micro", "mini", "nano", "small"]
+
+
+@pytest.mark.parametrize("choice", HUB)
+def test_hub_presets_compose(tmp_path, choice):
+    overrides = [o for o in tiny(tmp_path) if not o.startswith("data.")]
+    assert compose([*overrides, f"data={choice}"]).data.source == "hub"
+
+
+@pytest.mark.parametrize("choice", choices("experiment"))
+def test_every_experiment_composes(tmp_path, choice):
+    assert compose([f"runs={tmp_path}", f"experiment={choice}"]).group != "default"
+
+
+SENTENCES = {
+    "optimizer.lrr=1": ("optimizer.lrr", "lr", "warmup"),
+    "+optimizer.lrr=1": ("optimizer.lrr", "lr", "warmup"),
+    "model=tinny": ("model=tinny", "nano", "small"),
+    "experiment=abll": ("experiment=abll",),
+    "position=ropee": ("position=ropee", "rope", "sinusoidal"),
+    "window=abc": ("window='abc'", "integer"),
+    "window=0": ("window=0", "greater than or equal to 1"),
+    "steps=1.5": ("steps=1.5", "integer"),
+    "model.heads=3": ("width=32", "heads=3"),
+    "trainer.accumulate=3": ("batch=4", "3"),
+    "trainer.precision=fp8": ("trainer.precision", "bf16-mixed"),
+    "optimizer.lr=-1": ("optimizer.lr=-1", "greater than 0"),
+    "+position.banana=1": ("position.banana", "fraction"),
+    "position.fraction=0": ("position.fraction=0", "greater than 0"),
+    "position.fraction=0.01": ("position.fraction=0.01",),
+    "checkpoint=nowhere.ckpt": ("nowhere.ckpt", "no such file"),
+    "group=a/b": ("group", "a/b"),
+    "snapshots=[7]": ("snapshots", "steps=6"),
+    "+original_window=8": ("original_window", "not a setting"),
+    "extend.factor=2": ("extend.factor",),
+    "+extend._target_=os.getcwd": ("extend._target_", "not a setting"),
+}
+
+
+@pytest.mark.parametrize("override", SENTENCES)
+def test_a_mistake_is_one_sentence_naming_key_and_what_is_allowed(tmp_path, override):
+    with pytest.raises(BadInput) as caught:
+        compose(tiny(tmp_path, override))
+    said = str(caught.value)
+    assert "\n" not in said
+    for word in SENTENCES[override]:
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("position=none", "extend=interpolate"), ("extend=interpolate", "position=none", "no positions")),
+        (("extend=interpolate", "extend.factor=0.5"), ("extend.factor=0.5", "greater than or equal to 1")),
+        (("position=none", "frequencies.base=500"), ("position=none", "no frequencies")),
+    ],
+)
+def test_an_impossible_pair_is_one_sentence(tmp_path, overrides, words):
+    with pytest.raises(BadInput) as caught:
+        compose(tiny(tmp_path, *overrides))
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_a_config_is_frozen(tmp_path):
+    config = compose(tiny(tmp_path))
+    with pytest.raises(ValueError, match="frozen"):
+        config.window = 3
+
+
+def test_whole_floats_are_counts(tmp_path):
+    assert compose(tiny(tmp_path, "steps=1e2")).steps == 100
+
+
+def test_the_command_line_says_the_sentence_and_nothing_else():
+    status, out, err = finish(command("optimizer.lrr=1"))
+    assert status == 1 and out == "" and len(err.splitlines()) == 1 and "optimizer.lrr" in err
+
+
+def test_help_and_cfg_import_nothing_heavy():
+    """--help answers at once because neither torch nor the rest is imported before a run starts."""
+    code = "import sys, train; print([m for m in ('torch', 'lightning', 'wandb', 'datasets') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    status, out, _ = finish(command("--cfg", "job"))
+    assert status == 0 and "window: " in out
+
+
+def test_names_say_what_a_run_is(tmp_path):
+    name = compose(tiny(tmp_path, "extend=interpolate", "extend.factor=8", "seed=3")).name
+    assert name.startswith("rope-interpolate8-nano-") and name.endswith("-s3")
+    plain = compose(["position=sinusoidal"])
+    assert plain.name == "sinusoidal-nano-s1"
+    assert run_name(plain, ["position=sinusoidal", "optimizer.lr=1e-3"]) == "sinusoidal-nano-lr1e_3-s1"
+    assert run_name(plain, ["steps=" + "9" * 200]) != run_name(plain, ["steps=" + "9" * 201])

@@ -1,0 +1,135 @@
+"""The experiments on tiny models: everything asked for is measured, reused, drawn and said."""
+
+import json
+
+import numpy as np
+import pytest
+
+from conf.base import BadInput
+from experiments.perplexity import Measurement, cut, default_contexts, find_checkpoint, measure_checkpoint
+from experiments.statistics import paired_ratio
+from tests.runs import CACHE, command, finish, tiny
+from train import compose, train
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    words = tiny(tmp_path_factory.mktemp("base"), "name=base")
+    return train(compose(words), words)
+
+
+HOW = Measurement(contexts=(16, 32, 64), stride=8, segments=6)
+
+
+def test_a_reading_is_kept_and_read_back(base):
+    first = measure_checkpoint(base.checkpoint, None, HOW, str(CACHE))
+    (kept,) = (base.folder / "perplexity").glob("*.json")
+    kept.write_text(json.dumps({**first, "read": "back"}))
+    assert measure_checkpoint(base.checkpoint, None, HOW, str(CACHE))["read"] == "back"
+
+
+def test_every_context_scores_the_same_targets_and_sums_are_by_document(base):
+    result = measure_checkpoint(base.checkpoint, {"name": "interpolate", "factor": 2.0}, HOW, str(CACHE))
+    assert result["label"] == "interpolate2" and result["original_window"] == 32
+    assert len({row["token_set"] for row in result["rows"]}) == 1
+    for row in result["rows"]:
+        assert row["tokens"] == sum(row["document_tokens"]) == 6 * 8
+        assert row["nll"] == pytest.approx(sum(row["document_nll"]))
+
+
+def test_factor_one_reads_as_trained(base):
+    plain = measure_checkpoint(base.checkpoint, {"name": "none"}, HOW, str(CACHE))
+    one = measure_checkpoint(base.checkpoint, {"name": "interpolate", "factor": 1.0}, HOW, str(CACHE))
+    assert [row["nll"] for row in plain["rows"]] == [row["nll"] for row in one["rows"]]
+
+
+class Rows:
+    """Documents of given lengths, each token telling its document."""
+
+    def __init__(self, *lengths):
+        self.documents = [np.full(length, i) for i, length in enumerate(lengths)]
+
+    def __len__(self):
+        return len(self.documents)
+
+    def __getitem__(self, i):
+        return self.documents[i]
+
+    def at_least(self, length):
+        return [i for i, document in enumerate(self.documents) if len(document) >= length]
+
+
+def test_segments_are_disjoint_owned_and_spread():
+    segments = cut(Rows(10, 25, 4, 31), 10, 99)
+    assert segments.owners == [0, 1, 1, 3, 3, 3]
+    pair = (segments.tokens, segments.owners)
+    assert all(len(tokens) == 10 and set(tokens) == {owner} for tokens, owner in zip(*pair, strict=True))
+    assert set(cut(Rows(10, 25, 4, 31), 10, 3).owners) == {0, 1, 3}
+    with pytest.raises(BadInput, match="40 tokens"):
+        cut(Rows(10, 25), 40, 9)
+
+
+def test_default_contexts_run_from_half_the_window_to_eight_times_it():
+    assert default_contexts(128) == (64, 128, 256, 512, 1024)
+
+
+def test_a_run_folder_stands_for_its_last_checkpoint(base, tmp_path):
+    assert find_checkpoint(base.folder) == base.checkpoint
+    with pytest.raises(BadInput, match="no such"):
+        find_checkpoint(tmp_path / "nothing")
+
+
+def test_the_perplexity_command(base):
+    words = [f"checkpoint={base.folder}", f"cache={CACHE}", "segments=4", "logger=none", "contexts=[16,32]"]
+    status, out, err = finish(command(*words, "extend=interpolate", "extend.factor=2", module="experiments.perplexity"))
+    assert status == 0, err
+    assert "extend=interpolate2" in out and out.splitlines()[1].split()[:2] == ["context", "perplexity"]
+    status, _, err = finish(command("checkpoint=nowhere", module="experiments.perplexity"))
+    assert status == 1 and "nowhere" in err and "Traceback" not in err
+
+
+def row(nll, tokens, token_set="same"):
+    return {"document_nll": nll, "document_tokens": tokens, "token_set": token_set}
+
+
+def test_a_paired_ratio_sees_what_an_unpaired_one_cannot():
+    """Documents differ by nats, the arms by a hundredth: paired, the interval excludes one."""
+    random = np.random.default_rng(0)
+    hard = random.normal(400, 100, size=40)
+    ratio = paired_ratio(row(hard - 1 + random.normal(0, 0.1, 40), [100] * 40), row(hard, [100] * 40))
+    assert ratio.low < np.exp(-0.01) < ratio.high < 1
+    assert ratio.value == pytest.approx(np.exp(-0.01), rel=1e-3)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    random = np.random.default_rng(1)
+    covered = 0
+    for trial in range(200):
+        difference = random.normal(0.0, 5.0, size=50)
+        ratio = paired_ratio(row(difference, [100] * 50), row(np.zeros(50), [100] * 50), draws=500, seed=trial)
+        covered += ratio.low <= 1 <= ratio.high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_different_targets_are_not_compared():
+    with pytest.raises(ValueError, match="same targets"):
+        paired_ratio(row([1.0], [1]), row([1.0], [1], "other"))
+
+
+def test_the_study_measures_every_arm_and_reuses_what_it_has(tmp_path):
+    words = [*tiny(tmp_path, "group=study"), "study.finetune_steps=[1,2]", "study.segments=4"]
+    status, out, err = finish(command(*words, module="experiments.extend"))
+    assert status == 0, err
+    (folder,) = (tmp_path / "study").glob("study-*")
+    results = json.loads((folder / "results.json").read_text())
+    arms = {(r["position"], r["arm"], r["steps"]) for r in results["readings"]}
+    tuned = {(p, a, n) for p in ("rope", "sinusoidal") for a in ("none", "interpolate", "control") for n in (1, 2)}
+    assert arms == tuned | {(p, a, 0) for p in ("rope", "sinusoidal") for a in ("none", "interpolate")}
+    contexts = [[row["context"] for row in reading["rows"]] for reading in results["readings"]]
+    assert all(each == [16, 32, 64, 128] for each in contexts)
+    assert results["found"] in out and "extrapolation" in out
+    assert (folder / "figure.png").stat().st_size > 10_000 and (folder / "figure.svg").is_file()
+    trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("study/*/results.json") if path.parent != folder}
+    assert len(trained) == 8
+    assert finish(command(*words, module="experiments.extend"))[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in trained} == trained

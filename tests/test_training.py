@@ -1,0 +1,222 @@
+"""Training: it learns, it resumes bit for bit however it was stopped, and a multirun keeps its jobs apart."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+from conf.base import BadInput
+from models.checkpoints import latest, load_checkpoint
+from models.language_model import Optimizer, learning_rate_scale
+from models.progress import Metrics
+from tests.runs import command, finish, tiny
+from train import build_model, compose, load_model, train
+
+
+def run(folder, *overrides):
+    words = tiny(folder, *overrides)
+    return train(compose(words), words)
+
+
+def weights(result):
+    return load_checkpoint(result.checkpoint)["state_dict"]
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_loss_falls_on_real_text(tmp_path):
+    result = run(tmp_path, "steps=60", "window=64", "batch=16", "optimizer.warmup=5", "validate_every=60")
+    first = Metrics(result.folder / "metrics.jsonl").rows()[0]["train/loss"]
+    assert first == pytest.approx(5.55, abs=0.3)  # ln 257, before anything is learned
+    assert result.metrics["validation/nll"] < 3.4  # the bytes of English prose, by frequency alone, take about 3.1
+
+
+def test_result_names_folder_checkpoint_and_metrics(tmp_path):
+    result = run(tmp_path)
+    assert result.checkpoint.is_file() and result.folder.name.startswith("rope-nano-")
+    said = result.metrics
+    assert said["validation/perplexity"] == pytest.approx(2.718281828 ** said["validation/nll"], rel=1e-6)
+    assert said["validation/bits_per_byte"] == pytest.approx(said["validation/nll"] / 0.6931471806, rel=2e-2)
+    assert said["tokens"] == 6 * 4 * 32
+    for name in ("config.json", "environment.json", "results.json", "metrics.jsonl"):
+        assert (result.folder / name).is_file()
+    environment = json.loads((result.folder / "environment.json").read_text())
+    assert environment["versions"]["torch"] and "overrides" in environment
+    assert json.loads((result.folder / "status.json").read_text())["state"] == "done"
+
+
+def test_a_finished_run_is_not_redone(tmp_path):
+    first = run(tmp_path)
+    written = first.checkpoint.stat().st_mtime_ns
+    again = run(tmp_path)
+    assert again.checkpoint.stat().st_mtime_ns == written and again.metrics == first.metrics
+
+
+def test_a_folder_with_other_settings_is_refused_by_name(tmp_path):
+    run(tmp_path, "name=a")
+    with pytest.raises(BadInput, match=r"optimizer\.lr \(0\.002 there, 0\.001 here\)"):
+        run(tmp_path, "name=a", "optimizer.lr=0.001")
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    import fcntl
+
+    result = run(tmp_path, "name=a")
+    with open(result.folder / ".lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(BadInput, match="another process"):
+            run(tmp_path, "name=a")
+
+
+def test_accumulation_changes_nothing_but_rounding(tmp_path):
+    whole = weights(run(tmp_path, "name=whole"))
+    parts = weights(run(tmp_path, "name=parts", "trainer.accumulate=2"))
+    assert all(torch.allclose(whole[key], parts[key], atol=2e-4) for key in whole)
+
+
+def test_arms_share_initial_weights_and_a_seed_changes_them(tmp_path):
+    rope, sinusoidal, other = (
+        build_model(compose(tiny(tmp_path, *words))).state_dict()
+        for words in (("position=rope",), ("position=sinusoidal",), ("seed=2",))
+    )
+    assert equal(rope, sinusoidal)
+    assert not torch.equal(rope["embedding.weight"], other["embedding.weight"])
+
+
+def wait_for(path, process):
+    for _ in range(3000):
+        if path.exists():
+            return
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    raise AssertionError(f"{path} never came")
+
+
+def test_resume_after_kill_and_sigterm_is_bit_equal(tmp_path):
+    """Killed with SIGKILL, resumed, stopped with SIGTERM, resumed: weights and losses are the uninterrupted run's."""
+    words = tiny(tmp_path, "name=a", "steps=400", "checkpoint_every=20", "log_every=3", "validate_every=50")
+    whole = finish(command(*words, "group=whole"))
+    assert whole[0] == 0, whole[2]
+    folder = tmp_path / "broken" / "a"
+
+    process = command(*words, "group=broken")
+    wait_for(folder / "checkpoints" / "step-00000100.ckpt", process)
+    process.kill()
+    process.wait()
+    assert json.loads((folder / "status.json").read_text())["state"] == "running"
+
+    process = command(*words, "group=broken")
+    wait_for(folder / "checkpoints" / "step-00000220.ckpt", process)
+    process.send_signal(signal.SIGTERM)
+    status, out, err = finish(process)
+    assert status == 143, err
+    assert "saved" in out and json.loads((folder / "status.json").read_text())["state"] == "interrupted"
+
+    assert finish(command(*words, "group=broken"))[0] == 0
+    name = "checkpoints/step-00000400.ckpt"
+    ours, theirs = (load_checkpoint(tmp_path / group / "a" / name)["state_dict"] for group in ("broken", "whole"))
+    assert equal(ours, theirs)
+    rows = [Metrics(tmp_path / group / "a" / "metrics.jsonl").rows() for group in ("broken", "whole")]
+    kept = [[{k: v for k, v in row.items() if not k.startswith("speed/")} for row in each] for each in rows]
+    assert kept[0] == kept[1]
+
+
+def test_a_truncated_checkpoint_is_reported_and_the_one_before_used(tmp_path):
+    result = run(tmp_path, "steps=8")
+    newest = result.checkpoint
+    os.truncate(newest, newest.stat().st_size // 2)
+    said = []
+    assert latest(newest.parent, said.append).name == "step-00000006.ckpt"
+    assert "step-00000008.ckpt" in said[0] and "cannot be read" in said[0]
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_a_crafted_checkpoint_runs_nothing(tmp_path):
+    mark = tmp_path / "was-here"
+    torch.save({"lab": Evil(mark), "state_dict": {}}, tmp_path / "evil.ckpt")
+    with pytest.raises(BadInput, match="more than tensors"):
+        compose(tiny(tmp_path, f"checkpoint={tmp_path / 'evil.ckpt'}"))
+    with pytest.raises(BadInput, match="more than tensors"):
+        load_model(tmp_path / "evil.ckpt")
+    assert not mark.exists()
+
+
+def test_a_crafted_config_in_a_checkpoint_runs_nothing(tmp_path):
+    result = run(tmp_path)
+    loaded = load_checkpoint(result.checkpoint)
+    mark = tmp_path / "was-here"
+    loaded["lab"]["config"]["extend"] = {"_target_": "builtins.open", "file": str(mark), "mode": "w"}
+    torch.save(loaded, tmp_path / "evil.ckpt")
+    with pytest.raises(BadInput, match="extend"):
+        load_model(tmp_path / "evil.ckpt")
+    assert not mark.exists()
+
+
+def test_fine_tuning_starts_from_the_weights_and_keeps_the_original_window(tmp_path):
+    base = run(tmp_path, "name=base")
+    words = tiny(tmp_path, "name=tuned", f"checkpoint={base.checkpoint}", "extend=interpolate", "extend.factor=2")
+    words = [w for w in words if not w.startswith(("model.", "data."))]
+    words = [*words, "window=64", "steps=2", "snapshots=[1]", "optimizer.lr=1e-9", "optimizer.warmup=0"]
+    tuned = train(compose(words), words)
+    before, after = weights(base), weights(tuned)
+    assert all(torch.allclose(before[key], after[key], atol=1e-7) for key in before)
+    model, config, _ = load_model(tuned.checkpoint)
+    assert (config.window, config.original_window, config.extend.factor) == (64, 32, 2.0)
+    assert model.position.extension.window == 32
+    assert (tuned.folder / "checkpoints" / "snapshot-00000001.ckpt").is_file()
+    _, config, _ = load_model(tuned.checkpoint, {"name": "none"})  # another reading is said, never implied
+    assert config.extend.name == "none"
+    with pytest.raises(BadInput, match="position comes from checkpoint"):
+        compose([*words, "position=rope"])
+
+
+def test_learning_rate_warms_up_then_falls_or_stays():
+    common = {"lr": 1.0, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.0, "warmup": 4, "final": 0.1, "clip": 1.0}
+    cosine, constant = (Optimizer(schedule=each, **common) for each in ("cosine", "constant"))
+    assert [learning_rate_scale(step, 20, cosine) for step in range(4)] == [0.2, 0.4, 0.6, 0.8]
+    assert learning_rate_scale(4, 20, cosine) == 1.0
+    assert learning_rate_scale(12, 20, cosine) == pytest.approx(0.55)
+    assert learning_rate_scale(20, 20, cosine) == pytest.approx(0.1)
+    assert learning_rate_scale(19, 20, constant) == 1.0
+
+
+def test_weight_decay_is_on_matrices_only(tmp_path):
+    from models.language_model import LanguageModel
+
+    config = compose(tiny(tmp_path))
+    module = LanguageModel(build_model(config), config.optimizer, 5, torch.ones(257), {})
+    for group in module.configure_optimizers()["optimizer"].param_groups:
+        assert all((p.dim() >= 2) == (group["weight_decay"] > 0) for p in group["params"])
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_other_precisions_train_and_save(tmp_path, precision):
+    result = run(tmp_path, f"trainer.precision={precision}", "steps=2")
+    assert result.metrics["validation/nll"] == pytest.approx(5.5, abs=0.4)
+
+
+def test_compiled_and_eager_share_their_state_dict(tmp_path):
+    """In-place compilation keeps names; what was saved compiled loads into an eager model."""
+    model = build_model(compose(tiny(tmp_path)))
+    names = set(model.state_dict())
+    model.compile(backend="eager")
+    model(torch.zeros(1, 4, dtype=torch.long))
+    assert set(model.state_dict()) == names
+
+
+def test_csv_has_a_row_a_step(tmp_path):
+    result = run(tmp_path, "logger=csv")
+    lines = (result.folder / "metrics.csv").read_text().splitlines()
+    assert len(lines) == 7 and "validation/nll" in lines[0]
