@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,16 +46,15 @@ class Documents:
 class Corpus:
     """Three splits of tokens and the tokenizer that made them. Only encode() and decode() need `tokenizers`."""
 
-    def __init__(self, folder: Path, name: str, meta: dict):
+    def __init__(self, folder: Path, meta: dict):
         self.folder = folder
-        self.name = name
+        self.name: str = meta["name"]
         # Tokens in the vocabulary, separator included.
         self.vocabulary: int = meta["vocabulary"]
         # The token that begins every document.
         self.separator: int = meta["separator"]
         # SHA-256 over the tokenizer and the tokens of every split.
         self.fingerprint: str = meta["fingerprint"]
-        self._meta = meta
 
     def split(self, name: str) -> Documents:
         """The documents of train, validation or test."""
@@ -76,7 +75,7 @@ class Corpus:
         """The tokens of a text, int64, without a separator."""
         return self._tokenizer.encode([text])[0]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """The text of some tokens; separators vanish, and a character cut in half becomes the replacement character."""
         return self._tokenizer.decode(ids)
 
@@ -107,7 +106,7 @@ def open_corpus(folder: Path) -> Corpus:
         path = folder / file
         if not path.exists() or size not in (None, path.stat().st_size):
             raise BadInput(f"{str(path)!r} is missing or cut short; delete {str(folder)!r} and prepare it again.")
-    return Corpus(folder, meta["name"], meta)
+    return Corpus(folder, meta)
 
 
 def prepare(settings: Sotu | Files | Hub | Prepared, cache: Path, progress: bool = True) -> Corpus:
@@ -119,7 +118,8 @@ def prepare(settings: Sotu | Files | Hub | Prepared, cache: Path, progress: bool
     """
     if isinstance(settings, Prepared):
         corpus = open_corpus(Path(settings.folder))
-        return Corpus(corpus.folder, settings.name, corpus._meta)
+        corpus.name = settings.name
+        return corpus
     tokenizer = settings.tokenizer.model_dump()
     if settings.tokenizer.kind == "file":
         # By content, not by where it lies.
@@ -197,7 +197,7 @@ def _tokenise(settings, tokenizer, writers: dict[str, SplitWriter], progress: bo
                 size = len(text.encode())
                 if budget is not None and split == "train":
                     left = budget - writers["train"].tokens
-                    if left <= len(ids):
+                    if left <= len(ids) + 1:
                         # The last document is cut to the budget, and counts its bytes in proportion.
                         size = round(size * (left - 1) / max(1, len(ids)))
                         writers["train"].add(ids[: left - 1], size)

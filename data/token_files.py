@@ -8,6 +8,7 @@ one more than there are documents), with `bytes_per_token.npy`, `tokenizer.json`
 import fcntl
 import os
 import shutil
+import sys
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,11 @@ def locked(target: Path) -> Iterator[None]:
     """Hold the lock of `target` against other processes; the system frees it when the holder ends, however it ends."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(target.with_name(f".{target.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Another process is preparing {target.name}; waiting for it.", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -5,7 +5,7 @@ documents, and no begin-of-text token is added.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +30,9 @@ class ByteTokenizer:
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64) for text in texts]
 
-    def decode(self, ids) -> str:
-        return bytes(int(i) for i in ids if i != self.separator).decode(errors="replace")
+    def decode(self, ids: Sequence[int]) -> str:
+        ids = np.asarray(ids)
+        return ids[ids != self.separator].astype(np.uint8).tobytes().decode(errors="replace")
 
     def bytes_per_token(self) -> np.ndarray:
         return np.array([1.0] * 256 + [0.0])
@@ -62,8 +63,9 @@ class JsonTokenizer:
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
-    def decode(self, ids) -> str:
-        return self._tokenizer.decode([int(i) for i in ids if i != self.separator], skip_special_tokens=False)
+    def decode(self, ids: Sequence[int]) -> str:
+        ids = np.asarray(ids)
+        return self._tokenizer.decode(ids[ids != self.separator].tolist(), skip_special_tokens=False)
 
     def bytes_per_token(self) -> np.ndarray | None:
         """UTF-8 bytes of each token, (vocabulary,); None unless the tokenizer is byte-level, where they are exact."""

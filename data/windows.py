@@ -25,7 +25,7 @@ class Windows:
         self._window = window
         self._batch = batch
         self._seed = seed
-        self._available = _available(tokens, window)
+        _available(tokens, window)
         # Windows in an epoch: whatever the offset, this many fit.
         self.epoch_length: int = max(1, (len(tokens) - window) // window)
         self._epochs: dict[int, np.ndarray] = {}
