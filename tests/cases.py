@@ -20,6 +20,8 @@ WIDTH, HEADS, LAYERS, WINDOW, VOCABULARY = 32, 2, 2, 16, 23
 # Settings beside a scheme's YAML that lead through another branch of its code.
 VARIANTS: dict[str, list[dict]] = {
     "rope": [{"fraction": 0.5}],
+    "kerple": [{"kind": "power"}],
+    "mixture": [{"first": "t5", "second": "rope", "every": 2}, {"first": "fire", "second": "cope", "every": 2}],
 }
 
 
@@ -32,11 +34,17 @@ class Case:
     scheme: type[Position] | None = None  # a mutant to build in place of the scheme of that name
 
     def __str__(self) -> str:
-        return "-".join([self.name, *(f"{key}={value}" for key, value in self.settings.items())])
+        return "-".join([self.name, *(f"{value}" for key, value in self.settings.items())])
 
     @property
     def kind(self) -> type[Position]:
         return self.scheme or SCHEMES[self.name]
+
+    @property
+    def stretches(self) -> frozenset[str]:
+        """What an extension may change; for a mixture, in either of its schemes."""
+        parts = [part for part in self.position().children() if isinstance(part, Position)]
+        return frozenset().union(*(part.stretches for part in parts)) if parts else self.kind.stretches
 
     def position(
         self, extend: str = "none", window: int = WINDOW, layers: int = LAYERS, spectrum=None, **knobs
@@ -85,11 +93,14 @@ def vectors(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def extensions(case: Case) -> list[tuple[str, dict]]:
-    """The extensions that apply to a scheme, with a factor of 4 where they take one."""
+    """The extensions that apply to a scheme, with a factor where they take one.
+
+    Of 3, so that stretched positions are not exact in binary.
+    """
     return [
-        (name, {"factor": 4.0} if "factor" in extension.Knobs.model_fields else {})
+        (name, {"factor": 3.0} if "factor" in extension.Knobs.model_fields else {})
         for name, extension in EXTENSIONS.items()
-        if extension.changes is None or extension.changes in case.kind.stretches
+        if extension.changes is None or extension.changes in case.stretches
     ]
 
 

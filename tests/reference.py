@@ -10,7 +10,7 @@ Letters in shape comments: T tokens, H heads, D head width, C model width.
 import cmath
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -26,6 +26,7 @@ class Setting:
     window: int
     layer: int = 0
     base: float = 10_000.0
+    normal: Callable[..., np.ndarray] | None = None  # (seed, shape) → the fixed random numbers of a scheme that has any
     knobs: dict = field(default_factory=dict)
     parameters: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -33,8 +34,12 @@ class Setting:
     def head_width(self) -> int:
         return self.width // self.heads
 
+    def frequency(self, pair: int, channels: int) -> float:
+        """ω_i = base^(-2i/channels), radians per token."""
+        return self.base ** (-2 * pair / channels)
+
     @classmethod
-    def of(cls, position, layer: int, positions: np.ndarray) -> "Setting":
+    def of(cls, position, layer: int, positions: np.ndarray, normal=None) -> "Setting":
         """Read off a built scheme what its twin may know."""
         return cls(
             name=position.knobs.name,
@@ -44,6 +49,7 @@ class Setting:
             window=position.geometry.window,
             layer=layer,
             base=position.spectrum.base,
+            normal=normal,
             knobs=position.knobs.model_dump(),
             parameters={name: p.detach().double().numpy() for name, p in position.named_parameters()},
         )
@@ -54,7 +60,7 @@ class Doors:
     """What leaves the three doors."""
 
     embedded: np.ndarray  # (T, C)
-    queries: np.ndarray  # (H, T, D)
+    queries: np.ndarray  # (H, T, D), before and after rotation; PoPE's leave twice as wide
     keys: np.ndarray  # (H, T, D)
     bias: np.ndarray  # (H, T, T)
 
@@ -85,6 +91,15 @@ def none(setting: Setting, doors: Doors) -> None:
     """Kazemnejad et al. 2023: nothing at all."""
 
 
+@of("mixture")
+def mixture(setting: Setting, doors: Doors) -> None:
+    """Every n-th layer, counted from 1, goes through the second scheme; all others through the first."""
+    side = "second" if (setting.layer + 1) % setting.knobs["every"] == 0 else "first"
+    inner = {name.removeprefix(f"{side}."): value for name, value in setting.parameters.items()}
+    knobs = setting.knobs[side]
+    TWINS[knobs["name"]](replace(setting, name=knobs["name"], knobs=knobs, parameters=inner), doors)
+
+
 @of("sinusoidal")
 def sinusoidal(setting: Setting, doors: Doors) -> None:
     """Vaswani et al. 2017, 3.5: PE(p, 2i) = sin(p / base^(2i/C)), PE(p, 2i+1) = cos(p / base^(2i/C))."""
@@ -95,18 +110,121 @@ def sinusoidal(setting: Setting, doors: Doors) -> None:
             doors.embedded[t, 2 * i + 1] += math.cos(angle)
 
 
-def turn(x: np.ndarray, channel: int, partner: int, angle: float) -> None:
-    """Multiply the complex number whose real and imaginary parts are two channels of a vector (D,) by e^(i·angle)."""
-    number = complex(x[channel], x[partner]) * cmath.exp(1j * angle)
+@of("learned")
+def learned(setting: Setting, doors: Doors) -> None:
+    """Row p of the table, on the scale of the token embeddings, √C; between two rows the line that joins them."""
+    table = setting.parameters["table"]
+    for t, p in enumerate(setting.positions):
+        before = math.floor(p)
+        after = min(before + 1, len(table) - 1)
+        row = (1 - (p - before)) * table[before] + (p - before) * table[after]
+        doors.embedded[t] += math.sqrt(setting.width) * row
+
+
+@of("binary")
+def binary(setting: Setting, doors: Doors) -> None:
+    """+1 for a set bit of p and -1 for a clear one; between two whole positions the line that joins them."""
+    for t, p in enumerate(setting.positions):
+        before = math.floor(p)
+        for bit in range(setting.knobs["bits"]):
+            low, high = (1 if (whole >> bit) & 1 else -1 for whole in (before, before + 1))
+            doors.embedded[t, bit] += low + (p - before) * (high - low)
+
+
+def turn(x: np.ndarray, channel: int, partner: int, angle: float, scale: float = 1.0) -> None:
+    """Multiply the complex number whose real and imaginary parts are two channels of x (D,) by scale·e^(i·angle)."""
+    number = complex(x[channel], x[partner]) * cmath.rect(scale, angle)
     x[channel], x[partner] = number.real, number.imag
+
+
+def rotate(setting: Setting, doors: Doors, frequencies: list[float]) -> None:
+    """Turn pair (i, i + K) of every query and key by position × frequency, K pairs, half-split."""
+    for x in (doors.queries, doors.keys):
+        for h in range(setting.heads):
+            for t, p in enumerate(setting.positions):
+                for i, frequency in enumerate(frequencies):
+                    turn(x[h, t], i, i + len(frequencies), p * frequency)
 
 
 @of("rope")
 def rope(setting: Setting, doors: Doors) -> None:
-    """Su et al. 2021, eq. 15, pairs half-split: θ_i = base^(-2i/R) over the R rotated channels."""
+    """Su et al. 2021, eq. 15: θ_i = base^(-2i/R) over the R rotated channels; the others pass."""
     rotated = 2 * round(setting.knobs["fraction"] * setting.head_width / 2)
+    rotate(setting, doors, [setting.frequency(i, rotated) for i in range(rotated // 2)])
+
+
+@of("p_rope")
+def p_rope(setting: Setting, doors: Doors) -> None:
+    """Barbero et al. 2025, 6.2: the fastest share p of RoPE's pairs turns as in RoPE, the slowest do not turn."""
+    pairs = setting.head_width // 2
+    turning = math.floor(setting.knobs["p"] * pairs)
+    frequencies = [setting.frequency(i, setting.head_width) for i in range(pairs)]
+    rotate(setting, doors, [frequency if i < turning else 0.0 for i, frequency in enumerate(frequencies)])
+
+
+@of("learned_rope")
+def learned_rope(setting: Setting, doors: Doors) -> None:
+    """arXiv 2607.10134: ω_i = θ_i · e^(a_i), a learned."""
+    factors = setting.parameters["log_factor"]
+    rotate(setting, doors, [setting.frequency(i, setting.head_width) * math.exp(a) for i, a in enumerate(factors)])
+
+
+@of("xpos")
+def xpos(setting: Setting, doors: Doors) -> None:
+    """Sun et al. 2022, 3.2: RoPE, with pair i of queries times ζ_i^(p/s) and of keys times ζ_i^(-p/s).
+
+    ζ_i = (2i/D + 0.4) / 1.4; p is counted from a fixed centre, which no score sees.
+    """
+    pairs = setting.head_width // 2
+    for x, sign in ((doors.queries, 1), (doors.keys, -1)):
+        for h in range(setting.heads):
+            for t, p in enumerate(setting.positions):
+                for i in range(pairs):
+                    zeta = (2 * i / setting.head_width + 0.4) / 1.4
+                    scale = zeta ** (sign * (p - setting.knobs["centre"]) / setting.knobs["scale_base"])
+                    turn(x[h, t], i, i + pairs, p * setting.frequency(i, setting.head_width), scale)
+
+
+@of("pope")
+def pope(setting: Setting, doors: Doors) -> None:
+    """Gopalakrishnan et al. 2025, 3: channel c is softplus(x_c)·e^(i·p·θ_c), of keys further by δ_c in [-2π, 0].
+
+    θ_c = base^(-c/D). All real parts come first, then all imaginary ones.
+    """
+    width = setting.head_width
+    delta = setting.parameters["delta"][setting.layer]  # (H, D)
+    turned = []
+    for x, shifted in ((doors.queries, 0), (doors.keys, 1)):
+        out = np.zeros((*x.shape[:-1], 2 * width))
+        for h in range(setting.heads):
+            for t, p in enumerate(setting.positions):
+                for c in range(width):
+                    angle = p * setting.base ** (-c / width) + shifted * min(max(delta[h, c], -2 * math.pi), 0)
+                    number = cmath.rect(math.log1p(math.exp(x[h, t, c])), angle)
+                    out[h, t, c], out[h, t, width + c] = number.real, number.imag
+        turned.append(out)
+    doors.queries, doors.keys = turned
+
+
+@of("fope")
+def fope(setting: Setting, doors: Doors) -> None:
+    """Hua et al. 2024, 4: the cosine of pair m becomes cos(ω_m p) + Σ_n a_nm cos(ω_n p), the sine likewise with b.
+
+    n and m run over the K' pairs that turn once in the window; a pair that does not is left as it is. The a and b
+    are σ/√K' times fixed normal numbers, per head.
+    """
+    pairs = setting.head_width // 2
+    frequencies = [setting.frequency(i, setting.head_width) for i in range(pairs)]
+    turning = [w for w in frequencies if w * setting.window >= 2 * math.pi]  # they fall, so these are the first
+    noise = setting.normal(setting.knobs["seed"], (2, setting.heads, len(turning), len(turning)))
+    noise = noise * setting.knobs["sigma"] / math.sqrt(len(turning))
     for x in (doors.queries, doors.keys):
         for h in range(setting.heads):
             for t, p in enumerate(setting.positions):
-                for i in range(rotated // 2):
-                    turn(x[h, t], i, i + rotated // 2, p * setting.base ** (-2 * i / rotated))
+                for m, frequency in enumerate(turning):
+                    c, s = math.cos(p * frequency), math.sin(p * frequency)
+                    for n, other in enumerate(turning):
+                        c += noise[0, h, n, m] * math.cos(p * other)
+                        s += noise[1, h, n, m] * math.sin(p * other)
+                    a, b = x[h, t, m], x[h, t, m + pairs]
+                    x[h, t, m], x[h, t, m + pairs] = a * c - b * s, b * c + a * s

@@ -7,8 +7,6 @@ mask hides the rest.
 import math
 from collections.abc import Callable
 
-import numpy as np
-
 from tests.reference import Doors, Setting, of
 
 
@@ -52,26 +50,56 @@ def t5_bucket(distance: float, buckets: int, furthest: int) -> int:
     return min(exact + math.floor(steps), buckets - 1)
 
 
-def kerple_log(r: float, p: float, a: float) -> float:
-    """Chi et al. 2022, eq. 5: -p · log(1 + a·r), p and a positive."""
-    return -p * math.log1p(a * r)
+@of("t5")
+def t5(setting: Setting, doors: Doors) -> None:
+    """A learned number per bucket and head."""
+    buckets, furthest = setting.knobs["buckets"], setting.knobs["furthest"]
+    table = setting.parameters["table"]  # (buckets, H)
+    fill(setting, doors, lambda h, i, j: table[t5_bucket(i - j, buckets, furthest), h])
 
 
-def kerple_power(r: float, p: float, a: float) -> float:
-    """Chi et al. 2022, eq. 4: -a · r^p, a positive and 0 < p ≤ 2."""
-    return -a * r**p
+@of("kerple")
+def kerple(setting: Setting, doors: Doors) -> None:
+    """Chi et al. 2022, 4: -p·log(1 + a·r) or -a·r^p, with p and a at least 0.01, and p at most 2 in the power."""
+    power = setting.knobs["kind"] == "power"
+    p = [min(max(value, 0.01), 2 if power else math.inf) for value in setting.parameters["p"]]
+    a = [max(value, 0.01) for value in setting.parameters["a"]]
+    if power:
+        fill(setting, doors, lambda h, i, j: -a[h] * (i - j) ** p[h])
+    else:
+        fill(setting, doors, lambda h, i, j: -p[h] * math.log(1 + a[h] * (i - j)))
 
 
-def fire_input(i: float, j: float, c: float, threshold: float) -> float:
-    """Li et al. 2024, eq. 4: ψ(i - j) / ψ(max(i, L)), ψ(x) = log(c·x + 1)."""
-    return math.log(c * (i - j) + 1) / math.log(c * max(i, threshold) + 1)
+@of("fire")
+def fire(setting: Setting, doors: Doors) -> None:
+    """Li et al. 2024, eq. 4: f(ψ(i - j) / ψ(max(i, L))) with ψ(x) = log(|c|·x + 1) and f a ReLU network.
+
+    A bias of f's last layer would be the same for every key, which softmax does not see.
+    """
+    learned = setting.parameters
+    c = abs(learned["c"][0])
+    threshold = abs(learned["multiplier"][0]) * setting.knobs["threshold"] * setting.window
+
+    def score(h: int, i: float, j: float) -> float:
+        share = math.log(c * (i - j) + 1) / math.log(c * max(i, threshold) + 1)
+        total = 0.0
+        for unit in range(setting.knobs["hidden"]):
+            inner = learned["inner_weight"][unit, 0] * share + learned["inner_bias"][unit]
+            total += learned["outer_weight"][h, unit] * max(inner, 0)
+        return total
+
+    fill(setting, doors, score)
 
 
-def perceptron(x: float, layers: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """A ReLU network on one number; layers of (weight (out, in), bias (out,)). Returns one number per head."""
-    values = np.array([x])
-    for depth, (weight, bias) in enumerate(layers):
-        values = weight @ values + bias
-        if depth < len(layers) - 1:
-            values = np.maximum(values, 0)
-    return values
+@of("cope")
+def cope(setting: Setting, doors: Doors) -> None:
+    """Golovneva et al. 2024, 4: q_i·e[p_ij], p_ij = Σ_{m=j…i} sigmoid(q_i·k_m/√D), e interpolated between its rows."""
+    table = setting.parameters["table"][setting.layer]  # (reach, D)
+    for h in range(setting.heads):
+        for i in range(len(setting.positions)):
+            q, counted = doors.queries[h, i], 0.0
+            for j in range(i, -1, -1):
+                counted += 1 / (1 + math.exp(-(q @ doors.keys[h, j]) / math.sqrt(setting.head_width)))
+                place = min(counted, len(table) - 1)
+                low, high = table[math.floor(place)], table[math.ceil(place)]
+                doors.bias[h, i, j] = q @ (low + (place - math.floor(place)) * (high - low))

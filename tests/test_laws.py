@@ -4,16 +4,12 @@ import pytest
 
 from conf.base import BadInput
 from models.positions import SCHEMES
-from tests.cases import Case, discover
+from tests.cases import discover
 from tests.laws import APPLIES, LAWS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CASES = discover()
-# Until the class says so itself.
-NONE = {"tells_order": "it tells no positions, which is its point", "reads_positions": "it tells no positions at all"}
-
-
-def exempt(case: Case) -> dict[str, str]:
-    return getattr(case.kind, "exempt", NONE if case.name == "none" else {})
 
 
 @pytest.mark.parametrize(
@@ -22,7 +18,7 @@ def exempt(case: Case) -> dict[str, str]:
 )
 def test_scheme_obeys_law(case, law):
     """A law a scheme is exempt from must fail on it, so that no exemption outlives its reason."""
-    if law not in exempt(case):
+    if law not in case.kind.exempt:
         LAWS[law](case)
     else:
         with pytest.raises((AssertionError, BadInput)):
@@ -31,7 +27,7 @@ def test_scheme_obeys_law(case, law):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_exemptions_name_laws_and_give_a_reason(case):
-    for law, reason in exempt(case).items():
+    for law, reason in case.kind.exempt.items():
         assert law in LAWS
         assert len(reason.split()) > 3, "an exemption is a sentence"
 

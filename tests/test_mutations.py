@@ -13,6 +13,8 @@ from models.positions.rotate import RoPE, rotate_pairs
 from tests.cases import Case
 from tests.laws import LAWS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class Unrotated(RoPE):
     """Computes the rotation and returns its input."""

@@ -9,6 +9,8 @@ import torch
 from models.positions.rotate import interleaved_to_half_split
 from tests.cases import HEADS, WIDTH, Case, vectors
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 D = WIDTH // HEADS
 
 

@@ -9,6 +9,8 @@ from models.positions import EXTENSIONS, SCHEMES, Geometry, build_position
 from models.positions.frequencies import Geometric
 from tests.cases import VOCABULARY, WINDOW, Case, discover, tokens
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CASES = discover()
 SEPARATOR = 0
 FIRST, SECOND = [SEPARATOR, 5, 6, 7, 8], [SEPARATOR, 9, 3, 11]
