@@ -299,16 +299,17 @@ def test_hub_presets_end_at_once_without_a_network(choice, tmp_path, monkeypatch
     assert repr(asked.path) in said and "data=files" in said and "\n" not in said
 
 
-def test_the_probe_gives_up_on_a_hub_that_accepts_and_says_nothing(monkeypatch):
-    import socket
+def test_the_probe_gives_up_on_a_name_that_is_looked_up_for_ever(monkeypatch):
+    def look_up(*_, **__):
+        time.sleep(5)
+        raise OSError
 
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-        monkeypatch.delenv("HF_DATASETS_OFFLINE", raising=False)
-        began = time.monotonic()
-        assert not data.hub.reachable()
-        assert time.monotonic() - began < 2
+    monkeypatch.setattr(data.hub.urllib.request, "urlopen", look_up)
+    for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.delenv(variable, raising=False)
+    began = time.monotonic()
+    assert not data.hub.reachable()
+    assert time.monotonic() - began < 2
 
 
 @pytest.fixture
@@ -442,26 +443,27 @@ def test_a_process_killed_while_writing_leaves_nothing_that_is_used(tmp_path, mo
 
 
 def test_two_processes_that_want_the_same_corpus_write_it_once(tmp_path, monkeypatch):
-    asked, cache, log = files(tmp_path), tmp_path / "cache", tmp_path / "log"
+    asked, cache = files(tmp_path), tmp_path / "cache"
+    documents = list(texts(asked))
 
-    def writes_slowly(wait):
-        documents = list(texts(asked))
+    def writes(name):
+        def held_up(_):
+            (tmp_path / f"{name} writes").touch()
+            wait_for(tmp_path / "go on")
+            yield from documents
 
-        def slowly(_):
-            with open(log, "a") as file:
-                file.write("written\n")
-            for document in documents:
-                time.sleep(wait)
-                yield document
-
-        monkeypatch.setattr(data.corpus, "texts", slowly)
+        monkeypatch.setattr(data.corpus, "texts", held_up)
+        (tmp_path / f"{name} began").touch()
         assert len(prepare(asked, cache, progress=False).split("train")) == 4
 
-    children = [in_a_process(writes_slowly, 0.05)]
-    wait_for(log)
-    children += [in_a_process(writes_slowly, 0), in_a_process(writes_slowly, 0)]
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
-    assert log.read_text() == "written\n"
+    children = [in_a_process(writes, "first")]
+    wait_for(tmp_path / "first writes")
+    children.append(in_a_process(writes, "second"))
+    wait_for(tmp_path / "second began")
+    time.sleep(0.5)
+    (tmp_path / "go on").touch()
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert not (tmp_path / "second writes").exists()
 
 
 def test_a_folder_that_is_damaged_or_no_corpus_is_a_sentence(tmp_path):
