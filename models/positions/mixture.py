@@ -26,8 +26,9 @@ def _part(value) -> Settings:
         return SCHEMES[name].Knobs.model_validate(given)
     except ValidationError as error:
         fault = error.errors()[0]
-        key = ".".join(map(str, fault["loc"]))
-        raise ValueError(f"{name} cannot take {key}={fault['input']!r}: {fault['msg'].lower()}") from None
+        place = ".".join(map(str, fault["loc"]))
+        said = fault["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{name} cannot take {place}={fault['input']}: {said}" if place else said) from None
 
 
 Part = Annotated[SerializeAsAny[Settings], BeforeValidator(_part)]
