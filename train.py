@@ -65,7 +65,7 @@ def resolve(values: dict, overrides: Sequence[str]) -> Config:
     else:
         values = {**values, "original_window": values["window"]}
     config = validate(Config, {**values, "name": values["name"] or "unnamed"})
-    _check_combination(config)
+    _position(config)  # refuses what only shows when the scheme meets the model and the extension
     return config if values["name"] else config.model_copy(update={"name": run_name(config, overrides)})
 
 
@@ -77,14 +77,6 @@ def _inherit(values: dict, given: set[str]) -> dict:
         raise BadInput(f"{fixed[0]} comes from checkpoint={values['checkpoint']} and cannot be changed after training")
     taken = {key: trained[key] for key in (*FIXED, *INHERITED) if key not in groups}
     return {**values, **taken, "original_window": trained["original_window"]}
-
-
-def _check_combination(config: Config) -> None:
-    """Refuse what only shows when the scheme meets the model: built without weights, at no cost."""
-    import torch
-
-    with torch.device("meta"):
-        _position(config)
 
 
 def run_name(config: Config, overrides: Sequence[str]) -> str:
@@ -249,7 +241,8 @@ def _fit(config: Config, folder: RunFolder, run):
 
     record = {"config": config.model_dump(mode="json"), "vocabulary": corpus.vocabulary}
     record |= {"separator": corpus.separator, "corpus": corpus.fingerprint}
-    module = LanguageModel(gpt, config.optimizer, config.steps, torch.as_tensor(corpus.bytes_per_token), record)
+    width = torch.as_tensor(corpus.bytes_per_token)
+    module = LanguageModel(gpt, config.optimizer, config.steps, width, record, config.seen, config.seed)
     accumulate, ranks = config.trainer.accumulate, config.trainer.devices
     rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
     windows = Windows(corpus.split("train").tokens, config.window, config.batch // accumulate, config.seed)

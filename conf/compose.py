@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from conf.base import BadInput
 
@@ -35,8 +35,10 @@ def plain(config) -> dict:
     """
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise BadInput(f"{error.full_key} must be given: it has no default") from None
     except OmegaConfBaseException as error:
-        raise BadInput(str(error).splitlines()[0]) from None
+        raise BadInput(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     values.pop("hydra", None)
     return values
 

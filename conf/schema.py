@@ -8,7 +8,7 @@ from conf.base import BadInput, Count, CountOrZero, Counts, Settings
 from data.settings import DataSettings
 from models.gpt import Shape
 from models.language_model import Optimizer
-from models.positions import EXTENSIONS, SCHEMES, SPECTRA
+from models.positions import EXTENSIONS, SCHEMES, SEEN, SPECTRA
 
 
 def one_of(table: dict) -> object:
@@ -20,6 +20,7 @@ def one_of(table: dict) -> object:
 PositionSettings = one_of(SCHEMES)
 ExtendSettings = one_of(EXTENSIONS)
 FrequencySettings = one_of(SPECTRA)
+SeenSettings = one_of(SEEN)
 
 
 class Trainer(Settings):
@@ -61,6 +62,7 @@ class Config(Settings):
     position: PositionSettings
     frequencies: FrequencySettings
     extend: ExtendSettings
+    seen: SeenSettings  # positions of the tokens of a training window; measuring is always contiguous
     data: DataSettings
     optimizer: Optimizer
     trainer: Trainer
@@ -80,6 +82,8 @@ class Config(Settings):
         share = self.trainer.accumulate * self.trainer.devices
         if self.batch % share:
             raise ValueError(f"batch={self.batch} must be a multiple of trainer.accumulate x trainer.devices = {share}")
+        if getattr(self.seen, "longest", self.window) < self.window:
+            raise ValueError(f"seen.longest={self.seen.longest} must be at least window={self.window}")
         if any(step > self.steps for step in self.snapshots):
             raise ValueError(f"snapshots={list(self.snapshots)} must not lie beyond steps={self.steps}")
         return self
@@ -122,7 +126,7 @@ def _sentence(fault: dict, values: dict) -> str:
 
 
 def _names() -> set[str]:
-    return {*SCHEMES, *EXTENSIONS, *SPECTRA, "sotu", "files", "hub", "prepared"}
+    return {*SCHEMES, *EXTENSIONS, *SPECTRA, *SEEN, "sotu", "files", "hub", "prepared"}
 
 
 def _beside(keys: list[str], values: dict) -> str:

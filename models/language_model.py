@@ -1,6 +1,7 @@
 """The LightningModule: next-token loss, optimizer, schedule, and what validation is made of."""
 
 import math
+import zlib
 from typing import Literal
 
 import lightning as L
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from conf.base import CountOrZero, Settings
 from models.gpt import GPT
+from models.positions.seen import Contiguous
 
 
 class Optimizer(Settings):
@@ -43,38 +45,58 @@ class LanguageModel(L.LightningModule):
     Nothing in a step waits for the device: the loss and the gradient norm stay tensors until somebody reads them.
     """
 
-    def __init__(self, gpt: GPT, optimizer: Optimizer, steps: int, bytes_per_token: Tensor, record: dict):
+    def __init__(
+        self,
+        gpt: GPT,
+        optimizer: Optimizer,
+        steps: int,
+        bytes_per_token: Tensor,
+        record: dict,
+        seen: Settings | None = None,
+        seed: int = 0,
+    ):
         """Wrap a GPT.
 
         Args:
+            seen: which positions the tokens of a training window stand at (models/positions/seen.py), drawn from
+                the seed and the number of the batch; None for 0 … T - 1. Validation is always contiguous.
             steps: optimizer steps of the whole run, the length of the schedule.
             bytes_per_token: (V,), the UTF-8 length of every token, for bits per byte.
             record: plain values that travel in every checkpoint under "lab", enough to rebuild the model.
         """
         super().__init__()
         self.gpt, self.optimizer_settings, self.steps, self.record = gpt, optimizer, steps, record
+        self.seen, self.seed = seen or Contiguous(), seed
         self.bytes_per_token = bytes_per_token.double()
         self.loss = self.gradient_norm = torch.tensor(float("nan"))
 
-    def nll(self, batch: Tensor) -> Tensor:
+    def nll(self, batch: Tensor, positions: Tensor | None = None) -> Tensor:
         """Windows (B, T + 1) → negative log-likelihood of every target, (B, T), nats, float32."""
-        logits = self.gpt(batch[:, :-1])
-        return F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten(), reduction="none").view(
-            len(batch), -1
-        )
+        inputs, targets = batch[:, :-1], batch[:, 1:]
+        logits = self.gpt(inputs, positions)
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
 
     def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
-        loss = self.nll(batch).mean()
+        loss = self.nll(batch, self._positions(batch, batch_index)).mean()
         self.loss = loss.detach()
         return loss
 
+    def _positions(self, batch: Tensor, batch_index: int) -> Tensor | None:
+        """The positions this batch is read at, (B, T): a function of seed, batch and rank, so that a run resumes."""
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{batch_index}/{self.global_rank}".encode()))
+        positions = self.seen.positions(batch.shape[1] - 1, len(batch), generator)
+        return None if positions is None else positions.to(batch.device)
+
     def configure_optimizers(self):
-        matrices = [p for p in self.parameters() if p.dim() >= 2]
-        vectors = [p for p in self.parameters() if p.dim() < 2]  # norms: decay would pull them towards silence
-        settings = self.optimizer_settings
+        settings, rates = self.optimizer_settings, self.gpt.position.learning_rates
+        groups: dict[tuple[float, float], list] = {}  # (learning rate, weight decay) → parameters
+        for name, parameter in self.gpt.named_parameters():
+            positional = name.startswith("position.")  # no decay: a table of positions is no matrix, nor is a norm
+            decay = settings.weight_decay if parameter.dim() >= 2 and not positional else 0.0
+            rate = settings.lr * (rates.get(name.removeprefix("position."), 1.0) if positional else 1.0)
+            groups.setdefault((rate, decay), []).append(parameter)
         optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=settings.lr,
+            [{"params": each, "lr": rate, "weight_decay": decay} for (rate, decay), each in groups.items()],
             betas=(settings.beta1, settings.beta2),
             fused=True,
         )

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from conf.base import BadInput
-from conf.compose import FOLDER
+from conf.compose import FOLDER, compose_values
+from conf.schema import validate
+from experiments.extend import Study
 from tests.runs import ROOT, command, finish, tiny
-from train import build_model, compose, run_name
+from train import build_model, compose, resolve, run_name
 
 
 def choices(group):
@@ -30,10 +32,14 @@ def takes_a_step(config):
 
 @pytest.mark.parametrize(
     ("group", "choice"),
-    [(g, c) for g in ("position", "frequencies", "optimizer", "trainer", "logger") for c in choices(g)],
+    [(g, c) for g in ("position", "frequencies", "seen", "optimizer", "trainer", "logger") for c in choices(g)],
 )
 def test_every_choice_composes_builds_and_takes_a_step(tmp_path, group, choice):
-    takes_a_step(compose(tiny(tmp_path, f"{group}={choice}")))
+    more = []
+    if (group, choice) == ("frequencies", "file"):  # the one choice that needs to be told something
+        (tmp_path / "list.yaml").write_text(str([1.0 / 2**k for k in range(8)]))
+        more = [f"frequencies.path={tmp_path / 'list.yaml'}"]
+    takes_a_step(compose(tiny(tmp_path, f"{group}={choice}", *more)))
 
 
 @pytest.mark.parametrize("choice", choices("extend"))
@@ -64,7 +70,10 @@ def test_hub_presets_compose(tmp_path, choice):
 
 @pytest.mark.parametrize("choice", choices("experiment"))
 def test_every_experiment_composes(tmp_path, choice):
-    assert compose([f"runs={tmp_path}", f"experiment={choice}"]).group != "default"
+    more = ["data.train=x.txt"] if choice == "books_micro" else []
+    values = compose_values("extend_study", [f"runs={tmp_path}", f"experiment={choice}", *more])
+    validate(Study, values.pop("study"))
+    assert resolve(values, []).group == choice
 
 
 SENTENCES = {
@@ -107,6 +116,7 @@ def test_a_mistake_is_one_sentence_naming_key_and_what_is_allowed(tmp_path, over
     [
         (("position=none", "extend=interpolate"), ("extend=interpolate", "position=none", "no positions")),
         (("extend=interpolate", "extend.factor=0.5"), ("extend.factor=0.5", "greater than or equal to 1")),
+        (("seen=skipwise", "seen.longest=16"), ("seen.longest=16", "window=32")),
         (("position=none", "frequencies.base=500"), ("position=none", "no frequencies")),
     ],
 )
