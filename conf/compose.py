@@ -110,12 +110,16 @@ def command_line(config_name: str, run: Callable[[dict, list[str]], None]) -> No
         try:
             run(plain(config), overrides)
         except Exception as error:
-            if not in_multirun():
-                raise
-            _record_failure(overrides, error)
+            if in_multirun():
+                _record_failure(overrides, error)
+            else:
+                raised.append(error)  # carried past Hydra, which would put a line of its own before the sentence
 
+    raised: list[Exception] = []
     try:
         program()
+        if raised:
+            raise raised[0]
     except (BadInput, HydraException, OmegaConfBaseException) as error:
         fail(str(error) if isinstance(error, BadInput) else explain(error, config_name))
     if sweep:

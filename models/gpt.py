@@ -127,6 +127,8 @@ class GPT(nn.Module):
         self._initialise(seed)
 
     def _initialise(self, seed: int) -> None:
+        """Normal weights of variance 1 / inputs, so that every branch speaks up whatever the width; embeddings of
+        variance 1 / C, so that times √C they are of the size of a sinusoid added to them."""
         residual = (2 * self.shape.layers) ** -0.5  # GPT-2: the stream adds 2·layers branches
 
         def draw(name: str) -> torch.Generator:
@@ -137,7 +139,7 @@ class GPT(nn.Module):
                 continue  # norms start at one; a scheme initialises what it learns
             scale = residual if name.endswith(("attention.out.weight", "down.weight")) else 1.0
             with torch.no_grad():
-                parameter.normal_(std=0.02 * scale, generator=draw(name))
+                parameter.normal_(std=scale * parameter.shape[1] ** -0.5, generator=draw(name))
         self.position.initialise(lambda name: draw(f"position.{name}"))
 
     def hidden(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:

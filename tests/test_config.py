@@ -136,9 +136,12 @@ def test_whole_floats_are_counts(tmp_path):
     assert compose(tiny(tmp_path, "steps=1e2")).steps == 100
 
 
-def test_the_command_line_says_the_sentence_and_nothing_else():
-    status, out, err = finish(command("optimizer.lrr=1"))
-    assert status == 1 and out == "" and len(err.splitlines()) == 1 and "optimizer.lrr" in err
+@pytest.mark.parametrize(
+    ("override", "key"), [("optimizer.lrr=1", "optimizer.lrr"), ("window=0", "window=0"), ("data=files", "data.train")]
+)
+def test_the_command_line_says_the_sentence_and_nothing_else(override, key):
+    status, out, err = finish(command(override))
+    assert status == 1 and out == "" and len(err.splitlines()) == 1 and key in err
 
 
 def test_help_and_cfg_import_nothing_heavy():
