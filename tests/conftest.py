@@ -3,7 +3,7 @@
 import pytest
 
 # Helpers whose assertions should explain themselves as those of test files do.
-pytest.register_assert_rewrite("tests.laws")
+pytest.register_assert_rewrite("tests.lawbook", "tests.laws_behaviour", "tests.laws_tables")
 
 
 @pytest.fixture

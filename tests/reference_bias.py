@@ -40,9 +40,10 @@ def alibi(setting: Setting, doors: Doors) -> None:
 def t5_bucket(distance: float, buckets: int, furthest: int) -> int:
     """Raffel et al. 2020, 2.1 and its code, one-directional: half the buckets exact, the rest logarithmic.
 
-    A key after the query counts as distance 0.
+    A key after the query counts as distance 0; a distance that a division left just under a whole number is that
+    number, so that equal distances share a bucket wherever they are measured.
     """
-    distance = max(distance, 0)
+    distance = max(round(distance, 9), 0)
     exact = buckets // 2
     if distance < exact:
         return math.floor(distance)

@@ -1,0 +1,207 @@
+"""Laws about what a model does with a scheme: causality, order, lengths, extensions, training, compilation.
+
+Letters in shape comments: B batch, T tokens, H heads, D head width, C model width.
+"""
+
+from collections import Counter
+from unittest.mock import patch
+
+import torch
+
+from conf.base import BadInput
+from models.positions import base
+from tests.cases import LAYERS, VOCABULARY, WIDTH, WINDOW, Case, doors, extensions, tokens, vectors
+from tests.lawbook import LENGTH, law, moved, same
+
+
+@law()
+def causal(case: Case) -> None:
+    """A later token changes no earlier logit, not by a bit."""
+    model, text = case.model(), tokens(LENGTH)
+    changed = text.clone()
+    changed[:, 7:] = (changed[:, 7:] + 1) % VOCABULARY
+    before, after = model(text), model(changed)
+    assert torch.equal(before[:, :7], after[:, :7]), "the past heard of a future token"
+    moved(before[:, 7:], after[:, 7:])
+
+
+@law()
+def prefix_consistent(case: Case) -> None:
+    """A text's logits are what they were before more text followed it, past the window too."""
+    model, text = case.model(window=2 * WINDOW), tokens(2 * WINDOW)
+    whole = model(text)
+    for length in (1, 5, WINDOW, WINDOW + 3):
+        same(model(text[:, :length]), whole[:, :length])
+
+
+@law()
+def shift_invariant(case: Case) -> None:
+    """Adding a constant to every position changes no logit of a relative scheme, and the logits of any other."""
+    model, text, positions = case.model(), tokens(LENGTH), torch.arange(LENGTH)
+    try:
+        shifted = model(text, positions + 100)
+    except BadInput:  # a scheme that ends at its window is shifted within it
+        shifted = model(text, positions + WINDOW - LENGTH)
+    if model.position.relative:
+        same(model(text, positions), shifted)
+    else:
+        moved(model(text, positions), shifted)
+
+
+@law()
+def tells_order(case: Case) -> None:
+    """In one layer, permuting the prefix moves the last logit: the scheme is not a no-op."""
+    model, text = case.model(layers=1), tokens(LENGTH)
+    moved(model(text)[:, -1], model(torch.cat((text[:, :-1].flip(1), text[:, -1:]), dim=1))[:, -1])
+
+
+@law()
+def reads_positions(case: Case) -> None:
+    """A gap in the positions moves the last logit: the scheme reads the positions given, not the order of slots."""
+    model, text, positions = case.model(layers=1), tokens(LENGTH), torch.arange(LENGTH)
+    moved(model(text, positions)[:, -1], model(text, torch.where(positions < 6, positions, positions + 4))[:, -1])
+
+
+@law()
+def any_length(case: Case) -> None:
+    """Lengths of one token, odd ones and the whole window give finite logits of the right shape."""
+    model = case.model()
+    for length in (1, 2, 7, WINDOW):
+        logits = model(tokens(length, batch=2))
+        assert logits.shape == (2, length, VOCABULARY)
+        assert logits.isfinite().all()
+
+
+@law()
+def past_the_window(case: Case) -> None:
+    """Three times the trained window gives finite logits of the right shape: there is no maximum length."""
+    logits = case.model()(tokens(3 * WINDOW))
+    assert logits.shape == (1, 3 * WINDOW, VOCABULARY)
+    assert logits.isfinite().all()
+
+
+@law(lambda case: "positions" in case.stretches)
+def factor_one_changes_nothing(case: Case) -> None:
+    """Any extension by a factor of one is plain extrapolation, to the bit."""
+    text = tokens(LENGTH)
+    plain = case.model()(text)
+    for name, knobs in extensions(case):
+        if "factor" in knobs:
+            assert torch.equal(plain, case.model(extend=name, factor=1.0)(text)), f"{name} by 1 is not the identity"
+
+
+@law(lambda case: "positions" in case.stretches)
+def interpolation_divides(case: Case) -> None:
+    """Interpolated by s, positions s·p give what p give without, and slots s times closer give something else."""
+    text, positions = tokens(LENGTH), torch.arange(LENGTH)
+    plain = case.model()(text, positions)
+    for factor in (3.0, 4.0):
+        stretched = case.model(extend="interpolate", factor=factor)
+        same(plain, stretched(text, positions * int(factor)), 1e-6)
+        moved(plain, stretched(text, positions))
+
+
+@law()
+def reloads_under_every_extension(case: Case) -> None:
+    """Weights trained without an extension load strictly with any, and back, whatever the window then is."""
+    plain, text = case.model(), tokens(LENGTH)
+    for name, knobs in extensions(case):
+        extended = case.model(extend=name, **knobs)
+        before = extended(text)
+        with torch.no_grad():
+            for parameter in extended.parameters():
+                parameter.zero_()
+        extended.load_state_dict(plain.state_dict(), strict=True)
+        assert torch.equal(before, extended(text)), f"extend={name} reads the same weights differently"
+        plain.load_state_dict(extended.state_dict(), strict=True)
+
+
+@law()
+def every_parameter_learns(case: Case) -> None:
+    """Every parameter gets a gradient that is finite and not zero."""
+    model, text = case.model(), tokens(WINDOW, batch=2)
+    loss = torch.nn.functional.cross_entropy(model(text[:, :-1]).flatten(0, 1), text[:, 1:].flatten())
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"{name} gets no gradient"
+        assert parameter.grad.isfinite().all(), f"{name} gets a gradient that is not finite"
+        assert parameter.grad.abs().max() > 1e-7, f"{name} gets a gradient of zero"
+
+
+@law()
+def compiles_whole(case: Case) -> None:
+    """The model compiles as one graph, without a break, and the graph computes what eager execution does."""
+    model, text = case.model(layers=1), tokens(LENGTH)
+    torch._dynamo.reset()
+    same(model(text), torch.compile(model, fullgraph=True, backend="aot_eager")(text), 1e-5)
+
+
+@law()
+def chunks_are_the_whole(case: Case) -> None:
+    """Read only, a long text is attended to a few queries at a time, with the logits of all at once."""
+    model, text = case.model(window=2 * WINDOW), tokens(2 * WINDOW)
+    whole = model(text)
+    with patch.object(base, "SCORES_AT_ONCE", 5 * text.shape[1]), torch.no_grad():
+        assert base.rows_at_once(text.shape[1]) == 5
+        same(model(text), whole)
+
+
+@law()
+def leaves_values_alone(case: Case) -> None:
+    """If every value is the same row, attention returns that row, wherever and whatever it looks at."""
+    model, row, heard = case.model(), vectors(WIDTH, dtype=torch.float32), []
+    for block in model.blocks:
+        block.attention.qkv.register_forward_hook(
+            lambda module, inputs, out: torch.cat((out[..., : 2 * WIDTH], row.expand_as(out[..., 2 * WIDTH :])), dim=-1)
+        )
+        block.attention.out.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0]))
+    model(tokens(LENGTH))
+    assert len(heard) == LAYERS
+    for values in heard:
+        same(values, row.expand_as(values), 1e-5)
+
+
+@law()
+def acts_in_every_layer(case: Case) -> None:
+    """Prepared once and embedded once per forward pass; queries and keys pass the other two doors in each layer."""
+    layers = 3
+    model, calls = case.model(layers=layers), Counter()
+    kinds = {type(doors(model.position, layer)) for layer in range(layers)}
+    spies = [spy(type(model.position), door, calls) for door in ("prepare", "embed")]
+    spies += [spy(kind, door, calls) for kind in kinds for door in ("rotate", "bias")]
+    for each in spies:
+        each.start()
+    try:
+        model(tokens(LENGTH))
+    finally:
+        for each in spies:
+            each.stop()
+    assert calls == {"prepare": 1, "embed": 1, "rotate": layers, "bias": layers}
+
+
+def spy(kind: type, door: str, calls: Counter):
+    """A patch of one door of a class that counts who passes it; a door behind a door is the same passage."""
+    real, inside = getattr(kind, door), []
+
+    def watched(*given, **named):
+        if not inside:
+            calls.update([door])
+        inside.append(door)
+        try:
+            return real(*given, **named)
+        finally:
+            inside.pop()
+
+    return patch.object(kind, door, watched)
+
+
+@law()
+def batched_positions_are_rows(case: Case) -> None:
+    """Positions (B, T) give each sequence what its own row (T,) would give it alone."""
+    model, text = case.model(), tokens(LENGTH, batch=3)
+    slots = torch.arange(LENGTH)
+    restarted = torch.where(slots < 6, slots, slots - 6)  # as documents do
+    rows = torch.stack((slots, slots + 4, restarted))
+    together = model(text, rows)
+    for row in range(len(rows)):
+        same(together[row], model(text[row : row + 1], rows[row])[0], 1e-5)

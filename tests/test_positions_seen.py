@@ -1,0 +1,82 @@
+"""Positions seen in training: sorted, in range, of the distances they promise, and nothing but a draw away."""
+
+import pytest
+import torch
+
+from conf.base import BadInput
+from models.positions.seen import SEEN, Contiguous, Randomized, Skipwise
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LENGTH, LONGEST, BATCH = 16, 64, 400
+DRAWN = [Randomized(longest=LONGEST), Skipwise(longest=LONGEST)]
+
+
+def draw(settings, seed: int = 0, batch: int = BATCH) -> torch.Tensor:
+    return settings.positions(LENGTH, batch, torch.Generator().manual_seed(seed))
+
+
+def test_every_way_is_looked_at():
+    assert {Contiguous, *map(type, DRAWN)} == set(SEEN.values())
+
+
+def test_contiguous_leaves_counting_to_the_model():
+    assert draw(Contiguous()) is None
+
+
+@pytest.mark.parametrize("settings", DRAWN, ids=lambda s: s.name)
+def test_positions_rise_and_stay_in_range(settings):
+    positions = draw(settings)
+    assert positions.shape == (BATCH, LENGTH)
+    assert positions.dtype == torch.float32
+    assert (positions.diff() >= 1).all()
+    assert (positions == positions.round()).all()
+    assert positions.min() >= 0 and positions.max() < LONGEST
+
+
+@pytest.mark.parametrize("settings", DRAWN, ids=lambda s: s.name)
+def test_positions_are_a_function_of_the_generator(settings):
+    assert torch.equal(draw(settings, seed=1), draw(settings, seed=1))
+    assert not torch.equal(draw(settings, seed=1), draw(settings, seed=2))
+
+
+@pytest.mark.parametrize("settings", DRAWN, ids=lambda s: s.name)
+def test_training_on_short_windows_meets_every_distance_of_the_long_one(settings):
+    seen = set()
+    for seed in range(BATCH):
+        for row in draw(settings, seed=seed, batch=2).unique(dim=0):
+            seen.update((row[:, None] - row).flatten().int().tolist())
+    assert set(range(LONGEST)) <= seen
+
+
+@pytest.mark.parametrize("settings", DRAWN, ids=lambda s: s.name)
+def test_a_range_shorter_than_the_window_is_refused(settings):
+    with pytest.raises(BadInput, match="longest=8"):
+        draw(type(settings)(longest=LENGTH // 2))
+
+
+@pytest.mark.parametrize("settings", DRAWN, ids=lambda s: s.name)
+def test_a_range_of_just_the_window_is_contiguous(settings):
+    positions = draw(type(settings)(longest=LENGTH))
+    assert torch.equal(positions, torch.arange(float(LENGTH)).expand(BATCH, LENGTH))
+
+
+def test_skipwise_windows_are_two_chunks_and_the_first_starts_at_zero():
+    positions = draw(Skipwise(longest=LONGEST))
+    assert (positions[:, 0] == 0).all()
+    jumps = (positions.diff() > 1).sum(dim=1)
+    assert jumps.max() == 1
+    gaps = (positions[:, -1] - (LENGTH - 1)).int().tolist()
+    assert min(gaps) == 0 and max(gaps) == LONGEST - LENGTH  # both ends are reached
+    cuts = {row.argmax().item() + 1 for row in positions.diff() if row.max() > 1}
+    assert cuts == set(range(1, LENGTH))
+
+
+def test_a_randomized_batch_shares_its_positions_and_covers_the_range_evenly():
+    positions = draw(Randomized(longest=LONGEST), batch=3)
+    assert torch.equal(positions, positions[:1].expand(3, LENGTH))
+    counts = torch.zeros(LONGEST)
+    for seed in range(BATCH):
+        counts[draw(Randomized(longest=LONGEST), seed=seed, batch=1)[0].long()] += 1
+    expected = BATCH * LENGTH / LONGEST
+    assert (counts - expected).abs().max() < 5 * expected**0.5
