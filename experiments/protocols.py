@@ -277,12 +277,12 @@ def _score(model, tokens, batch, nll, head_tokens, device, precision) -> None:
     labels, item, state = (torch.from_numpy(each).to(device) for each in (tokens[row, target], item, state))
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         hidden = model.hidden(torch.from_numpy(inputs).to(device))  # (B, T, C)
-    losses = []
+    losses = torch.empty(len(labels), device=device)  # whole from the start: pieces would fragment the heap
     for start in range(0, len(labels), head_tokens):
         part = slice(start, start + head_tokens)
         logits = model.logits(hidden[item[part], state[part]]).float()  # (head_tokens, V)
-        losses.append(F.cross_entropy(logits, labels[part], reduction="none"))
-    nll[row, target] = torch.cat(losses).cpu().numpy()
+        losses[part] = F.cross_entropy(logits, labels[part], reduction="none")
+    nll[row, target] = losses.cpu().numpy()
 
 
 @contextmanager
