@@ -101,8 +101,6 @@ def extension(arm: str, factor: int) -> dict:
 
 def run_study(values: dict, overrides: list[str]) -> tuple["Config", Study, list[Reading], Path]:
     """Train what is missing, measure what is missing, and return every reading and the study's folder."""
-    from tqdm import tqdm
-
     from conf.schema import validate
     from train import train
 
@@ -121,27 +119,28 @@ def run_study(values: dict, overrides: list[str]) -> tuple["Config", Study, list
 
     readings = []
     measurements = len(bases) * (len(study.extends) + len(arms) * len(study.finetune_steps))
-    with tqdm(total=measurements, desc="measuring", leave=False, disable=not first.trainer.progress) as bar:
 
-        def measured(position: str, arm: str, steps: int, checkpoint: Path) -> None:
-            result = measure_checkpoint(checkpoint, extension(arm, study.factor), how, first.cache)
-            readings.append(Reading(position, arm, steps, result["rows"]))
-            bar.update()
+    def measured(position: str, arm: str, steps: int, checkpoint: Path) -> None:
+        result = measure_checkpoint(checkpoint, extension(arm, study.factor), how, first.cache)
+        readings.append(Reading(position, arm, steps, result["rows"]))
+        curve = ", ".join(f"{row['perplexity']:.2f} at {row['context']}" for row in result["rows"])
+        print(f"[{len(readings):>2}/{measurements}] {position}, {named(arm)}, {steps} steps: {curve}", flush=True)
 
-        for position, base in bases.items():
-            trained = train(base, overrides)
-            for arm in study.extends:
-                measured(position, arm, 0, trained.checkpoint)
-            for arm in arms:
-                tuned = train(finetune_config(base, trained.checkpoint, arm, study), overrides)
-                for steps in study.finetune_steps:
-                    measured(position, arm, steps, tuned.folder / "checkpoints" / f"snapshot-{steps:08d}.ckpt")
-    return (
-        first,
-        study,
-        readings,
-        Path(first.runs) / first.group / f"study-{first.name.removeprefix(study.positions[0] + '-')}",
-    )
+    for position, base in bases.items():
+        trained = train(base, overrides)
+        for arm in study.extends:
+            measured(position, arm, 0, trained.checkpoint)
+        for arm in arms:
+            tuned = train(finetune_config(base, trained.checkpoint, arm, study), overrides)
+            for steps in study.finetune_steps:
+                measured(position, arm, steps, tuned.folder / "checkpoints" / f"snapshot-{steps:08d}.ckpt")
+    base_name = first.name.removeprefix(f"{study.positions[0]}-")
+    return first, study, readings, Path(first.runs) / first.group / f"study-{base_name}"
+
+
+def named(arm: str) -> str:
+    """An arm in words."""
+    return "extrapolation" if arm == "none" else arm
 
 
 def plan(base: "Config", study: Study, contexts: list[int]) -> str:
@@ -196,9 +195,8 @@ def table(study: Study, readings: list[Reading]) -> str:
     contexts = [row["context"] for row in readings[0].rows]
     lines = [f"{'position':<12} {'arm':<14} {'steps':>5}  " + " ".join(f"{c:>8}" for c in contexts)]
     for reading in readings:
-        arm = "extrapolation" if reading.arm == "none" else reading.arm
         cells = " ".join(f"{row['perplexity']:>8.2f}" for row in reading.rows)
-        lines.append(f"{reading.position:<12} {arm:<14} {reading.steps:>5}  {cells}")
+        lines.append(f"{reading.position:<12} {named(reading.arm):<14} {reading.steps:>5}  {cells}")
     return "\n".join(lines)
 
 
@@ -216,7 +214,10 @@ def _main(values: dict, overrides: list[str]) -> None:
         _to_wandb(base, study, readings, folder)
     where = f"Table: {folder}/table.txt   Figure: {folder}/figure.png   Numbers: {folder}/results.json"
     print(f"\nPerplexity of the same {study.split} targets, by tokens of context (trained on {base.window}):\n")
-    print(f"{printed}\n\n{found}\n\n{where}")
+    following = (
+        "another factor (study.factor=8), more fine-tuning (study.finetune_steps=[4,256]), or one of your own runs"
+    )
+    print(f"{printed}\n\n{found}\n\n{where}\nTry next: {following}; README.md says how.")
 
 
 def _to_wandb(base: "Config", study: Study, readings: list[Reading], folder: Path) -> None:
