@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import models.gpt
 from conf.base import BadInput
 from models.gpt import GPT, Shape, isolate_documents
 from models.positions import EXTENSIONS, SCHEMES, Geometry, build_position
@@ -24,6 +25,18 @@ def test_a_document_does_not_hear_of_the_one_before_it(case):
     before, after = model(torch.tensor([FIRST + SECOND])), model(torch.tensor([[SEPARATOR, 1, 2, 1, 2, *SECOND]]))
     assert torch.equal(before[:, len(FIRST) :], after[:, len(FIRST) :])
     assert not torch.equal(before[:, 1 : len(FIRST)], after[:, 1 : len(FIRST)])
+
+
+def test_that_test_sees_positions_that_restart_without_a_mask(monkeypatch):
+    """Restarting positions alone does not keep documents apart, though it has been taken to."""
+
+    def restarts_only(tokens, separator):
+        mask, positions = isolate_documents(tokens, separator)
+        return torch.ones_like(mask).tril(), positions
+
+    monkeypatch.setattr(models.gpt, "isolate_documents", restarts_only)
+    with pytest.raises(AssertionError):
+        test_a_document_does_not_hear_of_the_one_before_it(Case("rope"))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from models.positions.bias import alibi_slopes
+from tests import reference_bias
 from tests.cases import HEADS, WIDTH, Case, vectors
-from tests.reference_bias import alibi_slopes, t5_bucket
 
 pytest.importorskip("transformers", reason="transformers, pinned in requirements-dev.txt, is not installed")
 
@@ -32,6 +33,19 @@ def test_rope_rotates_as_gpt_neox_does(fraction):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)  # their frequencies are float32 powers
 
 
+@pytest.mark.parametrize("p", [0.25, 0.5, 0.75, 0.9, 1.0])
+def test_p_rope_turns_at_the_proportional_frequencies(p):
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    rope = {"rope_type": "proportional", "rope_theta": 10_000.0, "partial_rotary_factor": p}
+    config = LlamaConfig(hidden_size=WIDTH, num_attention_heads=HEADS, rope_parameters=rope)
+    theirs, factor = ROPE_INIT_FUNCTIONS["proportional"](config, device="cpu")
+    ours = Case("p_rope", {"p": p}).position().frequencies(torch.device("cpu"))
+    torch.testing.assert_close(ours.float(), theirs, rtol=1e-5, atol=0)
+    assert factor == 1
+
+
 def test_sinusoid_is_marians_with_its_channels_interleaved():
     from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
 
@@ -47,6 +61,7 @@ def test_alibi_slopes_are_those_of_bloom(heads):
 
     distances = build_alibi_tensor(torch.ones(1, 2), heads, torch.float32)[:, 0, 1]  # one token apart
     np.testing.assert_allclose(alibi_slopes(heads), distances, rtol=1e-6)
+    np.testing.assert_allclose(reference_bias.alibi_slopes(heads), distances, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("buckets", "furthest"), [(32, 128), (16, 100), (8, 20)])
@@ -57,4 +72,7 @@ def test_t5_buckets_are_those_of_t5(buckets, furthest):
     theirs = T5Attention._relative_position_bucket(
         -distances, bidirectional=False, num_buckets=buckets, max_distance=furthest
     )
-    assert [t5_bucket(d, buckets, furthest) for d in distances.tolist()] == theirs.tolist()
+    assert [reference_bias.t5_bucket(d, buckets, furthest) for d in distances.tolist()] == theirs.tolist()
+    position = Case("t5", {"buckets": buckets, "furthest": furthest}).position()
+    ours = position.prepare(torch.arange(400.0)).table[:, -1].flip(-1)  # (H, distance)
+    assert torch.equal(ours, position.table[theirs[20:]].T)
