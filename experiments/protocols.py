@@ -159,7 +159,7 @@ def summarise(losses: TokenLosses, bytes_per_token: np.ndarray | None = None) ->
         digest.update(triples.astype("<i8").tobytes())
     with np.errstate(over="ignore"):  # a mean above 709 nats is an infinite perplexity, not an error
         perplexity = float(np.exp(np.float64(nll / tokens)))
-    size = None if bytes_per_token is None else int(np.asarray(bytes_per_token)[losses.tokens].sum(dtype=np.int64))
+    size = None if bytes_per_token is None else float(np.asarray(bytes_per_token)[losses.tokens].sum(dtype=np.float64))
     return Perplexity(
         protocol=losses.protocol,
         context=losses.context,
