@@ -13,11 +13,11 @@ exponent) keep it while `slowest` is null; given, they run from 1 to it, both in
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import yaml
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from conf.base import BadInput, Count, CountOrZero, Settings
@@ -194,28 +194,42 @@ class SingleTone(Settings):
         return torch.full((channels // 2,), self.frequency, dtype=torch.float64, device=device)
 
 
-class File(Settings):
-    """The frequencies listed in a file, in its order: a YAML or JSON list, or plain numbers separated by space.
+def read_frequencies(path: str) -> list[float]:
+    """The numbers of a file: a YAML or JSON list, or plain numbers separated by space.
 
-    One per pair of channels, radians per token; a zero would be a pair that never turns, which p_rope is for.
+    Raises:
+        ValueError: the file cannot be read, or holds something else; the message is one sentence.
+    """
+    try:
+        listed = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return [float(value) for value in (listed if isinstance(listed, list) else str(listed).split())]
+    except OSError as error:
+        raise ValueError(f"path={path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, TypeError, ValueError):
+        raise ValueError(f"path={path} must hold a YAML or JSON list of numbers, or plain numbers") from None
+
+
+class File(Settings):
+    """The frequencies listed in a file, in its order, one per pair of channels, radians per token.
+
+    They become part of the settings, so a checkpoint carries them and needs the file no more. A zero would be a pair
+    that never turns, which p_rope is for.
     """
 
     name: Literal["file"] = "file"
     path: str
-    _values: tuple[float, ...] = PrivateAttr()
+    values: Annotated[tuple[float, ...], BeforeValidator(tuple)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given):
+        if isinstance(given, dict) and isinstance(given.get("path"), str) and "values" not in given:
+            return given | {"values": read_frequencies(given["path"])}
+        return given
 
     @model_validator(mode="after")
-    def _read(self):
-        try:
-            text = Path(self.path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"path={self.path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-        try:
-            listed = yaml.safe_load(text)
-            self._values = tuple(map(float, listed if isinstance(listed, list) else str(listed).split()))
-        except (yaml.YAMLError, TypeError, ValueError):
-            raise ValueError(f"path={self.path} must hold a YAML or JSON list of numbers, or plain numbers") from None
-        wrong = [value for value in self._values if not (0 < value < math.inf)]
+    def _positive(self):
+        wrong = [value for value in self.values if not 0 < value < math.inf]
         if wrong:
             raise ValueError(f"path={self.path} lists {wrong[0]:g}; a frequency must be positive and finite")
         return self
@@ -226,12 +240,12 @@ class File(Settings):
         Raises:
             BadInput: the file lists another number of them.
         """
-        if len(self._values) != channels // 2:
+        if len(self.values) != channels // 2:
             raise BadInput(
-                f"frequencies.path={self.path} lists {len(self._values)} frequencies; "
+                f"frequencies.path={self.path} lists {len(self.values)} frequencies; "
                 f"{channels} channels turn in {channels // 2} pairs"
             )
-        return torch.tensor(self._values, dtype=torch.float64, device=device)
+        return torch.tensor(self.values, dtype=torch.float64, device=device)
 
 
 SPECTRA: dict[str, type[Settings]] = {
