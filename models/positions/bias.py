@@ -84,9 +84,9 @@ class T5(Biased):
     """A learned number per head and bucket of distance, causal (Raffel et al. 2020, section 2.1).
 
     Of n buckets, the first n/2 hold one distance each; the rest grow geometrically up to `furthest`, and the last
-    holds all beyond. A fractional distance falls into the bucket that its formula's whole part names, so position
-    interpolation widens the buckets. T5 adds this to undivided scores; a learned bias absorbs the factor. Starts at
-    zero.
+    holds all beyond. A fractional distance, to 1/64 of a token, falls into the bucket that the whole part of the
+    formula names, so position interpolation widens the buckets. T5 adds this to undivided scores; a learned bias
+    absorbs the factor. Starts at zero.
     """
 
     class Knobs(Settings):
@@ -106,9 +106,10 @@ class T5(Biased):
 
     def scores(self, queries: Tensor, keys: Tensor) -> Tensor:
         distance = distances(queries, keys).squeeze(-3)  # (…, Q, N)
+        distance = (distance * 64).round() / 64  # 10/3 - 1/3 must not fall short of 3, in float32 and far out neither
         exact = self.knobs.buckets // 2
-        per_octave = (self.knobs.buckets - exact) / math.log(self.knobs.furthest / exact)
-        grown = exact + torch.log(distance.clamp(min=exact) / exact) * per_octave
+        density = (self.knobs.buckets - exact) / math.log(self.knobs.furthest / exact)
+        grown = exact + torch.log(distance.clamp(min=exact) / exact) * density
         bucket = torch.where(distance < exact, distance, grown).long().clamp(max=self.knobs.buckets - 1)
         return F.embedding(bucket, self.table.to(keys.dtype)).movedim(-1, -3)
 
