@@ -7,8 +7,9 @@ PY := .venv/bin/python
 demo: .venv/ready
 	$(PY) -m experiments.extend experiment=demo
 
+# One thread: the models of the tests are too small to share.
 test: .venv/ready-dev
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest
 
 lint: .venv/ready-dev
 	$(PY) -m ruff check .

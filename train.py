@@ -260,6 +260,7 @@ def _fit(config: Config, folder: RunFolder, run):
         max_steps=config.steps,
         max_epochs=1,  # the loader is as long as the run
         accumulate_grad_batches=accumulate,
+        log_every_n_steps=config.log_every,
         limit_val_batches=0,  # the Recorder validates
         logger=WandbLogger(experiment=run) if run is not None else False,
         callbacks=[recorder, checkpoints, *bar],  # the state is saved after it was recorded

@@ -142,6 +142,8 @@ class Bar(TQDMProgressBar):
     def init_train_tqdm(self):
         bar = super().init_train_tqdm()
         bar.set_description(self.name)
+        bar.total = self.trainer.num_training_batches  # a run that resumes starts no epoch, which would set these
+        bar.initial = bar.n = self.trainer.global_step * self.trainer.accumulate_grad_batches
         return bar
 
     def on_train_epoch_start(self, trainer, *_) -> None:

@@ -1,0 +1,38 @@
+"""The table of positional schemes in the README, made from the classes and their YAML files.
+
+python -m experiments.schemes
+"""
+
+from conf.compose import FOLDER
+from models.positions import SCHEMES, Position
+from models.positions.mixture import Mixture
+
+DOORS = ("embed", "rotate", "bias")
+
+
+def described(name: str) -> str:
+    """The comment that opens a scheme's YAML file."""
+    lines = (FOLDER / "position" / f"{name}.yaml").read_text().splitlines()
+    return " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#")).rstrip(".")
+
+
+def doors(scheme: type[Position]) -> str:
+    """The doors at which a scheme acts: those it does not leave silent."""
+    if scheme is Mixture:
+        return "those of its parts"
+    acts = [door for door in DOORS if getattr(scheme, door) is not getattr(Position, door)]
+    return ", ".join(acts) or "none"
+
+
+def table() -> str:
+    """A Markdown row per scheme: name, doors, whether it is relative, what an extension may change, what it is."""
+    lines = ["| position= | acts at | relative | an extension may change | what it is |", "|---|---|---|---|---|"]
+    for name, scheme in SCHEMES.items():
+        relative = "as its parts are" if scheme is Mixture else "yes" if scheme.relative else "no"
+        stretches = ", ".join(sorted(scheme.stretches)) or "nothing"
+        lines.append(f"| `{name}` | {doors(scheme)} | {relative} | {stretches} | {described(name)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
