@@ -112,8 +112,9 @@ def run_study(values: dict, overrides: list[str]) -> tuple["Config", Study, list
         raise BadInput(
             f"batch={first.batch} must be a multiple of study.factor={study.factor}, for equal tokens a step"
         )
-    contexts = sorted({first.window // 2, *(first.window * 2**i for i in range(int(math.log2(study.factor)) + 1))})
-    how = Measurement(contexts=tuple(contexts), stride=first.window // 4, segments=study.segments, split=study.split)
+    powers = range(-2, int(math.log2(study.factor)) + 1)  # from a quarter of the window, to see what of it is used
+    contexts = sorted({int(first.window * 2**power) for power in powers})
+    how = Measurement(contexts=tuple(contexts), stride=first.window // 8, segments=study.segments, split=study.split)
     arms = [*study.extends, CONTROL]
     print(plan(first, study, contexts))
 
@@ -165,12 +166,12 @@ def sentence(base: "Config", study: Study, readings: list[Reading]) -> str:
         mine = {(r.arm, r.steps): r for r in readings if r.position == position}
         last = max(study.finetune_steps)
         window = mine["none", 0].at(base.window)["perplexity"]
-        half = mine["none", 0].at(base.window // 2)
-        used = paired_ratio(mine["none", 0].at(base.window), half)
+        quarter, half = (mine["none", 0].at(base.window // part) for part in (4, 2))
+        used = paired_ratio(mine["none", 0].at(base.window), quarter)
         said.append(
-            f"{position}: perplexity {half['perplexity']:.2f} with {base.window // 2} tokens of context and "
-            f"{window:.2f} with the trained {base.window} (ratio {used}, so it "
-            f"{'uses' if used.high < 1 else 'hardly uses'} its context)"
+            f"{position}: perplexity {quarter['perplexity']:.2f} with {base.window // 4} tokens of context, "
+            f"{half['perplexity']:.2f} with {base.window // 2}, {window:.2f} with the trained {base.window} (whole over "
+            f"quarter {used}: it {'uses' if used.high < 1 else 'shows no use of'} context beyond a quarter of its window)"
         )
         for arm in study.extends:
             if arm == "none":

@@ -126,7 +126,7 @@ def test_the_study_measures_every_arm_and_reuses_what_it_has(tmp_path):
     tuned = {(p, a, n) for p in ("rope", "sinusoidal") for a in ("none", "interpolate", "control") for n in (1, 2)}
     assert arms == tuned | {(p, a, 0) for p in ("rope", "sinusoidal") for a in ("none", "interpolate")}
     contexts = [[row["context"] for row in reading["rows"]] for reading in results["readings"]]
-    assert all(each == [16, 32, 64, 128] for each in contexts)
+    assert all(each == [8, 16, 32, 64, 128] for each in contexts)
     assert results["found"] in out and "extrapolation" in out
     assert (folder / "figure.png").stat().st_size > 10_000 and (folder / "figure.svg").is_file()
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("study/*/results.json") if path.parent != folder}
