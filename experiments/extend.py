@@ -112,6 +112,10 @@ def run_study(values: dict, overrides: list[str]) -> tuple["Config", Study, list
         raise BadInput(
             f"batch={first.batch} must be a multiple of study.factor={study.factor}, for equal tokens a step"
         )
+    if first.window < 8:
+        raise BadInput(
+            f"window={first.window} is too short for this study: an eighth of it is scored, at least 8 needed"
+        )
     powers = range(-2, int(math.log2(study.factor)) + 1)  # from a quarter of the window, to see what of it is used
     contexts = sorted({int(first.window * 2**power) for power in powers})
     how = Measurement(contexts=tuple(contexts), stride=first.window // 8, segments=study.segments, split=study.split)
@@ -170,8 +174,8 @@ def sentence(base: "Config", study: Study, readings: list[Reading]) -> str:
         used = paired_ratio(mine["none", 0].at(base.window), quarter)
         said.append(
             f"{position}: perplexity {quarter['perplexity']:.2f} with {base.window // 4} tokens of context, "
-            f"{half['perplexity']:.2f} with {base.window // 2}, {window:.2f} with the trained {base.window} (whole over "
-            f"quarter {used}: it {'uses' if used.high < 1 else 'shows no use of'} context beyond a quarter of its window)"
+            f"{half['perplexity']:.2f} with {base.window // 2}, {window:.2f} with the trained {base.window} (whole / "
+            f"quarter {used}: it {'uses' if used.high < 1 else 'shows no use of'} context beyond a quarter)"
         )
         for arm in study.extends:
             if arm == "none":
