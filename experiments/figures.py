@@ -39,8 +39,8 @@ def extension_figure(path: Path, window: int, study: "Study", readings: list["Re
                 label=f"{LABELS.get(reading.arm, reading.arm)}, {reading.steps or 'no'} steps",
             )
         curve.axvline(window, color="black", linewidth=0.8, linestyle=":")
-        curve.annotate("trained window", (window, 0.98), xycoords=("data", "axes fraction"), rotation=90,
-                       ha="right", va="top", fontsize=8)  # fmt: skip
+        curve.annotate("trained window", (window, 0.02), xycoords=("data", "axes fraction"), rotation=90,
+                       ha="right", va="bottom", fontsize=8)  # fmt: skip
         curve.set(xscale="log", yscale="log", title=f"{position}: reading further", xlabel="context, tokens")
         curve.set_xticks([row["context"] for row in mine[0].rows], [str(row["context"]) for row in mine[0].rows])
         curve.minorticks_off()
@@ -54,15 +54,16 @@ def extension_figure(path: Path, window: int, study: "Study", readings: list["Re
         recovery.set_xscale("symlog", base=2, linthresh=1)
         steps = [0, *study.finetune_steps]
         recovery.set_xticks(steps, [str(each) for each in steps])
+        recovery.set_xlim(left=-0.2)
         recovery.set(yscale="log", title=f"{position}: recovery at {longer} tokens", xlabel="fine-tuning steps")
         for panel in (curve, recovery):
             panel.grid(alpha=0.3)
             panel.yaxis.set_major_formatter("{x:g}")
             panel.yaxis.set_minor_formatter("{x:g}")
             panel.tick_params(axis="y", which="minor", labelsize=7)
-        curve.legend(fontsize=8)
     for row in axes:
         row[0].set_ylabel("perplexity (same targets)")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     for suffix in ("png", "svg"):
         figure.savefig(path.with_suffix(f".{suffix}"), dpi=150)
     plt.close(figure)
