@@ -60,6 +60,8 @@ def resolve(values: dict, overrides: Sequence[str]) -> Config:
     if "original_window" in values:
         raise BadInput("original_window is not a setting: it is the window, or comes from the checkpoint")
     given = {override.lstrip("+~").split("=")[0] for override in overrides}
+    if not isinstance(values.get("checkpoint"), str | None):
+        raise BadInput(f"checkpoint={values['checkpoint']} must be a path")
     if values.get("checkpoint") is not None:
         values = _inherit(values, given)
     else:

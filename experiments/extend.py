@@ -39,7 +39,7 @@ class Study(Settings):
     positions: Names
     extends: Names
     factor: Count
-    finetune_steps: Counts
+    finetune_steps: Annotated[Counts, Field(min_length=1)]
     finetune_lr: float = Field(gt=0)
     segments: Count
     split: Literal["validation", "test"]
@@ -105,6 +105,10 @@ def run_study(values: dict, overrides: list[str]) -> tuple["Config", Study, list
     from train import train
 
     study = validate(Study, values.pop("study"))
+    if "none" not in study.extends:
+        raise BadInput(
+            f"study.extends={list(study.extends)} must have none: extrapolation is what the others are held to"
+        )
     bases = {position: base_config(values, overrides, position) for position in study.positions}
     first = next(iter(bases.values()))
     unshared = first.batch * first.window % (first.window * study.factor)
