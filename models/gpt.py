@@ -48,18 +48,18 @@ class Attention(nn.Module):
         q, k = position.rotate(q, k, where)
         rows = rows_at_once(length)
         if rows == length:
-            x = attend(q, k, v, position.bias(q, k, where), mask)  # (B, H, T, D)
+            x = attend(q, k, v, position.bias(q, k, where), mask, position.temperature)  # (B, H, T, D)
         else:
             x = attend_in_chunks(q, k, v, position, where, mask, rows)
         return self.out(x.transpose(1, 2).reshape(batch, length, width))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, temperature: float) -> Tensor:
     """Causal attention of the last Q of N tokens over all N; without bias or mask it stays on the flash path.
 
-    q (B, H, Q, E), k (B, H, N, E) and v (B, H, N, D) → (B, H, Q, D). The scores are q·k/√D also where a scheme made
-    queries and keys wider than D. bias: added to the scores, (H, Q, N) or (B, H, Q, N). mask: True where a query may
-    look, broadcastable likewise and already causal; None means causal alone.
+    q (B, H, Q, E), k (B, H, N, E) and v (B, H, N, D) → (B, H, Q, D). The scores are q·k/(t√D), t the temperature,
+    also where a scheme made queries and keys wider than D. bias: added to the scores and never divided, (H, Q, N) or
+    (B, H, Q, N). mask: True where a query may look, broadcastable likewise and already causal; None means causal alone.
     """
     width, extra, later = v.shape[-1], q.shape[-1] - v.shape[-1], k.shape[-2] - q.shape[-2]
     if extra:  # the fast kernels want one width, and zeros cost less than the slow kernel does
@@ -69,7 +69,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | 
             mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril(later)
         mask = bias.to(q.dtype).masked_fill(~mask, float("-inf"))
         mask = mask.reshape(-1, *mask.shape[-3:])  # with three dimensions the kernel would be the slow one
-    x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=width**-0.5)
+    scale = width**-0.5 / temperature
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
     return x[..., :width]
 
 
@@ -81,8 +82,9 @@ def attend_in_chunks(q, k, v, position: Position, where, mask: Tensor | None, ro
         queries, keys, values = q[..., first:last, :], k[..., :last, :], v[..., :last, :]
         bias = position.bias(queries, keys, where, first)
         if bias is None:  # nothing large is ever made
-            return attend(q, k, v, None, mask)
-        chunks.append(attend(queries, keys, values, bias, None if mask is None else mask[..., first:last, :last]))
+            return attend(q, k, v, None, mask, position.temperature)
+        visible = None if mask is None else mask[..., first:last, :last]
+        chunks.append(attend(queries, keys, values, bias, visible, position.temperature))
     return torch.cat(chunks, dim=-2)
 
 

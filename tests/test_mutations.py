@@ -148,7 +148,7 @@ class IdleParameter(RoPE):
 
     def __init__(self, *given):
         super().__init__(*given)
-        self.temperature = torch.nn.Parameter(torch.ones(()))
+        self.idle = torch.nn.Parameter(torch.ones(()))
 
 
 class ByPositionParity(Sinusoidal):
@@ -215,7 +215,7 @@ def test_the_precision_law_sees_autocast_left_on(monkeypatch):
 
 
 def mutate_attention(monkeypatch, change):
-    """Let `change(q, k, v, bias, mask)` stand before the real attention."""
+    """Let `change(q, k, v, bias, mask, temperature)` stand before the real attention."""
     real = models.gpt.attend
     monkeypatch.setattr(models.gpt, "attend", lambda *given: real(*change(*given)))
 
@@ -231,8 +231,8 @@ def test_the_value_law_sees_rotated_values(monkeypatch):
 
 
 def test_the_causal_laws_see_a_look_ahead(monkeypatch):
-    def unmasked(q, k, v, bias, mask):
-        return q, k, v, bias, torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool)
+    def unmasked(q, k, v, bias, mask, temperature):
+        return q, k, v, bias, torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool), temperature
 
     mutate_attention(monkeypatch, unmasked)
     for law in ("causal", "prefix_consistent"):
@@ -244,7 +244,7 @@ def test_the_layer_law_sees_a_scheme_at_work_in_the_first_layer_only(monkeypatch
     forward = models.gpt.GPT.hidden
 
     def first_layer_only(self, *given):
-        silent = SimpleNamespace(rotate=lambda q, k, where: (q, k), bias=lambda q, k, where: None)
+        silent = SimpleNamespace(rotate=lambda q, k, where: (q, k), bias=lambda q, k, where: None, temperature=1.0)
         hooks = [
             block.attention.register_forward_pre_hook(lambda module, given: (given[0], silent, *given[2:]))
             for block in self.blocks[1:]

@@ -82,6 +82,11 @@ class Position(nn.Module):
             )
 
     @property
+    def temperature(self) -> float:
+        """What the scores q·k/√D are divided by before any bias is added, as the extension says."""
+        return self.extension.temperature
+
+    @property
     def learning_rates(self) -> dict[str, float]:
         """Learned parameters, by name, whose learning rate is a multiple of the model's."""
         return {}
@@ -125,6 +130,10 @@ class Layer:
 
     def __init__(self, doors: "Position | Layer", index: int):
         self.doors, self.index = doors, index
+
+    @property
+    def temperature(self) -> float:
+        return self.doors.temperature
 
     def rotate(self, q: Tensor, k: Tensor, where: Any) -> tuple[Tensor, Tensor]:
         return self.doors.rotate(q, k, where[self.index])

@@ -24,6 +24,7 @@ class Extension:
             return self.name
 
     changes: ClassVar[str | None] = None  # the factor of the phase this extension changes, or None
+    temperature: float = 1.0  # t of the scores q·k/(t√D), of all channels and beside any bias
 
     def __init__(self, knobs: Settings, window: int):
         """Bind the extension to the original window, in tokens."""
