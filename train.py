@@ -225,6 +225,7 @@ def _fit(config: Config, folder: RunFolder, run):
     import torch
     from lightning.pytorch.loggers import WandbLogger
 
+    from data.retrieval import mixed
     from data.windows import Batches, Windows, fixed_windows
     from models.checkpoints import AtomicCheckpointIO, Checkpoints, latest, load_checkpoint
     from models.language_model import LanguageModel
@@ -248,6 +249,7 @@ def _fit(config: Config, folder: RunFolder, run):
     accumulate, ranks = config.trainer.accumulate, config.trainer.devices
     rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
     windows = Windows(corpus.split("train").tokens, config.window, config.batch // accumulate, config.seed)
+    windows = mixed(windows, corpus, config.data.retrieval, config.window, config.seed)
     batches = Batches(windows, config.steps * accumulate, rank, ranks)
     held_out = fixed_windows(corpus.split("validation").tokens, config.window, config.validation_windows)
 

@@ -42,6 +42,21 @@ class Tokenizer(Settings):
         return self
 
 
+class Retrieval(Settings):
+    """Which share of the training sequences are retrieval sequences (data/retrieval.py), and of what kind."""
+
+    fraction: float = Field(0.0, ge=0, le=1)
+    template: Literal["compact", "passkey"] = "compact"
+    digits: int = Field(5, ge=2, le=18)  # of a key
+    keys: int = Field(1, ge=1, le=26)  # in a sequence; one of them is asked for, by its label
+
+    @model_validator(mode="after")
+    def _labelled(self):
+        if self.template == "passkey" and self.keys > 1:
+            raise ValueError(f"retrieval.keys={self.keys} needs template=compact: the passkey template has no labels")
+        return self
+
+
 class Source(Settings):
     """What every source of documents has."""
 
@@ -49,6 +64,8 @@ class Source(Settings):
     name: str
     # Whether attention and positions start afresh at each document inside a window; the model carries it out.
     isolate_documents: bool = False
+    # Keys to find, mixed into training; held-out text is never changed.
+    retrieval: Retrieval = Retrieval()
 
     @field_validator("name")
     @classmethod

@@ -33,7 +33,8 @@ def identity(settings: Sotu | Files | Hub) -> dict:
     if isinstance(settings, Files):
         files = {split: [_sha256(path) for path in paths] for split, paths in _files(settings).items()}
         return {"files": files, "column": settings.column}
-    return settings.model_dump(include=set(Hub.model_fields) - {"name", "tokenizer", "isolate_documents", "streaming"})
+    apart = {"name", "tokenizer", "isolate_documents", "retrieval", "streaming"}
+    return settings.model_dump(include=set(Hub.model_fields) - apart)
 
 
 def texts(settings: Sotu | Files | Hub) -> Iterator[tuple[str, str]]:
