@@ -7,8 +7,6 @@ many targets; sums are kept by document, the unit of every interval. Results go 
 perplexity/, and are read from there when the same is asked again.
 """
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +15,7 @@ import numpy as np
 
 from conf.base import BadInput, Count, Counts, Settings
 from conf.compose import command_line
-from conf.run_folder import write_json
+from experiments.readings import bar, kept, request, tracked_reading
 
 if TYPE_CHECKING:
     from data.token_files import Documents
@@ -73,53 +71,24 @@ def measure_checkpoint(checkpoint: Path, extend: dict | None, how: Measurement, 
         {"checkpoint", "step", "position", "extend", "rows": [...]}, a row per context length with perplexity, nll,
         tokens, bits_per_byte, token_set, and sums by document: document, document_nll, document_tokens.
     """
-    from data.corpus import prepare
     from experiments.protocols import measure
-    from train import load_model
 
-    content = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    question = json.dumps([content, extend, how.model_dump(mode="json")], sort_keys=True)
-    digest = hashlib.sha256(question.encode()).hexdigest()[:10]
-    model, config, record = load_model(checkpoint, extend)
-    place = (
-        checkpoint.parent.parent
-        / "perplexity"
-        / f"{checkpoint.stem}-{config.extend.label}-{how.protocol}-{digest}.json"
-    )
-    if place.exists():
-        return json.loads(place.read_text())
+    def measured(model, config, corpus, where: dict) -> dict:
+        segments = cut(corpus.split(how.split), max(how.contexts) + 1, how.segments)
+        rows = measure(
+            model,
+            segments.tokens,
+            how.contexts,
+            how.protocol,
+            how.stride,
+            bytes_per_token=corpus.bytes_per_token,
+            batch_tokens=how.batch_tokens,
+            progress=progress,
+            **where,
+        )
+        return {"split": how.split, "rows": [_by_document(asdict(row), segments.owners) for row in rows]}
 
-    corpus = prepare(config.data, Path(cache), progress=False)
-    if corpus.fingerprint != record["corpus"]:
-        raise BadInput(f"data={config.data.name} has changed since checkpoint={checkpoint} was trained on it")
-    segments = cut(corpus.split(how.split), max(how.contexts) + 1, how.segments)
-    device, precision = _device()
-    measured = measure(
-        model,
-        segments.tokens,
-        how.contexts,
-        how.protocol,
-        how.stride,
-        bytes_per_token=corpus.bytes_per_token,
-        batch_tokens=how.batch_tokens,
-        device=device,
-        precision=precision,
-        progress=progress,
-    )
-    result = {
-        "checkpoint": str(checkpoint),
-        "run": config.name,
-        "step": record["step"],
-        "position": config.position.name,
-        "extend": config.extend.model_dump(mode="json"),
-        "label": config.extend.label,
-        "original_window": config.original_window,
-        "split": how.split,
-        "rows": [_by_document(asdict(each), segments.owners) for each in measured],
-    }
-    place.parent.mkdir(exist_ok=True)
-    write_json(place, result)
-    return result
+    return kept("perplexity", checkpoint, extend, how, how.protocol, cache, measured)[0]
 
 
 def _by_document(row: dict, owners: list[int]) -> dict:
@@ -131,26 +100,6 @@ def _by_document(row: dict, owners: list[int]) -> dict:
         both[1] += tokens
     documents = {"documents": list(sums), "document_nll": [s[0] for s in sums.values()]}
     return row | documents | {"document_tokens": [s[1] for s in sums.values()]}
-
-
-def _device() -> tuple[str, str]:
-    import torch
-
-    return ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
-
-
-def find_checkpoint(path: Path) -> Path:
-    """A checkpoint file, or the last one of a run folder."""
-    from models.checkpoints import numbered
-
-    if path.is_dir():
-        found = numbered(path / "checkpoints")
-        if not found:
-            raise BadInput(f"checkpoint={path} is a folder without checkpoints/step-*.ckpt")
-        return found[-1]
-    if not path.is_file():
-        raise BadInput(f"checkpoint={path}: there is no such file or run folder")
-    return path
 
 
 def table(rows: list[dict]) -> str:
@@ -165,52 +114,27 @@ def table(rows: list[dict]) -> str:
 
 
 def _main(values: dict, overrides: list[str]) -> None:
-    from conf.schema import Logger, validate
-    from train import read_record
+    from conf.schema import validate
 
-    for key in ("checkpoint", "cache", "runs"):
-        if not isinstance(values[key], str):
-            raise BadInput(f"{key}={values[key]} must be a path")
-    checkpoint = find_checkpoint(Path(values.pop("checkpoint")))
-    logger = validate(Logger, values.pop("logger"))
-    extend, cache, runs = values.pop("extend", None), values.pop("cache"), values.pop("runs")
-    trained = read_record(checkpoint)["config"]
-    values["contexts"] = values["contexts"] or list(default_contexts(trained["original_window"]))
+    asked = request(values)
+    values["contexts"] = values["contexts"] or list(default_contexts(asked.trained.original_window))
     if values["stride"] is None:
         values["stride"] = max(1, min(values["contexts"]) // 2)
     how = validate(Measurement, values)
-
-    from tqdm import tqdm
-
-    with tqdm(desc=checkpoint.parent.parent.name, unit="tok", unit_scale=True) as bar:
-
-        def progress(read: int, total: int) -> None:
-            bar.total = total
-            bar.update(read - bar.n)
-
-        result = measure_checkpoint(checkpoint, extend, how, cache, progress)
+    with bar(asked.trained.name) as progress:
+        result = measure_checkpoint(asked.checkpoint, asked.extend, how, asked.cache, progress)
     print(f"{result['run']} at step {result['step']}, read with extend={result['label']}, {how.protocol}, {how.split}:")
     print(table(result["rows"]))
-    if logger.name == "wandb":
-        _to_wandb(logger, Path(runs), trained, result, how)
-
-
-def _to_wandb(logger, runs: Path, trained: dict, result: dict, how: Measurement) -> None:
-    from conf.tracking import tracked
-
-    name = f"{result['run']}-read-{result['label']}-{how.protocol}"
-    settings = {"trained": trained, "extend": result["extend"], "measurement": how.model_dump(mode="json")}
-    tags = [result["position"], result["label"], how.protocol]
-    identity = {"name": name, "group": trained["group"], "job_type": "eval", "tags": tags, "config": settings}
-    with tracked(logger, runs, **identity) as run:
-        for row in result["rows"]:
-            run.log(
-                {
-                    "context/length": row["context"],
-                    "context/perplexity": row["perplexity"],
-                    "context/nll": row["nll"] / row["tokens"],
-                }
-            )
+    if asked.logger.name == "wandb":
+        with tracked_reading(asked, result, how.protocol, how) as run:
+            for row in result["rows"]:
+                run.log(
+                    {
+                        "context/length": row["context"],
+                        "context/perplexity": row["perplexity"],
+                        "context/nll": row["nll"] / row["tokens"],
+                    }
+                )
 
 
 def main() -> None:

@@ -97,7 +97,8 @@ class TokenLosses:
     """The loss of every target at one context length; what "loss by position" is made of.
 
     documents (D,): where the measured documents stand in the list given; positions (N,): where the targets stand in
-    each; seen (N,): tokens of context each was predicted from; tokens (D, N): their ids; nll (D, N): float32 nats.
+    each; seen (N,): tokens of context each was predicted from; tokens (D, N): their ids; nll (D, N): float32 nats;
+    top (D, N): whether the model held the target likeliest, so that greedy decoding would have said it.
     """
 
     protocol: str
@@ -109,6 +110,7 @@ class TokenLosses:
     seen: np.ndarray
     tokens: np.ndarray
     nll: np.ndarray
+    top: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -219,15 +221,16 @@ def token_losses(
     read, results = 0, []
     for context, layout in zip(contexts, layouts, strict=True):
         nll = np.full(tokens.shape, np.nan, dtype=np.float32)  # (D, R + 1), by position in the document
+        top = np.zeros(tokens.shape, dtype=bool)
         for batch in _batches(layout, len(tokens), batch_tokens):
             with _evaluating(model):
-                _score(model, tokens, batch, nll, head_tokens, device, precision)
+                _score(model, tokens, batch, nll, top, head_tokens, device, precision)
             read += sum(window.length for _, window in batch)
             if progress is not None:
                 progress(read, total)
         positions = np.concatenate([window.targets for window in layout])  # (N,)
         seen = np.concatenate([window.targets - window.start for window in layout])  # (N,)
-        scored = tokens[:, positions], nll[:, positions]  # (D, N) twice
+        scored = tokens[:, positions], nll[:, positions], top[:, positions]  # (D, N) each
         results.append(TokenLosses(protocol, context, stride, region, chosen, positions, seen, *scored))
     return results
 
@@ -266,8 +269,8 @@ def _batches(layout: list[Window], documents: int, batch_tokens: int) -> Iterato
 
 
 @torch.inference_mode()
-def _score(model, tokens, batch, nll, head_tokens, device, precision) -> None:
-    """Fill the losses of one batch of windows into nll (D, R + 1)."""
+def _score(model, tokens, batch, nll, top, head_tokens, device, precision) -> None:
+    """Fill the losses of one batch of windows into nll (D, R + 1), and what was likeliest into top, likewise."""
     rows, layout = zip(*batch, strict=True)
     inputs = np.stack([tokens[row, window.start : window.stop] for row, window in batch])  # (B, T)
     item = np.repeat(np.arange(len(batch)), [len(window.targets) for window in layout])  # window of each target
@@ -278,11 +281,13 @@ def _score(model, tokens, batch, nll, head_tokens, device, precision) -> None:
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         hidden = model.hidden(torch.from_numpy(inputs).to(device))  # (B, T, C)
     losses = torch.empty(len(labels), device=device)  # whole from the start: pieces would fragment the heap
+    likeliest = torch.empty(len(labels), dtype=torch.bool, device=device)
     for start in range(0, len(labels), head_tokens):
         part = slice(start, start + head_tokens)
         logits = model.logits(hidden[item[part], state[part]]).float()  # (head_tokens, V)
         losses[part] = F.cross_entropy(logits, labels[part], reduction="none")
-    nll[row, target] = losses.cpu().numpy()
+        likeliest[part] = logits.argmax(dim=-1) == labels[part]
+    nll[row, target], top[row, target] = losses.cpu().numpy(), likeliest.cpu().numpy()
 
 
 @contextmanager

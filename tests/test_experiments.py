@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from conf.base import BadInput
-from experiments.perplexity import Measurement, cut, default_contexts, find_checkpoint, measure_checkpoint
+from experiments.perplexity import Measurement, cut, default_contexts, measure_checkpoint
+from experiments.readings import find_checkpoint
 from experiments.statistics import paired_ratio
 from tests.runs import CACHE, command, finish, tiny
 from train import compose, train

@@ -1,0 +1,151 @@
+"""A reading: something measured of a checkpoint, as trained or with an extension, kept beside its run and read back.
+
+What every program shares that measures one checkpoint: how it is asked for, where its result is kept, how far it is,
+and its W&B run.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conf.base import BadInput, Settings
+from conf.run_folder import write_json
+
+if TYPE_CHECKING:
+    from conf.schema import Config, Logger
+
+Progress = Callable[[int, int], None]  # tokens read, tokens to read
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which checkpoint is to be read, with which extension (None as trained), and where things are."""
+
+    checkpoint: Path
+    extend: dict | None
+    cache: str
+    runs: str
+    logger: "Logger"
+    trained: "Config"  # what the checkpoint was trained with
+
+
+def request(values: dict) -> Request:
+    """Take from composed values what every reading is told; what is left says how to measure.
+
+    Raises:
+        BadInput: a path that is none, or no checkpoint there.
+    """
+    from conf.schema import Config, Logger, validate
+    from train import read_record
+
+    for key in ("checkpoint", "cache", "runs"):
+        if not isinstance(values[key], str):
+            raise BadInput(f"{key}={values[key]} must be a path")
+    checkpoint = find_checkpoint(Path(values.pop("checkpoint")))
+    extend, cache, runs = values.pop("extend", None), values.pop("cache"), values.pop("runs")
+    logger = validate(Logger, values.pop("logger"))
+    return Request(checkpoint, extend, cache, runs, logger, validate(Config, read_record(checkpoint)["config"]))
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A checkpoint file, or the last one of a run folder."""
+    from models.checkpoints import numbered
+
+    if path.is_dir():
+        found = numbered(path / "checkpoints")
+        if not found:
+            raise BadInput(f"checkpoint={path} is a folder without checkpoints/step-*.ckpt")
+        return found[-1]
+    if not path.is_file():
+        raise BadInput(f"checkpoint={path}: there is no such file or run folder")
+    return path
+
+
+def kept(
+    kind: str, checkpoint: Path, extend: dict | None, how: Settings, label: str, cache: str, measure: Callable
+) -> tuple[dict, Path]:
+    """A reading and its file, <run>/<kind>/<checkpoint>-<extension>-<label>-<digest>.json; measured only once.
+
+    Args:
+        extend: plain settings of an extension, or None for the one it was trained with.
+        how: everything the measurement depends on beside checkpoint and extension; label: it in a word.
+        measure: (model, config it is read with, corpus, {device, precision}) → plain values.
+
+    Returns:
+        {"checkpoint", "run", "step", "position", "extend", "label", "original_window", **measured}.
+
+    Raises:
+        BadInput: the corpus is not the one the checkpoint was trained on.
+    """
+    from data.corpus import prepare
+    from train import load_model
+
+    content = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    question = json.dumps([content, extend, how.model_dump(mode="json")], sort_keys=True)
+    digest = hashlib.sha256(question.encode()).hexdigest()[:10]
+    model, config, record = load_model(checkpoint, extend)
+    place = checkpoint.parent.parent / kind / f"{checkpoint.stem}-{config.extend.label}-{label}-{digest}.json"
+    if place.exists():
+        return json.loads(place.read_text()), place
+
+    corpus = prepare(config.data, Path(cache), progress=False)
+    if corpus.fingerprint != record["corpus"]:
+        raise BadInput(f"data={config.data.name} has changed since checkpoint={checkpoint} was trained on it")
+    result = {
+        "checkpoint": str(checkpoint),
+        "run": config.name,
+        "step": record["step"],
+        "position": config.position.name,
+        "extend": config.extend.model_dump(mode="json"),
+        "label": config.extend.label,
+        "original_window": config.original_window,
+        **measure(model, config, corpus, _where()),
+    }
+    place.parent.mkdir(exist_ok=True)
+    write_json(place, result)
+    return result, place
+
+
+def _where() -> dict:
+    """Where a model is read, and in which precision its blocks."""
+    import torch
+
+    device, precision = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
+    return {"device": device, "precision": precision}
+
+
+@contextmanager
+def bar(name: str) -> Iterator[Progress]:
+    """A progress bar over tokens."""
+    from tqdm import tqdm
+
+    with tqdm(desc=name, unit="tok", unit_scale=True) as shown:
+
+        def progress(read: int, total: int) -> None:
+            shown.total = total
+            shown.update(read - shown.n)
+
+        yield progress
+
+
+def tracked_reading(asked: Request, result: dict, kind: str, how: Settings):
+    """The W&B run of a reading, whose curves have context/length as their x axis."""
+    from conf.tracking import tracked
+
+    return tracked(
+        asked.logger,
+        Path(asked.runs),
+        name=f"{result['run']}-read-{result['label']}-{kind}",
+        group=asked.trained.group,
+        job_type="eval",
+        tags=[result["position"], result["label"], kind],
+        config={
+            "trained": asked.trained.model_dump(mode="json"),
+            "extend": result["extend"],
+            "measurement": how.model_dump(mode="json"),
+        },
+    )
