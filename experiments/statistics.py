@@ -71,4 +71,4 @@ def wilson(successes: int, trials: int) -> Estimate:
     middle = share + spread / 2
     half = (spread * (share * (1 - share) + spread / 4)) ** 0.5
     low, high = ((middle + sign * half) / (1 + spread) for sign in (-1, 1))
-    return Estimate(share, max(0.0, low), min(1.0, high))  # rounding may lead an ulp out of the range
+    return Estimate(share, max(0.0, low), min(1.0, high))  # rounding may lead out of the range

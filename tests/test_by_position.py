@@ -1,0 +1,140 @@
+"""Loss by position: bins that share out the window, means that a plain loop gives, a gate that knows what it asks."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from conf.base import BadInput
+from experiments.by_position import ByPosition, bins, by_position, measure_by_position
+from experiments.protocols import token_losses
+from experiments.statistics import mean, mean_difference, wilson
+from tests.runs import CACHE, command, finish, tiny
+from train import compose, train
+
+VOCABULARY = 8
+
+
+class Knowing(nn.Module):
+    """A model of known loss: at state t, having seen t + 1 tokens, every next token costs nats(t + 1) on average.
+
+    It gives the next token of the repeated sequence 1, 2, … 7, 1, … the probability exp(-nats(seen)).
+    """
+
+    def __init__(self, nats):
+        super().__init__()
+        self.nats, self.anchor = nats, nn.Parameter(torch.zeros(1))
+
+    def hidden(self, tokens):
+        right = torch.tensor([math.exp(-self.nats(t + 1)) for t in range(tokens.shape[1])])
+        follows = tokens % (VOCABULARY - 1) + 1
+        logits = ((1 - right) / (VOCABULARY - 1)).log()[None, :, None].expand(*tokens.shape, VOCABULARY).clone()
+        return logits.scatter(2, follows[..., None], right.log()[None, :, None].expand(*tokens.shape, 1))
+
+    def logits(self, hidden):
+        return hidden
+
+
+def segments(count, length):
+    return [(np.arange(length + 1) + start) % (VOCABULARY - 1) + 1 for start in range(count)]
+
+
+@pytest.mark.parametrize("context", [4, 5, 7, 48, 64, 100])
+def test_bins_share_out_the_window_and_halve_it(context):
+    parts = bins(context)
+    assert [seen for low, high in parts for seen in range(low, high + 1)] == list(range(1, context + 1))
+    assert parts[-1] == (context // 2 + 1, context)
+    assert parts[-3] == (context // 8 + 1, context // 4)
+    with pytest.raises(BadInput, match="context=3"):
+        bins(3)
+
+
+def test_means_by_bin_and_document_equal_a_plain_loop():
+    random = np.random.default_rng(0)
+    texts, owners = [random.integers(0, VOCABULARY, 13) for _ in range(6)], [4, 4, 7, 7, 7, 9]
+    table = torch.nn.Embedding(VOCABULARY, VOCABULARY)
+
+    class Bigram(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = table
+
+        def hidden(self, tokens):
+            return self.table(tokens).cumsum(1)  # so that position matters
+
+        def logits(self, hidden):
+            return hidden
+
+    (losses,) = token_losses(Bigram(), texts, [12], "windows")
+    sums = by_position(losses, owners)
+    assert sums.bins == [(1, 1), (2, 3), (4, 6), (7, 12)]
+    expected = np.zeros((3, 4))
+    for text, owner in zip(texts, owners, strict=True):
+        for target in range(1, 13):
+            logits = table.weight[torch.tensor(text[:target])].sum(0)
+            place = next(i for i, (low, high) in enumerate(sums.bins) if low <= target <= high)
+            expected[[4, 7, 9].index(owner), place] -= logits.log_softmax(-1)[text[target]].item()
+    np.testing.assert_allclose(sums.nll, expected, rtol=1e-5)
+    np.testing.assert_array_equal(sums.targets, np.outer([2, 3, 1], [1, 2, 3, 6]))
+    assert sums.interval(2).value == pytest.approx(expected[:, 2].sum() / 18)
+
+
+@pytest.mark.parametrize(("reach", "used"), [(2, False), (4, False), (12, True), (64, True)])
+def test_the_gate_opens_for_a_model_that_reads_far(reach, used):
+    """Loss falls with context up to `reach` tokens; the gate of a window of 32 compares 17-32 with 5-8."""
+    model = Knowing(lambda seen: 1.5 - 0.5 * min(seen, reach) / 64)
+    (losses,) = token_losses(model, segments(20, 32), [32], "windows")
+    noise = np.random.default_rng(1).normal(0, 0.002, losses.nll.shape).astype(np.float32)
+    sums = by_position(losses.__class__(**{**losses.__dict__, "nll": losses.nll + noise}), list(range(20)))
+    late, early = (
+        np.mean([1.5 - 0.5 * min(seen, reach) / 64 for seen in part]) for part in (range(17, 33), range(5, 9))
+    )
+    gate = sums.gate()
+    assert gate.value == pytest.approx(late - early, abs=0.001)
+    assert (gate.high < 0) == used
+
+
+def test_a_difference_is_paired_by_document():
+    """Documents differ by a nat, the two parts of each by a hundredth: paired, the interval excludes zero."""
+    random = np.random.default_rng(0)
+    counts = random.integers(50, 150, 40)
+    hard = random.normal(3, 1, 40)
+    ours, theirs = ((hard - 0.01 + random.normal(0, 0.001, 40)) * counts, counts), (hard * counts, counts)
+    gap = mean_difference(ours, theirs)
+    assert gap.low < -0.01 < gap.high < 0
+    apart = mean(ours[0], counts)
+    assert apart.high - apart.low > 10 * (gap.high - gap.low)
+    swapped = mean_difference(ours, (theirs[0][::-1], counts[::-1]))
+    assert swapped.low < 0 < swapped.high
+
+
+def test_intervals_of_shares_are_wilsons():
+    """The textbook's value, the closed ends, and the definition: the ends are the shares that a z test just allows."""
+    assert (wilson(0, 10).low, wilson(10, 10).high) == pytest.approx((0, 1))
+    assert wilson(0, 10).high == pytest.approx(0.27753, abs=1e-5)
+    for successes, trials in ((1, 50), (25, 50), (49, 50), (3, 7)):
+        share = wilson(successes, trials)
+        for end in (share.low, share.high):
+            assert abs(share.value - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / trials), rel=1e-5)
+
+
+def test_the_command_measures_draws_keeps_and_reads_back(tmp_path):
+    words = tiny(tmp_path, "name=base", "steps=2")
+    folder = train(compose(words)).folder
+    asked = [f"checkpoint={folder}", f"cache={CACHE}", f"runs={tmp_path}", "segments=40", "logger=none"]
+    status, out, err = finish(command(*asked, module="experiments.by_position"))
+    assert status == 0, err
+    assert "17-32" in out and "32 tokens of context against 5-8" in out
+    (place,) = (folder / "by_position").glob("*.json")
+    result = json.loads(place.read_text())
+    assert result["context"] == 32 and sum(row["targets"] for row in result["rows"]) == 40 * 32
+    assert place.with_suffix(".png").stat().st_size > 5000 and place.with_suffix(".svg").is_file()
+    place.write_text(json.dumps(result | {"step": 77}))
+    how, checkpoint = ByPosition(context=32, segments=40), folder / "checkpoints" / "step-00000002.ckpt"
+    assert measure_by_position(checkpoint, None, how, str(CACHE))[0]["step"] == 77
+    longer = how.model_copy(update={"context": 64})
+    result, _ = measure_by_position(checkpoint, {"name": "interpolate", "factor": 2.0}, longer, str(CACHE))
+    assert (result["rows"][-1]["low"], result["rows"][-1]["high"], result["label"]) == (33, 64, "interpolate2")
