@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 
 demo: .venv/ready
 	$(PY) -m experiments.extend experiment=demo
@@ -10,6 +10,10 @@ demo: .venv/ready
 # One thread: the models of the tests are too small to share.
 test: .venv/ready-dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest
+
+# Wants the machine to itself.
+bench: .venv/ready-dev
+	$(PY) -m experiments.benchmark
 
 lint: .venv/ready-dev
 	$(PY) -m ruff check .

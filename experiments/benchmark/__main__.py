@@ -1,0 +1,132 @@
+"""The benchmark's command line: what is asked, the sections in turn, and what is kept of them.
+
+    python -m experiments.benchmark sections=[step] models=[nano,micro] windows=[256,1024]
+
+Each section leaves <section>.json and <section>.txt in the folder as soon as it is done, both with the device, the
+versions and the command, so that sections may come from several runs.
+"""
+
+import shlex
+import sys
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from conf.base import Count, Counts, Settings
+from conf.compose import FOLDER, command_line
+from conf.run_folder import environment, write_json
+from data.settings import DataSettings
+
+if TYPE_CHECKING:
+    from experiments.benchmark.workbench import Workbench
+
+SECTIONS = ("ceiling", "step", "schemes", "evaluation")
+PEER_PACKAGES = ("transformers", "x-transformers")
+
+
+def choices(group: str) -> list[str]:
+    """What a group of the configuration offers."""
+    return sorted(path.stem for path in (FOLDER / group).glob("*.yaml"))
+
+
+def _tuple(value):
+    return tuple(value) if isinstance(value, list) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_tuple), Field(min_length=1)]
+
+
+class Benchmark(Settings):
+    """What is measured, as in conf/benchmark.yaml."""
+
+    sections: Annotated[tuple[Literal[SECTIONS], ...], BeforeValidator(_tuple), Field(min_length=1)]
+    models: Names
+    windows: Annotated[Counts, Field(min_length=1)]
+    schemes: Names
+    contexts: Annotated[Counts, Field(min_length=1)]
+    readers: Names
+    bounded: Count
+    tokens: Count | None
+    repeats: Count
+    seconds: float = Field(gt=0)
+    budget: float = Field(gt=0)
+    folder: str | None
+    cache: str
+    data: DataSettings
+
+    @model_validator(mode="after")
+    def _known(self):
+        for key, group in (("models", "model"), ("schemes", "position"), ("readers", "position")):
+            allowed = choices(group)
+            if unknown := [name for name in getattr(self, key) if name not in allowed]:
+                raise ValueError(f"{key}: {', '.join(unknown)} is not known; allowed: {', '.join(allowed)}")
+        return self
+
+
+def run_sections(settings: Benchmark, overrides: list[str]) -> Path:
+    """Run every section asked for, print its table, and keep it; returns the folder."""
+    from experiments.benchmark.workbench import Workbench
+
+    bench = Workbench.set_up(settings)
+    folder = Path(settings.folder or f"runs/benchmark/{bench.label}")
+    folder.mkdir(parents=True, exist_ok=True)
+    about = _about(bench, overrides)
+    print(heading(about), flush=True)
+    for name in settings.sections:
+        section = import_module(f"experiments.benchmark.{name}")
+        rows = section.run(bench)
+        printed = section.table(rows)
+        write_json(folder / f"{name}.json", {**about, "settings": settings.model_dump(mode="json"), "rows": rows})
+        (folder / f"{name}.txt").write_text(f"{heading(about)}\n\n{printed}\n")
+        print(f"\n{name}\n{printed}", flush=True)
+    print(f"\nTables and numbers: {folder}/")
+    return folder
+
+
+def _about(bench: "Workbench", overrides: list[str]) -> dict:
+    """Device, versions, command: what one needs to run it again, and to judge it."""
+    import torch
+
+    about = environment(overrides)
+    for package in PEER_PACKAGES:
+        try:
+            about["versions"][package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            about["versions"][package] = None
+    return {
+        **about,
+        "command": shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]]),
+        "device": bench.name,
+        "threads": torch.get_num_threads(),
+        "precision": bench.precision,
+        "matmul_flops_per_second": bench.ceiling,
+    }
+
+
+def heading(about: dict) -> str:
+    """The circumstances of a table, above it."""
+    versions = ", ".join(f"{name} {about['versions'][name]}" for name in ("torch", "lightning", *PEER_PACKAGES))
+    return (
+        f"{about['command']}\n{about['device']}, {about['threads']} threads, {about['precision']}, "
+        f"{about['matmul_flops_per_second'] / 1e9:,.0f} GFLOP/s in a matrix multiplication; {versions}; "
+        f"commit {(about['commit'] or 'unknown')[:9]}{' with changes' if about['changed'] else ''}\n"
+        "Medians of alternating rounds; ratios are paired by round, in brackets their quartiles."
+    )
+
+
+def _main(values: dict, overrides: list[str]) -> None:
+    from conf.schema import validate
+
+    values["schemes"] = values["schemes"] or choices("position")
+    run_sections(validate(Benchmark, values), overrides)
+
+
+def main() -> None:
+    """The command line."""
+    command_line("benchmark", _main)
+
+
+if __name__ == "__main__":
+    main()

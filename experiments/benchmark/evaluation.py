@@ -1,0 +1,107 @@
+"""Reading long texts: the perplexity protocols against a plain forward pass, and the memory of the bias schemes.
+
+A plain forward makes the logits of every token at once, under inference mode and without a compiler, as the protocols
+run; Llama's is the same from transformers. Then every scheme that is a bias reads one long text, whose dense bias of
+H·T·T float32 numbers is what is never held.
+"""
+
+from dataclasses import asdict
+
+from conf.schema import Config
+from experiments.benchmark.peers import PEERS
+from experiments.benchmark.timing import Run, looped, ratio, shown
+from experiments.benchmark.workbench import Workbench
+from experiments.protocols import measure
+from experiments.schemes import doors
+from models.positions import SCHEMES
+
+PLAIN, LLAMA = "plain forward", "transformers Llama"
+PROTOCOLS = ("fixed_targets", "windows")  # the head on few targets, and on all; sliding is the latter, overlapping
+TRAINED = 256  # tokens of the window the model is taken to be trained at, and targets of fixed_targets
+
+
+def run(bench: Workbench) -> list[dict]:
+    """Rows of kind "speed", a reading per model, context, scheme and protocol, and of kind "bounded"."""
+    rows = []
+    for model in bench.settings.models:
+        for context in bench.settings.contexts:
+            rows += _speed(bench, model, context)
+        rows += _bounded(bench, model, bench.settings.bounded)
+    return rows
+
+
+def _speed(bench: Workbench, model: str, context: int) -> list[dict]:
+    builders, texts = {}, bench.sequences(context)
+    for scheme in bench.settings.readers:
+        config = bench.config(model, scheme, TRAINED)
+        builders[scheme, PLAIN] = lambda config=config: plain(bench, config, context)
+        for protocol in PROTOCOLS:
+            builders[scheme, protocol] = lambda config=config, p=protocol: measured(bench, config, context, p, texts)
+    builders[LLAMA, PLAIN] = lambda: llama(bench, bench.config(model, "rope", TRAINED), context)
+    outcomes = bench.compare(f"evaluation {model} {context}", builders, warm=1)
+    rows = []
+    for (scheme, protocol), outcome in outcomes.items():
+        row = {"kind": "speed", "model": model, "context": context, "texts": texts, "scheme": scheme}
+        row |= {"protocol": protocol} | asdict(outcome)
+        if outcome.failure is None:
+            row["tokens_per_second"] = asdict(outcome.rate(texts * context))
+            if outcomes[scheme, PLAIN].failure is None:
+                row["speed_over_plain"] = asdict(ratio(outcomes[scheme, PLAIN], outcome))
+        rows.append(row)
+    return rows
+
+
+def plain(bench: Workbench, config: Config, context: int) -> Run:
+    gpt = bench.module(config).gpt
+    return bench.read(gpt, gpt, bench.tokens(bench.sequences(context), context))
+
+
+def llama(bench: Workbench, config: Config, context: int) -> Run:
+    model, logits = PEERS[LLAMA](config.model, bench.vocabulary, context)
+    return bench.read(model.to(bench.device), logits, bench.tokens(bench.sequences(context), context))
+
+
+def measured(bench: Workbench, config: Config, context: int, protocol: str, texts: int) -> Run:
+    """The protocol on so many texts of context + 1 tokens, all in one forward pass."""
+    gpt, documents = bench.module(config).gpt, list(bench.tokens(texts, context + 1).cpu())
+    precision = "bfloat16" if bench.device.type == "cuda" else "float32"
+    options = {"batch_tokens": context * texts, "device": bench.device, "precision": precision}
+    stride = min(TRAINED, context)
+    return looped(lambda: measure(gpt, documents, [context], protocol, stride, **options), bench.device)
+
+
+def _bounded(bench: Workbench, model: str, context: int) -> list[dict]:
+    """Peak bytes of reading one text by each bias scheme, once and untimed, beside the dense bias of that text."""
+    configs = {
+        scheme: bench.config(model, scheme, TRAINED)
+        for scheme in bench.settings.schemes
+        if "bias" in doors(SCHEMES[scheme])
+    }
+    builders = {
+        scheme: lambda config=config: measured(bench, config, context, "fixed_targets", 1)
+        for scheme, config in configs.items()
+    }
+    outcomes = bench.compare(f"memory {model} {context}", builders, warm=1, repeats=0)
+    return [
+        {"kind": "bounded", "model": model, "context": context, "scheme": scheme}
+        | {"dense": configs[scheme].model.heads * context**2 * 4, "peak": outcome.peak, "failure": outcome.failure}
+        for scheme, outcome in outcomes.items()
+    ]
+
+
+def table(rows: list[dict]) -> str:
+    """Speeds, then memories."""
+    lines = [f"{'model':<6} {'context':>7}  {'scheme':<18} {'protocol':<14} {'tokens/s':>10} {'peak MB':>9}  speed"]
+    lines[0] += " over plain forward"
+    for row in (row for row in rows if row["kind"] == "speed"):
+        start = f"{row['model']:<6} {row['context']:>7}  {row['scheme']:<18} {row['protocol']:<14} "
+        if row["failure"]:
+            lines.append(f"{start}{row['failure']}")
+            continue
+        rate, over = row["tokens_per_second"]["median"], shown(row.get("speed_over_plain"))
+        lines.append(f"{start}{rate:>10,.0f} {row['peak'] / 1e6:>9,.1f}  {over}")
+    lines += ["", f"{'model':<6} {'context':>7}  {'scheme':<18} {'peak MB':>9} {'dense bias MB':>14}"]
+    for row in (row for row in rows if row["kind"] == "bounded"):
+        peak = row["failure"] or f"{row['peak'] / 1e6:>9,.1f} {row['dense'] / 1e6:>14,.1f}"
+        lines.append(f"{row['model']:<6} {row['context']:>7}  {row['scheme']:<18} {peak}")
+    return "\n".join(lines)

@@ -1,0 +1,148 @@
+"""Alternating timings: every contestant once a round, so that what disturbs the machine disturbs them all.
+
+A ratio is formed within each round and only then summarised: a slow minute slows both of its sides.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from conf.base import BadInput
+from experiments.benchmark.memory import peak_bytes
+
+Run = Callable[[int], float]  # does so many steps and returns the seconds they took
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of some values and their quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(values) -> Spread:
+    """Median and quartiles, interpolated linearly between values."""
+    low, median, high = np.percentile(np.asarray(values, dtype=np.float64), (25, 50, 75))
+    return Spread(float(median), float(low), float(high))
+
+
+@dataclass
+class Outcome:
+    """What became of a contestant: seconds per step in each round, steps per timing, peak bytes; or why nothing did."""
+
+    seconds: list[float] = field(default_factory=list)
+    steps: int = 1
+    peak: int | None = None
+    failure: str | None = None
+
+    def rate(self, amount: float) -> Spread:
+        """So much work per step → work per second."""
+        return spread(amount / np.asarray(self.seconds))
+
+
+def ratio(above: Outcome, below: Outcome) -> Spread:
+    """Seconds of one contestant over those of another, paired by round."""
+    return spread(np.divide(above.seconds, below.seconds))
+
+
+def shown(values: dict | None) -> str:
+    """A spread as a table shows it, from the plain values of a row; a dash where there is none."""
+    return "{median:.2f} [{low:.2f}, {high:.2f}]".format(**values) if values else "-"
+
+
+def looped(step: Callable[[], object], device: torch.device) -> Run:
+    """A step as something to time: steps one after another, by CUDA events on a GPU, by the wall clock elsewhere."""
+
+    def run(steps: int) -> float:
+        stop = _start(device)
+        for _ in range(steps):
+            step()
+        return stop()
+
+    return run
+
+
+def _start(device: torch.device) -> Callable[[], float]:
+    """Start a clock; what is returned stops it and gives the seconds in between, the device's work included."""
+    if device.type != "cuda":
+        start = time.perf_counter()
+        return lambda: time.perf_counter() - start
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+
+    def stop() -> float:
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1000
+
+    return stop
+
+
+def compare(
+    title: str,
+    builders: dict[str, Callable[[], Run]],
+    device: torch.device,
+    *,
+    repeats: int,
+    seconds: float,
+    budget: float,
+    warm: int = 2,
+) -> dict[str, Outcome]:
+    """Build every contestant, warm it up while its memory is measured, then time all of them in alternating rounds.
+
+    A contestant that cannot be built or runs out of memory keeps its reason, and the others go on. Every other round
+    runs backwards, so that nobody is always first.
+
+    Args:
+        builders: contestants by name; building returns what is timed.
+        repeats: rounds at most; none measures memory alone.
+        seconds: what one timing should last at least; as many steps are run as that needs.
+        budget: seconds after which no further round begins; the first always does.
+        warm: steps before anything is timed, among them the one with the highest memory.
+    """
+    outcomes = {name: Outcome() for name in builders}
+    runs: dict[str, Run] = {}
+
+    def attempt(name: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except (ImportError, RuntimeError, BadInput) as error:  # RuntimeError: out of memory, or does not compile
+            said = str(error).strip().splitlines() or [""]
+            outcomes[name] = Outcome(failure=f"{type(error).__name__}: {said[0]}"[:200])
+            runs.pop(name, None)
+
+    def enter(name: str) -> None:
+        def build() -> None:
+            runs[name] = builders[name]()
+            runs[name](warm)
+
+        outcomes[name].peak = peak_bytes(build, device)
+
+    def calibrate(name: str) -> None:
+        outcomes[name].steps = max(1, round(seconds / max(runs[name](1), 1e-9)))
+
+    def once(name: str) -> None:
+        outcome = outcomes[name]
+        outcome.seconds.append(runs[name](outcome.steps) / outcome.steps)
+
+    with tqdm(total=len(builders) * (1 + repeats), desc=title, leave=False) as bar:
+        for name in builders:
+            attempt(name, lambda name=name: enter(name))
+            bar.update()
+        began = time.perf_counter()
+        for number in range(repeats):
+            if number == 0:
+                for name in list(runs):
+                    attempt(name, lambda name=name: calibrate(name))
+            elif time.perf_counter() - began > budget:
+                break
+            for name in list(runs)[:: -1 if number % 2 else 1]:
+                attempt(name, lambda name=name: once(name))
+                bar.update()
+    return outcomes

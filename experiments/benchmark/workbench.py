@@ -1,0 +1,145 @@
+"""What every section works with: the device, the models of the lab as contestants, and the rounds they run in."""
+
+import platform
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conf.compose import compose_values
+from experiments.benchmark.timing import Outcome, Run, compare, looped
+from models.compute import matmul_rate
+from models.language_model import LanguageModel
+from train import build_model, resolve
+
+if TYPE_CHECKING:
+    from conf.schema import Config
+    from experiments.benchmark.__main__ import Benchmark
+
+CLIP = 1.0  # largest norm of the gradient, in every loop
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """The device and what is asked of it. Precision is bf16 autocast on a GPU, float32 on a CPU, for everyone."""
+
+    settings: "Benchmark"
+    device: torch.device
+    vocabulary: int
+    ceiling: float  # FLOP/s of a matrix multiplication in the training precision
+
+    @classmethod
+    def set_up(cls, settings: "Benchmark") -> "Workbench":
+        """Find the device, open (or tokenise) the corpus and measure the ceiling."""
+        from data.corpus import prepare
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch._dynamo.config.recompile_limit = 256  # many models share the code that is compiled, each for itself
+        vocabulary = prepare(settings.data, Path(settings.cache)).vocabulary
+        return cls(settings, device, vocabulary, matmul_rate(device, training_dtype(device)))
+
+    @property
+    def name(self) -> str:
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else processor()
+
+    @property
+    def label(self) -> str:
+        """A folder name for the device."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-") if self.device.type == "cuda" else "cpu"
+
+    @property
+    def precision(self) -> str:
+        return "bf16 autocast" if self.device.type == "cuda" else "float32"
+
+    @property
+    def compiled(self) -> bool:
+        """Whether trained models are compiled: on a GPU."""
+        return self.device.type == "cuda"
+
+    def sequences(self, window: int) -> int:
+        """The batch that makes a step of about so many tokens as were asked for, at least one window."""
+        default = 2**16 if self.device.type == "cuda" else 2**11
+        return max(1, (self.settings.tokens or default) // window)
+
+    def config(self, model: str, position: str, window: int) -> "Config":
+        """The run that train.py would do at this model, scheme and window with nothing else said."""
+        overrides = [f"model={model}", f"position={position}", f"window={window}", f"batch={self.sequences(window)}"]
+        overrides += [f"trainer={'gpu' if self.device.type == 'cuda' else 'cpu'}", "trainer.progress=false"]
+        values = compose_values("config", [*overrides, "logger=none", "name=benchmark"])
+        data = self.settings.data.model_dump(mode="json")
+        return resolve({**values, "data": data, "cache": self.settings.cache}, overrides)
+
+    def module(self, config: "Config") -> LanguageModel:
+        """The LanguageModel train.py would train, on the device."""
+        gpt, width = build_model(config), torch.ones(self.vocabulary)
+        return LanguageModel(gpt, config.optimizer, config.steps, width, {}, config.seen, config.seed).to(self.device)
+
+    def tokens(self, batch: int, length: int) -> Tensor:
+        """Random tokens (B, length), the same every time."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(self.vocabulary, (batch, length), generator=generator).to(self.device)
+
+    def autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+    def trained(self, model: nn.Module, logits: Callable[[Tensor], Tensor], optimizer, window: int) -> Run:
+        """A bare training loop: loss, backward, clipping, optimizer, on a few batches that wait on the device."""
+        if self.compiled:
+            model.compile()
+        batches = cycle(self.tokens(4 * self.sequences(window), window + 1).chunk(4))
+        parameters = list(model.parameters())
+
+        def step() -> None:
+            batch = next(batches)
+            with self.autocast():
+                scores = logits(batch[:, :-1])
+                loss = F.cross_entropy(scores.float().flatten(0, 1), batch[:, 1:].flatten())
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, CLIP)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return looped(step, self.device)
+
+    def ours(self, config: "Config") -> Run:
+        """The lab's model and optimizer in the bare loop."""
+        module = self.module(config)
+        return self.trained(module.gpt, module.gpt, module.configure_optimizers()["optimizer"], config.window)
+
+    def read(self, model: nn.Module, logits: Callable[[Tensor], Tensor], tokens: Tensor) -> Run:
+        """A plain forward pass of tokens (B, T) to logits under inference mode."""
+        model.eval()
+
+        @torch.inference_mode()
+        def step() -> None:
+            with self.autocast():
+                logits(tokens)
+
+        return looped(step, self.device)
+
+    def compare(self, title: str, builders: dict[Any, Callable[[], Run]], **how) -> dict[Any, Outcome]:
+        """Alternating rounds of these contestants, as the settings say; `how` says otherwise."""
+        limits = {key: getattr(self.settings, key) for key in ("repeats", "seconds", "budget")}
+        try:
+            return compare(title, builders, self.device, **limits | how)
+        finally:
+            torch._dynamo.reset()  # what was compiled for this comparison serves no other
+
+
+def training_dtype(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def processor() -> str:
+    """The CPU by name, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

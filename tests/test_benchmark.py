@@ -1,0 +1,195 @@
+"""The benchmark: what it counts and divides is right, everybody is in the table; how fast anything is, is not asked."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from conf.base import BadInput
+from conf.compose import compose_values
+from conf.schema import validate
+from experiments.benchmark import evaluation, peers, step, timing
+from experiments.benchmark.__main__ import SECTIONS, Benchmark, choices
+from experiments.benchmark.memory import peak_bytes
+from experiments.benchmark.workbench import Workbench
+from experiments.schemes import doors
+from models.positions import SCHEMES
+from tests.runs import CACHE, command, finish
+from train import compose
+
+CPU = torch.device("cpu")
+TINY = [f"cache={CACHE}", "data.tokenizer.kind=bytes", "data.tokenizer.vocabulary=null", "windows=[16]", "tokens=32"]
+TINY += ["contexts=[64]", "bounded=64", "repeats=1", "seconds=0.001"]
+
+
+def settings(*overrides):
+    values = compose_values("benchmark", [*TINY, *overrides])
+    return validate(Benchmark, {**values, "schemes": values["schemes"] or choices("position")})
+
+
+@pytest.fixture
+def bench(one_thread):
+    return Workbench.set_up(settings())
+
+
+def test_every_section_and_scheme_is_in_the_table_and_the_numbers(tmp_path):
+    status, out, err = finish(command(*TINY, f"folder={tmp_path}", module="experiments.benchmark"))
+    assert status == 0, err
+    kept = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in SECTIONS}
+    for name, each in kept.items():
+        printed = (tmp_path / f"{name}.txt").read_text()
+        assert printed.splitlines()[0] == each["command"] and "experiments.benchmark" in each["command"]
+        assert each["versions"]["torch"] and each["device"] and each["threads"] == 1
+        assert printed.split("\n\n", 1)[1].strip() in out
+    rows = {name: each["rows"] for name, each in kept.items()}
+    assert rows["ceiling"][0]["matmul_flops_per_second"] > rows["ceiling"][0]["copy_bytes_per_second"] > 0
+    assert {row["scheme"] for row in rows["schemes"]} == set(SCHEMES)
+    for row in rows["schemes"]:
+        for part in (row["forward"], row["step"]):
+            assert part["failure"] is None and len(part["seconds"]) == 1 and part["peak"] > 0
+    assert [row["contestant"] for row in rows["step"]] == [step.BARE, "ours, train.py", *peers.PEERS]
+    assert all(row["failure"] is None and 0 < row["mfu"] < 1.5 for row in rows["step"])
+    speeds = {(row["scheme"], row["protocol"]) for row in rows["evaluation"] if row["kind"] == "speed"}
+    assert {("rope", "windows"), ("alibi", "fixed_targets"), ("rope", evaluation.PLAIN)} < speeds
+    bounded = {row["scheme"] for row in rows["evaluation"] if row["kind"] == "bounded"}
+    assert bounded == {name for name, scheme in SCHEMES.items() if "bias" in doors(scheme)}
+
+
+def scripted(cost, rounds=(1,) * 9, calls=None, name=None):
+    """A contestant that costs so much a step, and so many times that in each round; notes when it is called."""
+    factors = iter([1, 1, *rounds])  # warm-up and calibration come first
+
+    def run(steps):
+        if calls is not None:
+            calls.append((name, steps))
+        return steps * cost * next(factors)
+
+    return lambda: run
+
+
+def compared(builders, **how):
+    return timing.compare("test", builders, CPU, **{"repeats": 3, "seconds": 0.3, "budget": 60} | how)
+
+
+def test_a_ratio_is_paired_by_round():
+    """The machine is 1, 10 and 3 times slower, the ratio 4, 3 and 2: no ratio of two medians says 3."""
+    found = compared({"a": scripted(0.1, [4, 30, 6]), "b": scripted(0.1, [1, 10, 3])})
+    ratio = timing.ratio(found["a"], found["b"])
+    assert (ratio.low, ratio.median, ratio.high) == pytest.approx((2.5, 3, 3.5))
+    assert found["b"].seconds == pytest.approx([0.1, 1.0, 0.3])
+    rate = found["b"].rate(5)
+    assert (rate.median, rate.high) == pytest.approx((5 / 0.3, (5 / 0.3 + 5 / 0.1) / 2))
+
+
+def test_rounds_alternate_and_a_timing_has_the_steps_it_needs():
+    calls = []
+    compared({name: scripted(cost, calls=calls, name=name) for name, cost in (("a", 0.1), ("b", 1.0))})
+    a, b = ("a", 3), ("b", 1)
+    assert calls == [("a", 2), ("b", 2), ("a", 1), ("b", 1), a, b, b, a, a, b]
+
+
+def test_quartiles():
+    assert timing.spread([4, 1, 2, 3, 5]) == timing.Spread(3, 2, 4)
+
+
+def test_no_round_begins_after_the_budget_and_the_first_always_does(monkeypatch):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    for budget, done in ((1, 1), (15, 2)):
+        found = compared({"only": scripted(1.0)}, repeats=9, budget=budget)
+        assert len(found["only"].seconds) == done
+
+
+def test_who_cannot_start_or_runs_out_of_memory_says_so_and_the_others_go_on():
+    def missing():
+        raise ImportError("No module named 'elsewhere'")
+
+    def grows(steps):
+        calls.append(steps)
+        if len(calls) > 3:
+            raise torch.OutOfMemoryError("out of memory\nand much more")
+        return 1.0
+
+    calls = []
+    found = compared({"missing": missing, "grows": lambda: grows, "well": scripted(1.0)})
+    assert found["missing"].failure == "ImportError: No module named 'elsewhere'"
+    assert found["grows"].failure == "OutOfMemoryError: out of memory" and len(calls) == 4
+    assert len(found["well"].seconds) == 3 and found["well"].failure is None
+
+
+def test_peers_that_are_not_installed_leave_their_line(bench, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setitem(sys.modules, "x_transformers", None)
+    rows = {row["contestant"]: row for row in step.run(bench)}
+    assert all("transformers" in rows[name]["failure"] for name in peers.PEERS)
+    assert rows["ours, train.py"]["tokens_per_second"]["median"] > 0
+    assert all(name in step.table(list(rows.values())) for name in peers.PEERS)
+
+
+@pytest.mark.parametrize("name", peers.PEERS)
+def test_a_peer_has_our_shape(bench, name):
+    shape = compose(["model=nano"]).model
+    model, logits = peers.PEERS[name](shape, bench.vocabulary, 16)
+    ours = bench.module(bench.config("nano", "rope", 16)).gpt
+    mine, theirs = (sum(p.numel() for p in each.parameters()) for each in (ours, model))
+    assert theirs == pytest.approx(mine, rel=0.05)
+    tokens = bench.tokens(2, 8)
+    changed = torch.cat((tokens[:, :-1], (tokens[:, -1:] + 1) % bench.vocabulary), dim=1)
+    first, second = logits(tokens), logits(changed)
+    assert first.shape == (2, 8, bench.vocabulary)
+    assert torch.allclose(first[:, :-1], second[:, :-1], atol=1e-5) and not torch.allclose(first, second)
+
+
+def test_peak_memory_sees_what_was_alive_at_once():
+    before = [torch.ones(10**6)]
+
+    def work():
+        before.clear()  # released here, but not allocated here
+        first = torch.ones(10**6)
+        second = first + 1  # 8 MB
+        del first
+        return second + 1  # 8 MB again
+
+    assert peak_bytes(work, CPU) == pytest.approx(8 * 10**6, abs=1000)
+    assert peak_bytes(lambda: None, CPU) == 0
+
+
+def test_the_memory_of_a_training_step_holds_weights_gradients_and_both_moments(bench):
+    """And the activations: twice the batch costs more, by less than twice."""
+    config = bench.config("nano", "rope", 16)
+    weights = sum(p.numel() for p in bench.module(config).gpt.parameters()) * 4
+    small = peak_bytes(lambda: bench.ours(config)(2), CPU)
+    large = peak_bytes(lambda: bench.ours(bench.config("nano", "rope", 64))(2), CPU)
+    assert 4 * weights < small < 5 * weights and small < large < 2 * small
+
+
+def test_a_bias_scheme_reads_long_texts_without_its_dense_bias(bench, monkeypatch):
+    """The same reading with all scores at once is the proof that the measure would have seen it."""
+    import models.positions.base as base
+
+    asked = settings("schemes=[alibi]", "bounded=1024")
+    peaks = []
+    for at_once in (2**14, 2**22):
+        monkeypatch.setattr(base, "SCORES_AT_ONCE", at_once)
+        (row,) = evaluation._bounded(Workbench(asked, CPU, bench.vocabulary, 1.0), "nano", 1024)
+        peaks.append(row["peak"])
+    assert row["dense"] == 4 * 1024**2 * 4
+    assert peaks[0] < row["dense"] / 1.5 < 1.5 * row["dense"] < peaks[1]
+
+
+@pytest.mark.parametrize(
+    "override, said",
+    [
+        ("models=[huge]", "models: huge is not known; allowed: .*nano"),
+        ("schemes=[rope,roop]", "schemes: roop is not known; allowed: .*rope"),
+        ("sections=[step,stop]", "sections.*'stop'.*'step'"),
+        ("repeats=0", "repeats=0 .*greater than or equal to 1"),
+        ("seconds=-1", "seconds=-1 .*greater than 0"),
+    ],
+)
+def test_a_bad_option_is_one_sentence(override, said):
+    with pytest.raises(BadInput, match=said) as caught:
+        settings(override)
+    assert "\n" not in str(caught.value)
