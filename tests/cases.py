@@ -14,7 +14,8 @@ from models.gpt import GPT, Shape
 from models.positions import EXTENSIONS, SCHEMES, Geometry, Position
 from models.positions.frequencies import Geometric
 
-FOLDER = Path(__file__).parent.parent / "conf" / "position"
+CONF = Path(__file__).parent.parent / "conf"
+FOLDER = CONF / "position"
 WIDTH, HEADS, LAYERS, WINDOW, VOCABULARY = 32, 2, 2, 16, 23
 
 # Settings beside a scheme's YAML that lead through another branch of its code.
@@ -22,6 +23,13 @@ VARIANTS: dict[str, list[dict]] = {
     "rope": [{"fraction": 0.5}],
     "kerple": [{"kind": "power"}],
     "mixture": [{"first": "t5", "second": "rope", "every": 2}, {"first": "fire", "second": "cope", "every": 2}],
+}
+# The same for extensions.
+READINGS: dict[str, list[dict]] = {
+    "ntk": [{"form": "critical"}],
+    "dynamic_ntk": [{"variant": "transformers"}],
+    "yarn": [{"ramp": "index"}],
+    "resonance": [{"over": "ntk"}],
 }
 
 
@@ -32,6 +40,7 @@ class Case:
     name: str
     settings: dict = field(default_factory=dict)  # over those of the YAML file
     scheme: type[Position] | None = None  # a mutant to build in place of the scheme of that name
+    read: tuple[str, dict] = ("none", {})  # the extension it is read with where a law names none
 
     def __str__(self) -> str:
         return "-".join([self.name, *(f"{value}" for key, value in self.settings.items())])
@@ -47,13 +56,14 @@ class Case:
         return frozenset().union(*(part.stretches for part in parts)) if parts else self.kind.stretches
 
     def position(
-        self, extend: str = "none", window: int = WINDOW, layers: int = LAYERS, spectrum=None, **knobs
+        self, extend: str | None = None, window: int = WINDOW, layers: int = LAYERS, spectrum=None, **knobs
     ) -> Position:
         """The scheme with its parameters randomised: tables that start at zero would look like no-ops.
 
         knobs: the extension's, e.g. factor.
         """
         settings = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{self.name}.yaml")) | self.settings
+        extend, knobs = (extend, knobs) if extend is not None else self.read
         extension = EXTENSIONS[extend](EXTENSIONS[extend].Knobs(**knobs), window)
         geometry = Geometry(width=WIDTH, heads=HEADS, layers=layers, window=window)
         position = self.kind(self.kind.Knobs.model_validate(settings), geometry, spectrum or Geometric(), extension)
@@ -92,15 +102,26 @@ def vectors(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64).to(dtype)
 
 
-def extensions(case: Case) -> list[tuple[str, dict]]:
-    """The extensions that apply to a scheme, with a factor where they take one.
+def readings() -> list[tuple[str, dict]]:
+    """Every file of conf/extend once, then the variants, by a factor where they take one.
 
     Of 3, so that stretched positions are not exact in binary.
     """
+    found = []
+    for path in sorted((CONF / "extend").glob("*.yaml")):
+        settings = OmegaConf.to_container(OmegaConf.load(path))
+        name = settings.pop("name")
+        settings |= {"factor": 3.0} if "factor" in settings else {}
+        found += [(name, settings | variant) for variant in [{}, *READINGS.get(name, [])]]
+    return found
+
+
+def extensions(case: Case) -> list[tuple[str, dict]]:
+    """The extensions that apply to a scheme, in every variant."""
     return [
-        (name, {"factor": 3.0} if "factor" in extension.Knobs.model_fields else {})
-        for name, extension in EXTENSIONS.items()
-        if extension.changes is None or extension.changes in case.stretches
+        (name, knobs)
+        for name, knobs in readings()
+        if EXTENSIONS[name].changes is None or EXTENSIONS[name].changes in case.stretches
     ]
 
 

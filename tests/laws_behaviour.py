@@ -9,7 +9,8 @@ from unittest.mock import patch
 import torch
 
 from conf.base import BadInput
-from models.positions import base
+from models.positions import EXTENSIONS, base
+from models.positions.frequencies import Geometric
 from tests.cases import LAYERS, VOCABULARY, WIDTH, WINDOW, Case, doors, extensions, tokens, vectors
 from tests.lawbook import LENGTH, law, moved, same
 
@@ -39,7 +40,7 @@ def shift_invariant(case: Case) -> None:
     """Adding a constant to every position changes no logit of a relative scheme, and the logits of any other."""
     model, text, positions = case.model(), tokens(LENGTH), torch.arange(LENGTH)
     try:
-        shifted = model(text, positions + 100)
+        shifted = model(text, positions + 101)
     except BadInput:  # a scheme that ends at its window is shifted within it
         shifted = model(text, positions + WINDOW - LENGTH)
     if model.position.relative:
@@ -86,8 +87,25 @@ def factor_one_changes_nothing(case: Case) -> None:
     text = tokens(LENGTH)
     plain = case.model()(text)
     for name, knobs in extensions(case):
-        if "factor" in knobs:
-            assert torch.equal(plain, case.model(extend=name, factor=1.0)(text)), f"{name} by 1 is not the identity"
+        if "factor" in knobs and "factor_one_changes_nothing" not in EXTENSIONS[name].exempt:
+            unchanged = torch.equal(plain, case.model(extend=name, **knobs | {"factor": 1.0})(text))
+            assert unchanged, f"{name} by 1 is not the identity"
+
+
+@law(lambda case: bool(case.stretches))
+def extended_prefixes_hold_unless_flagged(case: Case) -> None:
+    """Read with any extension past the window, a prefix's logits stay, or else `depends_on_length` says that they move.
+
+    At a base of which several pairs turn in the window, since the fastest one is often left alone.
+    """
+    text, prefix = tokens(2 * WINDOW), WINDOW + 3
+    spectrum = Geometric(base=20.0) if "frequencies" in case.stretches else None
+    for name, knobs in extensions(case):
+        if name == "none":
+            continue
+        model = case.model(extend=name, spectrum=spectrum, **knobs)
+        compare = moved if model.position.extension.depends_on_length else same
+        compare(model(text[:, :prefix]), model(text)[:, :prefix])
 
 
 @law(lambda case: "positions" in case.stretches)

@@ -33,6 +33,8 @@ def scores_know_the_offset_alone(case: Case) -> None:
     q, k = one.expand(2, 1, HEADS, LENGTH, WIDTH // HEADS)  # each (B, H, T, D)
     for name, knobs in extensions(case):
         position = case.position(extend=name, **knobs).double()
+        if not position.relative:
+            continue  # which another law holds it to
         for layer in range(LAYERS):
             table = scores(position, layer, torch.arange(LENGTH, dtype=torch.float64), q, k)
             later = scores(position, layer, torch.arange(1000, 1000 + LENGTH, dtype=torch.float64), q, k)
@@ -130,22 +132,26 @@ def equals_its_twin(case: Case) -> None:
 def attention_is_what_the_twin_says(case: Case) -> None:
     """In every layer of a real forward pass: softmax of q·k/√D plus the bias, q and k as the twin turns them.
 
-    Where the bias enters, what the scores are divided by and which keys are seen: none of it is the tables' doing.
+    Where the bias enters, what the scores are divided by (the temperature once) and which keys are seen: none of it
+    is the tables' doing.
     """
-    model, entered, left = case.model(), [], []
-    for block in model.blocks:
-        block.attention.qkv.register_forward_hook(lambda module, inputs, out: entered.append(out))
-        block.attention.out.register_forward_pre_hook(lambda module, inputs: left.append(inputs[0]))
-    with torch.no_grad():
-        model(tokens(LENGTH))
-    for layer in range(LAYERS):
-        q, k, v = entered[layer].double().view(LENGTH, 3, HEADS, WIDTH // HEADS).permute(1, 2, 0, 3)  # each (H, T, D)
-        setting = Setting.of(model.position, layer, torch.arange(LENGTH).double().numpy(), normal)
-        reference = twin(setting, torch.zeros(LENGTH, WIDTH).numpy(), q.numpy(), k.numpy())
-        scores = reference.queries @ reference.keys.swapaxes(-1, -2) / (WIDTH // HEADS) ** 0.5 + reference.bias
-        future = torch.ones(LENGTH, LENGTH, dtype=torch.bool).triu(1)
-        weights = torch.from_numpy(scores).masked_fill(future, float("-inf")).softmax(dim=-1)
-        same(left[layer][0].double(), (weights @ v).transpose(0, 1).flatten(1))
+    for name, knobs in extensions(case):
+        model, entered, left = case.model(extend=name, **knobs), [], []
+        for block in model.blocks:
+            block.attention.qkv.register_forward_hook(lambda module, inputs, out, to=entered: to.append(out))
+            block.attention.out.register_forward_pre_hook(lambda module, inputs, to=left: to.append(inputs[0]))
+        with torch.no_grad():
+            model(tokens(LENGTH))
+        positions = model.position.extension.positions(torch.arange(LENGTH).double()).numpy()
+        for layer in range(LAYERS):
+            q, k, v = entered[layer].double().view(LENGTH, 3, HEADS, -1).permute(1, 2, 0, 3)  # each (H, T, D)
+            setting = Setting.of(model.position, layer, positions, normal)
+            reference = twin(setting, torch.zeros(LENGTH, WIDTH).numpy(), q.numpy(), k.numpy())
+            scores = reference.queries @ reference.keys.swapaxes(-1, -2) / (WIDTH // HEADS) ** 0.5
+            scores = scores / setting.temperature + reference.bias
+            future = torch.ones(LENGTH, LENGTH, dtype=torch.bool).triu(1)
+            weights = torch.from_numpy(scores).masked_fill(future, float("-inf")).softmax(dim=-1)
+            same(left[layer][0].double(), (weights @ v).transpose(0, 1).flatten(1))
 
 
 def normal(seed: int, shape: tuple[int, ...]):

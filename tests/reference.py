@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from tests import reference_extend
+
 
 @dataclass
 class Setting:
@@ -26,6 +28,7 @@ class Setting:
     window: int
     layer: int = 0
     base: float = 10_000.0
+    extend: dict = field(default_factory=lambda: {"name": "none"})
     normal: Callable[..., np.ndarray] | None = None  # (seed, shape) → the fixed random numbers of a scheme that has any
     knobs: dict = field(default_factory=dict)
     parameters: dict[str, np.ndarray] = field(default_factory=dict)
@@ -34,9 +37,29 @@ class Setting:
     def head_width(self) -> int:
         return self.width // self.heads
 
-    def frequency(self, pair: int, channels: int) -> float:
+    @property
+    def temperature(self) -> float:
+        """t of q·k/(t√D); in a layer of a mixture whose scheme has no phases to extend, 1."""
+        scheme = self.knobs[self.side]["name"] if self.name == "mixture" else self.name
+        extended = scheme not in ("none", "alibi", "t5", "kerple", "fire", "cope")
+        return reference_extend.temperature(self.extend, self.window) if extended else 1.0
+
+    @property
+    def side(self) -> str:
+        """Which of a mixture's two schemes this layer goes through: every n-th, counted from 1, the second."""
+        return "second" if (self.layer + 1) % self.knobs["every"] == 0 else "first"
+
+    def trained(self, channels: int) -> list[float]:
         """ω_i = base^(-2i/channels), radians per token."""
-        return self.base ** (-2 * pair / channels)
+        return [self.base ** (-2 * pair / channels) for pair in range(channels // 2)]
+
+    def extended(self, frequencies: list[float]) -> list[float]:
+        """What the extension makes of them, for a text as long as this."""
+        length = self.positions.max() + 1
+        return reference_extend.frequencies(self.extend, frequencies, self.window, length)
+
+    def frequencies(self, channels: int) -> list[float]:
+        return self.extended(self.trained(channels))
 
     @classmethod
     def of(cls, position, layer: int, positions: np.ndarray, normal=None) -> "Setting":
@@ -49,6 +72,7 @@ class Setting:
             window=position.geometry.window,
             layer=layer,
             base=position.spectrum.base,
+            extend=position.extension.knobs.model_dump(),
             normal=normal,
             knobs=position.knobs.model_dump(),
             parameters={name: p.detach().double().numpy() for name, p in position.named_parameters()},
@@ -83,7 +107,23 @@ def twin(setting: Setting, x: np.ndarray, q: np.ndarray, k: np.ndarray) -> Doors
     length = len(setting.positions)
     doors = Doors(x.copy(), q.copy(), k.copy(), np.zeros((setting.heads, length, length)))
     TWINS[setting.name](setting, doors)
+    if stand := reference_extend.far(setting.extend, setting.positions, setting.window):
+        add_far(setting, doors, stand, (x, q, k))
     return doors
+
+
+def add_far(setting: Setting, doors: Doors, stand: tuple, inputs: tuple) -> None:
+    """Su 2023, Jin et al. 2024: far pairs score as if they stood elsewhere; added to the bias, less what they score."""
+    near, queries, keys = stand
+    moved = [Doors(*(each.copy() for each in inputs), np.zeros_like(doors.bias)) for _ in range(2)]
+    for each, positions in zip(moved, (queries, keys), strict=True):
+        TWINS[setting.name](replace(setting, positions=positions), each)
+    for h in range(setting.heads):
+        for t, i in enumerate(setting.positions):
+            for s in range(t + 1):
+                if i - setting.positions[s] >= near:
+                    score = moved[0].queries[h, t] @ moved[1].keys[h, s] - doors.queries[h, t] @ doors.keys[h, s]
+                    doors.bias[h, t, s] += score / math.sqrt(setting.head_width)
 
 
 @of("none")
@@ -93,8 +133,8 @@ def none(setting: Setting, doors: Doors) -> None:
 
 @of("mixture")
 def mixture(setting: Setting, doors: Doors) -> None:
-    """Every n-th layer, counted from 1, goes through the second scheme; all others through the first."""
-    side = "second" if (setting.layer + 1) % setting.knobs["every"] == 0 else "first"
+    """Every n-th layer goes through the second scheme; all others through the first."""
+    side = setting.side
     inner = {name.removeprefix(f"{side}."): value for name, value in setting.parameters.items()}
     knobs = setting.knobs[side]
     TWINS[knobs["name"]](replace(setting, name=knobs["name"], knobs=knobs, parameters=inner), doors)
@@ -104,8 +144,8 @@ def mixture(setting: Setting, doors: Doors) -> None:
 def sinusoidal(setting: Setting, doors: Doors) -> None:
     """Vaswani et al. 2017, 3.5: PE(p, 2i) = sin(p / base^(2i/C)), PE(p, 2i+1) = cos(p / base^(2i/C))."""
     for t, p in enumerate(setting.positions):
-        for i in range(setting.width // 2):
-            angle = p / setting.base ** (2 * i / setting.width)
+        for i, frequency in enumerate(setting.frequencies(setting.width)):
+            angle = p * frequency
             doors.embedded[t, 2 * i] += math.sin(angle)
             doors.embedded[t, 2 * i + 1] += math.cos(angle)
 
@@ -150,15 +190,14 @@ def rotate(setting: Setting, doors: Doors, frequencies: list[float]) -> None:
 def rope(setting: Setting, doors: Doors) -> None:
     """Su et al. 2021, eq. 15: θ_i = base^(-2i/R) over the R rotated channels; the others pass."""
     rotated = 2 * round(setting.knobs["fraction"] * setting.head_width / 2)
-    rotate(setting, doors, [setting.frequency(i, rotated) for i in range(rotated // 2)])
+    rotate(setting, doors, setting.frequencies(rotated))
 
 
 @of("p_rope")
 def p_rope(setting: Setting, doors: Doors) -> None:
     """Barbero et al. 2025, 6.2: the fastest share p of RoPE's pairs turns as in RoPE, the slowest do not turn."""
-    pairs = setting.head_width // 2
-    turning = math.floor(setting.knobs["p"] * pairs)
-    frequencies = [setting.frequency(i, setting.head_width) for i in range(pairs)]
+    frequencies = setting.frequencies(setting.head_width)
+    turning = math.floor(setting.knobs["p"] * len(frequencies))
     rotate(setting, doors, [frequency if i < turning else 0.0 for i, frequency in enumerate(frequencies)])
 
 
@@ -166,7 +205,9 @@ def p_rope(setting: Setting, doors: Doors) -> None:
 def learned_rope(setting: Setting, doors: Doors) -> None:
     """arXiv 2607.10134: ω_i = θ_i · e^(a_i), a learned."""
     factors = setting.parameters["log_factor"]
-    rotate(setting, doors, [setting.frequency(i, setting.head_width) * math.exp(a) for i, a in enumerate(factors)])
+    trained = setting.trained(setting.head_width)
+    learned = [frequency * math.exp(a) for frequency, a in zip(trained, factors, strict=True)]
+    rotate(setting, doors, setting.extended(learned))
 
 
 @of("xpos")
@@ -175,14 +216,14 @@ def xpos(setting: Setting, doors: Doors) -> None:
 
     ζ_i = (2i/D + 0.4) / 1.4; p is counted from a fixed centre, which no score sees.
     """
-    pairs = setting.head_width // 2
+    pairs, frequencies = setting.head_width // 2, setting.frequencies(setting.head_width)
     for x, sign in ((doors.queries, 1), (doors.keys, -1)):
         for h in range(setting.heads):
             for t, p in enumerate(setting.positions):
                 for i in range(pairs):
                     zeta = (2 * i / setting.head_width + 0.4) / 1.4
                     scale = zeta ** (sign * (p - setting.knobs["centre"]) / setting.knobs["scale_base"])
-                    turn(x[h, t], i, i + pairs, p * setting.frequency(i, setting.head_width), scale)
+                    turn(x[h, t], i, i + pairs, p * frequencies[i], scale)
 
 
 @of("pope")
@@ -191,7 +232,7 @@ def pope(setting: Setting, doors: Doors) -> None:
 
     θ_c = base^(-c/D). All real parts come first, then all imaginary ones.
     """
-    width = setting.head_width
+    width, frequencies = setting.head_width, setting.frequencies(2 * setting.head_width)
     delta = setting.parameters["delta"][setting.layer]  # (H, D)
     turned = []
     for x, shifted in ((doors.queries, 0), (doors.keys, 1)):
@@ -199,7 +240,7 @@ def pope(setting: Setting, doors: Doors) -> None:
         for h in range(setting.heads):
             for t, p in enumerate(setting.positions):
                 for c in range(width):
-                    angle = p * setting.base ** (-c / width) + shifted * min(max(delta[h, c], -2 * math.pi), 0)
+                    angle = p * frequencies[c] + shifted * min(max(delta[h, c], -2 * math.pi), 0)
                     number = cmath.rect(math.log1p(math.exp(x[h, t, c])), angle)
                     out[h, t, c], out[h, t, width + c] = number.real, number.imag
         turned.append(out)
@@ -213,9 +254,9 @@ def fope(setting: Setting, doors: Doors) -> None:
     n and m run over the K' pairs that turn once in the window; a pair that does not is left as it is. The a and b
     are σ/√K' times fixed normal numbers, per head.
     """
-    pairs = setting.head_width // 2
-    frequencies = [setting.frequency(i, setting.head_width) for i in range(pairs)]
-    turning = [w for w in frequencies if w * setting.window >= 2 * math.pi]  # they fall, so these are the first
+    pairs, trained = setting.head_width // 2, setting.trained(setting.head_width)
+    kept = sum(w * setting.window >= 2 * math.pi for w in trained)  # they fall, so these are the first
+    turning = setting.extended(trained)[:kept]
     noise = setting.normal(setting.knobs["seed"], (2, setting.heads, len(turning), len(turning)))
     noise = noise * setting.knobs["sigma"] / math.sqrt(len(turning))
     for x in (doors.queries, doors.keys):

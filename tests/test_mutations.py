@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import models.gpt
+from models.positions import EXTENSIONS
 from models.positions.embed import Sinusoidal
-from models.positions.extensions import EXTENSIONS, Interpolate
+from models.positions.extensions import Interpolate
 from models.positions.rotate import RoPE, rotate_pairs
 from tests.cases import Case
 from tests.laws import LAWS

@@ -1,4 +1,4 @@
-"""Positional schemes by name. Adding one is a class, its row here, and a YAML file in conf/position."""
+"""Schemes and extensions by name. Adding one is a class, its row here, and a file in conf/position or conf/extend."""
 
 from typing import ClassVar, Literal
 
@@ -7,11 +7,14 @@ from models.positions.base import Geometry, Position
 from models.positions.bias import FIRE, T5, ALiBi, Kerple
 from models.positions.contextual import CoPE
 from models.positions.embed import Binary, Learned, Sinusoidal
-from models.positions.extensions import EXTENSIONS, Extension
+from models.positions.extensions import Drop, Extension, Interpolate
 from models.positions.fourier import FoPE
 from models.positions.frequencies import SPECTRA
+from models.positions.grouped import ReRoPE, SelfExtend
+from models.positions.longrope import LongRoPE
 from models.positions.mixture import Mixture
 from models.positions.polar import PoPE
+from models.positions.rescaled import NTK, Base, DynamicNTK, Llama3, Resonance, Yarn
 from models.positions.rotate import LearnedRoPE, PRoPE, RoPE, XPos
 from models.positions.seen import SEEN
 
@@ -47,6 +50,21 @@ SCHEMES: dict[str, type[Position]] = {
     "fire": FIRE,
     "cope": CoPE,
     "mixture": Mixture,
+}
+
+EXTENSIONS: dict[str, type[Extension]] = {
+    "none": Extension,
+    "interpolate": Interpolate,
+    "ntk": NTK,
+    "dynamic_ntk": DynamicNTK,
+    "yarn": Yarn,
+    "llama3": Llama3,
+    "base": Base,
+    "longrope": LongRoPE,
+    "resonance": Resonance,
+    "self_extend": SelfExtend,
+    "rerope": ReRoPE,
+    "drop": Drop,
 }
 
 

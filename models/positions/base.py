@@ -62,7 +62,7 @@ class Position(nn.Module):
         """The scheme's own settings: one frozen class per scheme, one YAML file in conf/position."""
 
     relative: ClassVar[bool] = True  # adding a constant to every position changes no logit
-    stretches: ClassVar[frozenset[str]] = frozenset()  # what an extension may change: "positions", "frequencies"
+    stretches: ClassVar[frozenset[str]] = frozenset()  # what an extension may change: see Extension.changes
     exempt: ClassVar[dict[str, str]] = {}  # laws of tests/laws.py the scheme cannot obey, each with the reason
 
     def __init__(self, knobs: Settings, geometry: Geometry, spectrum: Settings, extension: Extension):
@@ -73,6 +73,7 @@ class Position(nn.Module):
         """
         super().__init__()
         self.knobs, self.geometry, self.spectrum, self.extension = knobs, geometry, spectrum, extension
+        self.relative = self.relative and extension.relative
         if "frequencies" not in self.stretches and spectrum != Geometric():
             raise BadInput(f"frequencies={spectrum.name} cannot apply: position={knobs.name} has no frequencies")
         if extension.changes is not None and extension.changes not in self.stretches:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from conf.base import BadInput
 from models.positions.base import Position, Settings
-from models.positions.frequencies import phases
 
 
 class Added(Position):
@@ -37,12 +36,12 @@ class Sinusoidal(Added):
         super().__init__(knobs, geometry, spectrum, extension)
         if geometry.width % 2:
             raise BadInput(f"position=sinusoidal needs an even model.width, not {geometry.width}")
-        spectrum.table(geometry.width)  # refuses here what it cannot give
+        extension.fits(spectrum.table(geometry.width))  # both refuse here what they cannot do
 
     def prepare(self, positions: Tensor) -> Tensor:
         """Positions (T,) or (B, T) → the table to add, (T, C) or (B, T, C)."""
         frequencies = self.spectrum.table(self.geometry.width, positions.device)
-        phase = phases(positions, self.extension.frequencies(frequencies))  # (…, T, C/2)
+        phase = self.extension.phases(positions, frequencies)  # (…, T, C/2)
         return torch.stack((phase.sin(), phase.cos()), dim=-1).flatten(-2)  # (…, T, C), interleaved
 
 

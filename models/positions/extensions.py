@@ -1,7 +1,9 @@
-"""Extensions: how a model trained on windows of L tokens reads longer ones.
+"""Extensions: how a model trained on windows of L tokens reads longer ones. The contract, and the two simplest.
 
-phase = position × frequency, and an extension changes one of the two factors; the scheme asks for both. Factors are
-always relative to the original window, the one the model was trained on before any extension.
+phase = position × frequency, and an extension changes one of the two factors; the scheme asks it for their product.
+Factors are always relative to the original window, the one the model was trained on before any extension.
+
+Letters in shape comments: T tokens, K frequencies (pairs of channels).
 """
 
 from typing import ClassVar, Literal
@@ -10,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from conf.base import Settings
+from models.positions.frequencies import phases
 
 
 class Extension:
@@ -23,20 +26,55 @@ class Extension:
             """How the extension is named in run names and tables."""
             return self.name
 
-    changes: ClassVar[str | None] = None  # the factor of the phase this extension changes, or None
+    # What it changes, which the scheme must have: "positions", "frequencies", or "plain rotation", the scores of a
+    # scheme that turns queries and keys by the phase and does nothing else.
+    changes: ClassVar[str | None] = None
+    exempt: ClassVar[dict[str, str]] = {}  # laws of tests/laws.py a scheme cannot obey when read so, with the reason
+    depends_on_length: bool = False  # the logits of a text change when more text follows it
+    relative: bool = True  # what a relative scheme says still depends on distances alone
     temperature: float = 1.0  # t of the scores q·k/(t√D), of all channels and beside any bias
+    near: int | None = None  # tokens this far from the query and on stand elsewhere (`far`); None: no token does
 
     def __init__(self, knobs: Settings, window: int):
         """Bind the extension to the original window, in tokens."""
         self.knobs, self.window = knobs, window
 
+    def fits(self, frequencies: Tensor) -> None:
+        """Refuse, when a model is built, the frequencies (K,) that this extension cannot read.
+
+        Raises:
+            BadInput: one sentence that says what it needs.
+        """
+
     def positions(self, positions: Tensor) -> Tensor:
         """The positions the scheme sees for tokens at these positions, same shape and dtype."""
         return positions
 
-    def frequencies(self, frequencies: Tensor) -> Tensor:
-        """The frequencies the scheme turns at in place of these, (K,) → (K,)."""
+    def frequencies(self, frequencies: Tensor, length: Tensor) -> Tensor:
+        """The frequencies to turn at in place of these, (K,) in float64 → (K,), or (…, 1, K) where length matters.
+
+        length: (…, 1, 1), that of the text read: its last position + 1.
+        """
         return frequencies
+
+    def phases(self, positions: Tensor, frequencies: Tensor) -> Tensor:
+        """phase = position × frequency, extended: (…, T) and (K,) → (…, T, K) in the dtype of the positions."""
+        length = positions.amax(dim=-1)[..., None, None] + 1
+        return phases(positions, self.frequencies(frequencies, length))
+
+    def far(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Where queries and keys at these positions stand for each other, (…, T) twice, if they are not near."""
+        raise NotImplementedError
+
+
+class Stretch(Settings):
+    """Settings of an extension by a factor s = L'/L: how many times its window a model shall read."""
+
+    factor: float = Field(ge=1)
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}{self.factor:g}"
 
 
 class Interpolate(Extension):
@@ -45,13 +83,8 @@ class Interpolate(Extension):
     A division, not a product with 1/s: s·p then comes back as p to the last bit.
     """
 
-    class Knobs(Settings):
+    class Knobs(Stretch):
         name: Literal["interpolate"] = "interpolate"
-        factor: float = Field(ge=1)
-
-        @property
-        def label(self) -> str:
-            return f"interpolate{self.factor:g}"
 
     changes = "positions"
 
@@ -59,7 +92,30 @@ class Interpolate(Extension):
         return positions / self.knobs.factor
 
 
-EXTENSIONS: dict[str, type[Extension]] = {
-    "none": Extension,
-    "interpolate": Interpolate,
-}
+class Drop(Extension):
+    """DroPE: the rotation a model was trained with is taken away, and then it is fine-tuned briefly (2512.12167).
+
+    Every frequency is zero, so the logits are those of position=none with the same weights. Beyond the window the
+    paper multiplies scores by 1 + c·ln s with c fitted to the model; in these words, temperature = 1/(1 + c·ln s).
+    """
+
+    class Knobs(Settings):
+        name: Literal["drop"] = "drop"
+        temperature: float = Field(1.0, gt=0)
+
+        @property
+        def label(self) -> str:
+            return self.name
+
+    changes = "plain rotation"
+    exempt: ClassVar = {
+        "tells_order": "without positions, a single layer sees its prefix as a set, as with position=none",
+        "reads_positions": "the positions given turn nothing any more",
+    }
+
+    @property
+    def temperature(self) -> float:
+        return self.knobs.temperature
+
+    def frequencies(self, frequencies: Tensor, length: Tensor) -> Tensor:
+        return 0 * frequencies  # not fresh zeros: learned ones keep their gradient, which is zero

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from conf.base import BadInput, CountOrZero
 from models.positions.base import Settings
-from models.positions.frequencies import draws, phases
+from models.positions.frequencies import draws
 from models.positions.rotate import Rotary
 
 
@@ -30,6 +30,7 @@ class FoPE(Rotary):
         sigma: float = Field(0.3, ge=0)
         seed: CountOrZero = 0
 
+    stretches = frozenset({"positions", "frequencies"})
     relative = False  # products of two series hold sums of positions beside their differences
     exempt: ClassVar = {"rotation_keeps_norms": "a series of tones is no rotation: its sine and cosine share no radius"}
 
@@ -46,7 +47,7 @@ class FoPE(Rotary):
         """Positions (T,) or (B, T) → cosines and sines, each (H, T, K) or (B, H, T, K)."""
         device, kept = positions.device, len(self.turning)
         pairs = torch.tensor(self.turning, device=device)
-        phase = phases(positions, self.frequencies(device)[pairs]).unsqueeze(-3)  # (…, 1, T, K')
+        phase = self.phase(positions)[..., pairs].unsqueeze(-3)  # (…, 1, T, K')
         noise = draws("normal", self.knobs.seed, (2, self.geometry.heads, kept, kept)).to(device)
         mix = torch.eye(kept, dtype=torch.float64, device=device) + noise * self.knobs.sigma * kept**-0.5
         tables = []

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from conf.base import BadInput, Count
 from models.positions.base import Layer, Position, Settings
-from models.positions.extensions import EXTENSIONS
+from models.positions.extensions import Extension
 from models.positions.frequencies import Geometric
 
 
@@ -48,7 +48,7 @@ class Mixture(Position):
         second: Part
         every: Count = 4
 
-    stretches = frozenset({"positions", "frequencies"})  # as far as its two schemes do
+    stretches = frozenset({"positions", "frequencies", "plain rotation"})  # as far as its two schemes do
 
     def __init__(self, knobs, geometry, spectrum, extension):
         super().__init__(knobs, geometry, spectrum, extension)
@@ -63,7 +63,7 @@ class Mixture(Position):
             raise BadInput(
                 f"extend={extension.knobs.name} changes {extension.changes}, and {pair} has none that could be changed"
             )
-        plain = EXTENSIONS["none"](EXTENSIONS["none"].Knobs(), extension.window)
+        plain = Extension(Extension.Knobs(), extension.window)
         for side, kind in kinds.items():
             own = spectrum if "frequencies" in kind.stretches else Geometric()
             reach = extension if extension.changes in kind.stretches else plain

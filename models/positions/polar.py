@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.positions.base import Layer, Position, Settings, bounded
-from models.positions.frequencies import phases
 
 
 class PoPE(Position):
@@ -31,7 +30,7 @@ class PoPE(Position):
 
     def __init__(self, knobs, geometry, spectrum, extension):
         super().__init__(knobs, geometry, spectrum, extension)
-        spectrum.table(2 * geometry.head_width)  # refuses here what it cannot give
+        extension.fits(spectrum.table(2 * geometry.head_width))  # both refuse here what they cannot do
         self.delta = nn.Parameter(torch.zeros(geometry.layers, geometry.heads, geometry.head_width))
 
     def layer(self, index: int) -> Layer:
@@ -40,7 +39,7 @@ class PoPE(Position):
     def prepare(self, positions: Tensor) -> tuple[tuple[Tensor, ...], ...]:
         """Positions (T,) or (B, T) → per layer: cos, sin of the phases, (T, D) or (B, 1, T, D), and of δ, (H, 1, D)."""
         frequencies = self.spectrum.table(2 * self.geometry.head_width, positions.device)
-        phase = phases(positions, self.extension.frequencies(frequencies))
+        phase = self.extension.phases(positions, frequencies)
         if phase.dim() == 3:  # one set of positions per sequence: leave room for the heads
             phase = phase.unsqueeze(1)
         cos, sin = phase.cos(), phase.sin()

@@ -6,7 +6,7 @@ permutation of channels (`interleaved_to_half_split`), applied alike to q and k,
 was: models trained from scratch are equivalent, and only foreign weights need their channels permuted.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from conf.base import BadInput
 from models.positions.base import Position, Settings
 from models.positions.frequencies import phases
+from models.positions.rescaled import ranks
 
 
 def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -35,33 +36,73 @@ def interleaved_to_half_split(channels: int) -> Tensor:
 
 
 class Rotary(Position):
-    """A scheme that turns q and k by position × frequency; the schemes below differ in the frequencies."""
+    """A scheme that turns q and k by position × frequency; the schemes below differ in the frequencies.
 
-    stretches = frozenset({"positions", "frequencies"})
+    An extension may let tokens far apart stand elsewhere: their scores are then replaced through the bias door.
+    """
+
+    stretches = frozenset({"positions", "frequencies", "plain rotation"})
 
     def __init__(self, knobs, geometry, spectrum, extension):
         super().__init__(knobs, geometry, spectrum, extension)
         if geometry.head_width % 2:
             raise BadInput(f"position={knobs.name} needs an even model.width / model.heads, not {geometry.head_width}")
         self.rotated = self._channels()  # R of them per head, in R/2 pairs
-        spectrum.table(self.rotated)  # refuses here what it cannot give
+        extension.fits(spectrum.table(self.rotated))  # both refuse here what they cannot do
 
     def _channels(self) -> int:
         return self.geometry.head_width
 
     def frequencies(self, device: torch.device) -> Tensor:
-        """What the pairs turn by per token, (K,) in float64, extension included."""
-        return self.extension.frequencies(self.spectrum.table(self.rotated, device))
+        """What the pairs turned by per token in training, (K,) in float64."""
+        return self.spectrum.table(self.rotated, device)
 
-    def prepare(self, positions: Tensor) -> tuple[Tensor, ...]:
+    def phase(self, positions: Tensor) -> Tensor:
+        """Positions (T,) or (B, T) → what the pairs have turned by, (T, K) or (B, T, K), extension included."""
+        return self.extension.phases(positions, self.frequencies(positions.device))
+
+    def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Positions (T,) or (B, T) → cosines and sines, each (T, K) or (B, 1, T, K)."""
-        phase = phases(positions, self.frequencies(positions.device))
+        phase = self.phase(positions)
         if phase.dim() == 3:  # one set of positions per sequence: leave room for the heads
             phase = phase.unsqueeze(1)
         return phase.cos(), phase.sin()
 
-    def rotate(self, q: Tensor, k: Tensor, where: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        return rotate_pairs(q, *where), rotate_pairs(k, *where)
+    def prepare(self, positions: Tensor) -> tuple:
+        """Positions (T,) or (B, T) → cosines and sines, each (T, K) or (B, 1, T, K), and what `Far` holds if any."""
+        if self.extension.near is None:
+            return self.rotation(positions)
+        further = [self.rotation(stand - positions) for stand in self.extension.far(positions)]
+        return *self.rotation(positions), Far(positions, *further)
+
+    def rotate(self, q: Tensor, k: Tensor, where: tuple) -> tuple[Tensor, Tensor]:
+        return rotate_pairs(q, *where[:2]), rotate_pairs(k, *where[:2])
+
+    def bias(self, q: Tensor, k: Tensor, where: tuple, first: int = 0) -> Tensor | None:
+        """What far scores are short of what they would be if the extension's positions were the tokens' own."""
+        return None if self.extension.near is None else where[-1].bias(q, k, self.extension.near, first)
+
+
+class Far(NamedTuple):
+    """Tokens that stand elsewhere for those far from them, and how much further they turn to stand there."""
+
+    positions: Tensor  # (T,) or (B, T)
+    queries: tuple[Tensor, Tensor]  # cosines and sines, (T, K) or (B, 1, T, K)
+    keys: tuple[Tensor, Tensor]
+
+    def bias(self, q: Tensor, k: Tensor, near: int, first: int) -> Tensor:
+        """(score where they stand - score as they are)/√D for keys from `near` tokens before the query on, else 0.
+
+        q (B, H, Q, D) from row `first` on and k (B, H, N, D), both already rotated → (B, H, Q, N) in float32.
+        """
+        last, count = first + q.shape[-2], k.shape[-2]
+        with torch.autocast(q.device.type, enabled=False):
+            q, k = q.to(self.positions.dtype), k.to(self.positions.dtype)
+            moved_q = rotate_pairs(q, *(part[..., first:last, :] for part in self.queries))
+            moved_k = rotate_pairs(k, *(part[..., :count, :] for part in self.keys))
+            shift = (moved_q @ moved_k.mT - q @ k.mT) * q.shape[-1] ** -0.5
+        distance = self.positions[..., first:last, None] - self.positions[..., None, :count]  # (…, Q, N)
+        return shift.masked_fill((distance < near).unsqueeze(-3), 0)
 
 
 class RoPE(Rotary):
@@ -98,10 +139,9 @@ class PRoPE(Rotary):
         name: Literal["p_rope"] = "p_rope"
         p: float = Field(0.75, ge=0, le=1)
 
-    def frequencies(self, device: torch.device) -> Tensor:
-        table = self.spectrum.table(self.rotated, device)
-        rank = table.argsort(descending=True, stable=True).argsort()  # 0 for the fastest
-        return self.extension.frequencies(table) * (rank < int(self.knobs.p * len(table)))
+    def phase(self, positions: Tensor) -> Tensor:
+        table = self.frequencies(positions.device)
+        return super().phase(positions) * (ranks(table) < int(self.knobs.p * len(table)))
 
 
 class LearnedRoPE(Rotary):
@@ -125,7 +165,7 @@ class LearnedRoPE(Rotary):
         return {"log_factor": self.knobs.learning_rate}
 
     def frequencies(self, device: torch.device) -> Tensor:
-        return self.extension.frequencies(self.spectrum.table(self.rotated, device) * self.log_factor.double().exp())
+        return super().frequencies(device) * self.log_factor.double().exp()
 
 
 class XPos(Rotary):
@@ -145,6 +185,7 @@ class XPos(Rotary):
         scale_base: float = Field(512.0, gt=0)  # s, tokens
         centre: float = 16_384.0  # c, tokens
 
+    stretches = frozenset({"positions", "frequencies"})
     exempt: ClassVar = {
         "rotation_keeps_norms": "queries and keys are scaled by factors that leave a decay in the score"
     }

@@ -1,0 +1,172 @@
+"""Slow twins of the extensions: the papers' formulas, pair by pair, in float64.
+
+Nothing here imports the code it checks. A twin sees the frequencies a scheme was trained with, the settings of the
+extension, the window L and the length l of the text.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+TWINS: dict[str, Callable[[list[float], dict, int, float], list[float]]] = {}
+TEMPERATURES: dict[str, Callable[[dict, int], float]] = {}  # where the published one is not 1
+
+
+def of(name: str):
+    """Enter a function as the twin of the extension of that name."""
+
+    def enter(function):
+        TWINS[name] = function
+        return function
+
+    return enter
+
+
+def frequencies(extend: dict, trained: list[float], window: int, length: float) -> list[float]:
+    """What the pairs turn by; an extension without a twin here leaves the frequencies alone."""
+    return TWINS[extend["name"]](trained, extend, window, length) if extend["name"] in TWINS else trained
+
+
+def temperature(extend: dict, window: int) -> float:
+    """t: set, or published."""
+    if extend.get("temperature") is not None:
+        return extend["temperature"]
+    return TEMPERATURES[extend["name"]](extend, window) if extend["name"] in TEMPERATURES else 1.0
+
+
+def changed_base(trained: list[float], exponent: float) -> list[float]:
+    """base' = base^exponent where the fastest pair turns at its own rate: logarithms of ω_i/ω_0 grow by it."""
+    fastest = max(trained)
+    return [fastest * (w / fastest) ** exponent for w in trained]
+
+
+def base_of(trained: list[float]) -> float:
+    """b, of which the K frequencies are ω_0 · b^(-i/K), i = 0 … K - 1, in the mean."""
+    return (max(trained) / min(trained)) ** (len(trained) / (len(trained) - 1))
+
+
+def classic(trained: list[float], s: float) -> list[float]:
+    """bloc97; Peng et al. 2023, 3.1: b' = b · s^(d/(d-2)), d = 2K channels."""
+    d, b = 2 * len(trained), base_of(trained)
+    return changed_base(trained, math.log(b * s ** (d / (d - 2))) / math.log(b))
+
+
+@of("ntk")
+def ntk(trained, extend, window, length):
+    """Or Liu et al. 2023 as restated in LongRoPE2: b' = b^(log_{L/2π}(L'/2π)), for a fastest pair of ω_0 = 1."""
+    s = extend["factor"]
+    if extend["form"] == "classic":
+        return classic(trained, s)
+    turns = max(trained) * window / (2 * math.pi)
+    return changed_base(trained, math.log(s * turns) / math.log(turns))
+
+
+@of("dynamic_ntk")
+def dynamic_ntk(trained, extend, window, length):
+    """s = max(1, l/L); in `transformers`, factor·l/L - (factor - 1) with l at least L."""
+    needed = max(length, window) / window
+    if extend["variant"] == "transformers":
+        needed = extend["factor"] * needed - (extend["factor"] - 1)
+    return classic(trained, needed)
+
+
+def ramped(w: float, s: float, gamma: float) -> float:
+    gamma = min(max(gamma, 0), 1)
+    return (1 - gamma) * w / s + gamma * w
+
+
+@of("yarn")
+def yarn(trained, extend, window, length):
+    """Peng et al. 2023, eq. 17, 18: γ over r = L/wavelength; or, in its code, over the index of the pair."""
+    s, alpha, beta = extend["factor"], extend["beta_slow"], extend["beta_fast"]
+    if beta is None:
+        beta = max(min(32, window / (8 * math.pi)), 2 * alpha)
+    if extend["ramp"] == "rotations":
+        return [ramped(w, s, (window * w / (2 * math.pi) - alpha) / (beta - alpha)) for w in trained]
+    fastest, d, b = max(trained), 2 * len(trained), base_of(trained)
+
+    def index(turns: float) -> float:  # of the pair that makes so many
+        return d * math.log(window * fastest / (turns * 2 * math.pi)) / (2 * math.log(b))
+
+    low, high = max(math.floor(index(beta)), 0), min(math.ceil(index(alpha)), d - 1)
+    high += 0.001 * (low == high)
+    order = sorted(trained, reverse=True)
+    return [ramped(w, s, 1 - (order.index(w) - low) / (high - low)) for w in trained]
+
+
+TEMPERATURES["yarn"] = lambda extend, window: 1 / (0.1 * math.log(extend["factor"]) + 1) ** 2
+
+
+@of("llama3")
+def llama3(trained, extend, window, length):
+    """Meta's code, by wavelength: kept, divided by s, or smoothed between."""
+    s, low, high = extend["factor"], extend["low_freq_factor"], extend["high_freq_factor"]
+    out = []
+    for w in trained:
+        wavelength = 2 * math.pi / w
+        if wavelength < window / high:
+            out.append(w)
+        elif wavelength > window / low:
+            out.append(w / s)
+        else:
+            smooth = (window / wavelength - low) / (high - low)
+            out.append((1 - smooth) * w / s + smooth * w)
+    return out
+
+
+@of("base")
+def base(trained, extend, window, length):
+    """Another base, and nothing else."""
+    return changed_base(trained, math.log(extend["theta"]) / math.log(base_of(trained)))
+
+
+@of("longrope")
+def longrope(trained, extend, window, length):
+    """Ding et al. 2024, eq. 3, without first tokens: ω_i/λ_i, λ those of the text's length; NTK's where none are."""
+    factors = extend["short"] if extend["short"] is not None and length <= window else extend["long"]
+    if factors is None:
+        return classic(trained, extend["factor"])
+    order = sorted(trained, reverse=True)
+    return [w / factors[order.index(w)] for w in trained]
+
+
+TEMPERATURES["longrope"] = lambda extend, window: 1 / (1 + math.log(extend["factor"]) / math.log(window))
+
+
+@of("resonance")
+def resonance(trained, extend, window, length):
+    """Wang et al. 2024: wavelengths to the nearest whole number, after another method."""
+    inner = {"none": {}, "ntk": {"form": "classic"}, "yarn": {"ramp": "rotations", "beta_fast": None, "beta_slow": 1}}
+    over = {"name": extend["over"], "factor": extend["factor"], **inner[extend["over"]]}
+    return [2 * math.pi / max(round(2 * math.pi / w), 1) for w in frequencies(over, trained, window, length)]
+
+
+TEMPERATURES["resonance"] = lambda extend, window: temperature(
+    {"name": extend["over"], "factor": extend["factor"]}, window
+)
+
+
+@of("drop")
+def drop(trained, extend, window, length):
+    """Nothing turns."""
+    return [0.0 for _ in trained]
+
+
+def far(extend: dict, positions: np.ndarray, window: int) -> tuple[int, np.ndarray, np.ndarray] | None:
+    """From how many tokens on a pair is far, and where its query and its key then stand, (T,) each; or None."""
+    if extend["name"] == "rerope":
+        w = extend["near"] or window // 2
+        return w, np.full_like(positions, w), np.zeros_like(positions)
+    if extend["name"] != "self_extend":
+        return None
+    w = extend["near"] or window // 4
+
+    def stand(group: int, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return p // group + w - w // group, p // group
+
+    text = np.arange(int(extend["factor"] * window))
+    group = 1
+    while max(stand(group, text)[0]) - min(stand(group, text)[1]) >= window:
+        group += 1
+    return w, *stand(group, positions)
