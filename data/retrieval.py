@@ -115,19 +115,34 @@ class Task:
             raise BadInput(f"a retrieval sequence takes at least {self.shortest} tokens here, and it is given {length}")
         return length - self._fixed
 
+    def text_needed(self, length: int) -> int:
+        """Tokens of a text that `trial` uses: its room, but none where the template has its own filler."""
+        return self.room(length) if self._filler is None else 0
+
     def farthest(self, length: int) -> int:
         """The largest k in a sequence of this length: the needle stands before all text and all other needles."""
         return self.nearest + self.room(length) + (self.keys - 1) * self._needle_length
 
+    def fits(self, length: int, depths: int) -> bool:
+        """Whether a sequence of this length has so many different distances."""
+        return length >= self.shortest and self.farthest(length) - self.nearest >= depths - 1
+
     def distances(self, length: int, depths: int) -> list[int]:
-        """As many values of k, evenly spaced from the farthest (depth 0) to the nearest (depth 1)."""
+        """As many values of k, evenly spaced from the farthest (depth 0) to the nearest (depth 1), all different.
+
+        Raises:
+            BadInput: the length has fewer.
+        """
+        if not self.fits(length, depths):
+            needed = max(self.shortest, self._fixed + depths - 1 - (self.keys - 1) * self._needle_length)
+            raise BadInput(f"depths={depths} of a retrieval sequence need {needed} tokens or more here, not {length}")
         return np.linspace(self.farthest(length), self.nearest, depths).round().astype(int).tolist()
 
     def trial(self, text: np.ndarray, length: int, k: int, random: np.random.Generator, measured: bool) -> Trial:
         """One retrieval sequence.
 
         Args:
-            text: at least room(length) tokens without a separator, of which the first are used.
+            text: at least text_needed(length) tokens without a separator, of which the first are used.
             measured: whether keys are of those held out, or of those to train on.
         """
         room = self.room(length)

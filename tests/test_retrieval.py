@@ -59,6 +59,9 @@ def test_the_extremes_are_the_ends_of_the_text_and_distances_lie_evenly_between(
     assert BYTES.decode(first.prompt).startswith("<") and re.search(r"</[a-z]><[a-z]>$", BYTES.decode(last.prompt))
     ks = builder.distances(length, 5)
     assert (ks[0], ks[-1]) == (first.k, last.k) and max(np.diff(ks)) - min(np.diff(ks)) <= 1
+    assert builder.distances(21, 2) == [13, 12]
+    with pytest.raises(BadInput, match=r"depths=3 .* 22 tokens or more here, not 21"):
+        builder.distances(21, 3)
 
 
 def test_training_sequences_stay_in_the_window_and_never_show_a_held_out_key():
