@@ -210,7 +210,7 @@ def table(study: Study, readings: list[Reading]) -> str:
 
 
 def _main(values: dict, overrides: list[str]) -> None:
-    from experiments.figures import extension_figure
+    from experiments.figures.extension import extension_figure
 
     base, study, readings, folder = run_study(values, overrides)
     folder.mkdir(parents=True, exist_ok=True)

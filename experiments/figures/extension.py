@@ -39,9 +39,10 @@ def extension_figure(path: Path, window: int, study: "Study", readings: list["Re
                 label=f"{LABELS.get(reading.arm, reading.arm)}, {reading.steps or 'no'} steps",
             )
         curve.axvline(window, color="black", linewidth=0.8, linestyle=":")
-        curve.annotate("trained window", (window, 0.02), xycoords=("data", "axes fraction"), rotation=90,
-                       ha="right", va="bottom", fontsize=8)  # fmt: skip
-        curve.set(xscale="log", yscale="log", title=f"{position}: reading further", xlabel="context, tokens")
+        curve.annotate("trained window", (window, 1), (0, 2), xycoords=("data", "axes fraction"),
+                       textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
+        curve.set_title(f"{position}: reading further", pad=16)  # clear of the label above the axes
+        curve.set(xscale="log", yscale="log", xlabel="context, tokens")
         curve.set_xticks([row["context"] for row in mine[0].rows], [str(row["context"]) for row in mine[0].rows])
         curve.minorticks_off()
         for arm in dict.fromkeys(reading.arm for reading in mine):

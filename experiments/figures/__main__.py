@@ -1,0 +1,42 @@
+"""Draw the gallery: every figure as PNG and SVG, and a page that says what to see in each.
+
+python -m experiments.figures
+python -m experiments.figures only=[shift,distance] folder=/tmp/figures
+"""
+
+import time
+from pathlib import Path
+
+from conf.base import BadInput
+from conf.compose import command_line
+
+
+def _main(values: dict, overrides: list[str]) -> None:
+    from conf.schema import validate
+    from experiments.figures.canvas import save
+    from experiments.figures.gallery import FIGURES, Gallery, page
+
+    gallery = validate(Gallery, values)
+    wanted = gallery.only or tuple(FIGURES)
+    if unknown := [name for name in wanted if name not in FIGURES]:
+        raise BadInput(f"only={unknown[0]} is no figure; allowed: {', '.join(FIGURES)}")
+    folder = Path(gallery.folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"folder={folder} cannot be made: {error.strerror}") from None
+    for number, name in enumerate(wanted, 1):
+        start = time.perf_counter()
+        save(FIGURES[name](gallery), folder / name)
+        print(f"[{number}/{len(wanted)}] {folder / name}.png, {time.perf_counter() - start:.1f} s", flush=True)
+    (folder / "README.md").write_text(page(folder), encoding="utf-8")
+    print(f"The page that shows them: {folder}/README.md")
+
+
+def main() -> None:
+    """The command line."""
+    command_line("figures", _main)
+
+
+if __name__ == "__main__":
+    main()

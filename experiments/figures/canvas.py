@@ -1,0 +1,81 @@
+"""What every figure of the gallery is made with: a scheme to draw, a canvas, a caption, two files."""
+
+import re
+import textwrap
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conf.base import Settings
+from models.positions import EXTENSIONS, SCHEMES, Geometry, Position, build_position
+from models.positions.frequencies import Geometric
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860")
+DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, its title, and what the gallery says of it: what to see, with the numbers."""
+
+    figure: "Figure"
+    title: str
+    text: str
+
+
+def pyplot():
+    """Matplotlib's pyplot, drawing to files alone and the same bits every time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "positions"
+    matplotlib.rcParams["path.simplify_threshold"] = 0.3  # pixels that a dense curve may be off, for small files
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def headed(figure: "Figure", title: str, caption: str) -> None:
+    """Give a figure its title above and a sentence on how it was made below."""
+    figure.suptitle(title, fontsize=13, fontweight="bold")
+    figure.supxlabel(textwrap.fill(caption, int(figure.get_figwidth() * 14)), fontsize=9, color="#333333")
+
+
+def save(drawing: Drawing, path: Path) -> None:
+    """Write path.svg, which carries title and text, and path.png, both kept small; close the figure."""
+    from PIL import Image
+
+    svg, png = path.with_suffix(".svg"), path.with_suffix(".png")
+    told = {"Title": drawing.title, "Description": drawing.text, "Date": None}  # no date: same figure, same file
+    drawing.figure.savefig(svg, metadata=told)
+    svg.write_text(re.sub(r"(?m)^L (\S+) (\S+) $", _shorter, svg.read_text(encoding="utf-8")), encoding="utf-8")
+    drawing.figure.savefig(png, dpi=110)
+    with Image.open(png) as image:
+        small = image.convert("RGB").quantize(dither=Image.Dither.NONE)
+    small.save(png, optimize=True)
+    pyplot().close(drawing.figure)
+
+
+def _shorter(line: re.Match) -> str:
+    """The end of a line in an SVG path, to a tenth of a point."""
+    x, y = (round(float(each), 1) for each in line.groups())
+    return f"L {x:g} {y:g} "
+
+
+def told(svg: Path) -> tuple[str, str]:
+    """The title and the text that an SVG file of `save` carries."""
+    root = ElementTree.parse(svg).getroot()
+    title, text = (next(root.iter(f"{DUBLIN_CORE}{part}")).text for part in ("title", "description"))
+    return title, text
+
+
+def scheme(
+    name: str, width: int, heads: int = 1, window: int = 256, spectrum: Settings | None = None, **knobs
+) -> Position:
+    """A scheme with its default settings, for a model of one layer, read as it was trained."""
+    geometry = Geometry(width=width, heads=heads, layers=1, window=window)
+    return build_position(SCHEMES[name].Knobs(**knobs), spectrum or Geometric(), EXTENSIONS["none"].Knobs(), geometry)

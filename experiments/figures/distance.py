@@ -1,0 +1,139 @@
+"""The score of a query for a key so many tokens back, for every scheme, through the scheme's own doors.
+
+Letters in shape comments: N pairs of a query and a key, H heads, T distances, D head width, C model width.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from conf.compose import FOLDER
+from experiments.figures.canvas import COLOURS, Drawing, headed, pyplot
+from experiments.schemes import doors
+from models.positions import SCHEMES, Geometry, Position, build_position
+
+if TYPE_CHECKING:
+    from experiments.figures.gallery import Gallery
+
+
+def discovered() -> list[str]:
+    """The schemes of conf/position, in the order of the README."""
+    return sorted((path.stem for path in (FOLDER / "position").glob("*.yaml")), key=list(SCHEMES).index)
+
+
+def defaults(name: str) -> Position:
+    """A scheme as `position=<name>` alone gives it, in nano; what it would learn is moved off its first values.
+
+    As the laws of the tests do it: tables that start at zero would say nothing.
+    """
+    from train import compose
+
+    config = compose([f"position={name}"])
+    shape = config.model
+    geometry = Geometry(shape.width, shape.heads, shape.layers, config.window)
+    position = build_position(config.position, config.frequencies, config.extend, geometry)
+    generator = torch.Generator().manual_seed(config.seed)
+    with torch.no_grad():
+        for parameter in position.parameters():
+            noise = torch.randn(2, *parameter.shape, generator=generator)
+            parameter.mul_(1 + 0.1 * noise[0]).add_(0.3 * noise[1])
+    return position.requires_grad_(False).double()
+
+
+def scores(position: Position, layer: int, q: Tensor, k: Tensor, length: int) -> Tensor:
+    """What enters the softmax of a layer when the last of `length` tokens asks for the one r tokens back.
+
+    q·k/(t√D) + bias, with the temperature t of the scheme, for queries and keys (N, H, D), each of which stands at
+    every position: (N, H, T), r = 0 … T - 1.
+    """
+    positions = torch.arange(length, dtype=q.dtype)
+    where = position.prepare(position.extension.positions(positions))
+    queries, keys = (x.unsqueeze(-2).expand(*x.shape[:-1], length, -1) for x in (q, k))  # (N, H, T, D)
+    door = position.layer(layer)
+    queries, keys = door.rotate(queries, keys, where)
+    bias = door.bias(queries, keys, where)
+    last = queries[..., -1:, :] @ keys.mT * q.shape[-1] ** -0.5 / door.temperature  # (N, H, 1, T)
+    if bias is not None:
+        last = last + bias[..., -1:, :]
+    return last.squeeze(-2).flip(-1)
+
+
+def added_scores(position: Position, length: int) -> Tensor:
+    """x_i·x_j/√C of what a scheme adds to the embeddings, the last position i with the one r before it, (1, 1, T)."""
+    empty = torch.zeros(1, length, position.geometry.width, dtype=torch.float64)
+    where = position.prepare(position.extension.positions(torch.arange(length, dtype=torch.float64)))
+    x = position.embed(empty, where)  # (1, T, C)
+    return (x[:, -1:] @ x.mT * x.shape[-1] ** -0.5).flip(-1)
+
+
+def curves(position: Position, q: Tensor, k: Tensor, length: int) -> Tensor:
+    """The scores at every distance in every layer, (layers, H, T), for one query and key (D,) in every head.
+
+    Layers or heads that are all alike come as one.
+    """
+    if "embed" in doors(type(position)):
+        return added_scores(position, length)
+    heads, layers = position.geometry.heads, position.geometry.layers
+    pair = [x.expand(1, heads, -1) for x in (q, k)]
+    found = torch.cat([scores(position, layer, *pair, length) for layer in range(layers)])
+    for axis in (0, 1):
+        first = found.narrow(axis, 0, 1)
+        if torch.allclose(found, first.expand_as(found), rtol=0, atol=1e-9):
+            found = first
+    return found
+
+
+def distance(_: "Gallery") -> Drawing:
+    """Score against distance in one panel per scheme."""
+    names, columns = discovered(), 4
+    plt = pyplot()
+    rows = -(-len(names) // columns)
+    figure = plt.figure(figsize=(13, 2.5 * rows + 0.5), layout="constrained")
+    body = figure.subfigures()  # the legend has its own place, under the title
+    grid = body.subplots(rows, columns, squeeze=False, sharex=True)
+    for number, (panel, name) in enumerate(zip(grid.flat, names, strict=False)):
+        position = defaults(name)
+        length, added = position.geometry.window, "embed" in doors(type(position))
+        content = torch.Generator().manual_seed(0)
+        q = torch.randn(position.geometry.head_width, generator=content, dtype=torch.float64)
+        found = curves(position, q, q, length)
+        one = found.shape[1] == 1
+        for layer, style in ((0, "-"), (-1, "--"))[: len(found)]:
+            for head, curve in enumerate(found[layer]):
+                colour = "#333333" if one else COLOURS[head % len(COLOURS)]
+                panel.plot(curve, color=colour, linestyle=style, linewidth=1.1)
+        if not added:
+            panel.axhline(q @ q * len(q) ** -0.5, color="#777777", linewidth=1, linestyle=":", zorder=0)
+        low, high = panel.get_ylim()
+        if high - low < 1:  # rounding is no shape
+            panel.set_ylim((low + high) / 2 - 0.5, (low + high) / 2 + 0.5)
+        random = "*" if list(position.parameters()) else ""
+        panel.set_title(f"{name}{random}" + "  (added: x·x/√C)" * added, fontsize=10)
+        panel.set_xlim(-4, length)  # what stands at 0 must be seen
+        panel.tick_params(labelsize=8, labelbottom=number >= len(names) - columns)
+        panel.grid(alpha=0.25)
+    for panel in grid.flat[len(names) :]:
+        panel.remove()
+    for panel in grid[:, 0]:
+        panel.set_ylabel("score", fontsize=9)
+    for panel in grid.flat[len(names) - columns : len(names)]:
+        panel.set_xlabel("distance, tokens", fontsize=9)
+    lines = [plt.Line2D([], [], color=COLOURS[h], label=f"head {h + 1}") for h in range(position.geometry.heads)]
+    lines += [plt.Line2D([], [], color="#333333", label="all heads alike")]
+    lines += [plt.Line2D([], [], color="#333333", linestyle="--", label="last layer, where layers differ")]
+    lines += [plt.Line2D([], [], color="#777777", linestyle=":", label="the same content without positions")]
+    body.legend(handles=lines, loc="outside upper center", ncols=len(lines), fontsize=9, frameon=False)
+    headed(
+        figure,
+        "What a key scores by its distance, for every scheme",
+        f"Score before the softmax, q·k/√D + bias, of the last of {length} tokens; query and key are one Gaussian "
+        "vector in every head; for schemes that act on the embeddings, x·x/√C of what they add. Scales differ. "
+        "* learned parameters, here random: the panel shows what kind of curve is possible, not what training finds.",
+    )
+    text = (
+        f"All {len(names)} schemes of `conf/position`, through their own doors. Flat: `none`; straight: `alibi`; "
+        "steps: `t5`; ripples: everything that turns. Heads differ where a scheme has numbers per head. "
+        "Where a panel carries a star the parameters are random, and only the kind of curve is meant."
+    )
+    return Drawing(figure, "Score against distance, every scheme", text)

@@ -1,0 +1,55 @@
+"""The gallery: its figures by name, and the page that shows those there are."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from conf.base import Settings
+from experiments.figures.canvas import Drawing, told
+from experiments.figures.decay import decay
+from experiments.figures.distance import distance
+from experiments.figures.rotary import rotation
+from experiments.figures.sinusoid import clocks, codes, shift
+from experiments.figures.spectra import expansion
+
+
+def _names(value):
+    """One name, or a list of them, as a tuple."""
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+class Gallery(Settings):
+    """What is drawn, and where, as in conf/figures.yaml."""
+
+    only: Annotated[Annotated[tuple[str, ...], Field(min_length=1)] | None, BeforeValidator(_names)]
+    folder: str
+    checkpoint: str | None
+    runs: str
+    cache: str
+
+
+FIGURES: dict[str, Callable[[Gallery], Drawing]] = {
+    "codes": codes,
+    "clocks": clocks,
+    "shift": shift,
+    "expansion": expansion,
+    "rotation": rotation,
+    "distance": distance,
+    "decay": decay,
+}
+
+
+def page(folder: Path) -> str:
+    """The Markdown page of the figures in a folder, from what their SVG files say of themselves."""
+    parts = [
+        "# Figures",
+        "Drawn from the lab's own code, this page included, by `.venv/bin/python -m experiments.figures`; one alone "
+        "with `only=NAME`, its name being that of its file.",
+    ]
+    for name in FIGURES:
+        if (folder / f"{name}.svg").exists():
+            title, text = told(folder / f"{name}.svg")
+            parts.append(f"## {title}\n\n{text} ([{name}.svg]({name}.svg))\n\n![{title}]({name}.png)")
+    return "\n\n".join(parts) + "\n"
