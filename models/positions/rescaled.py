@@ -256,7 +256,8 @@ class Resonance(Rescaled):
         self.published_temperature = self.over.temperature
 
     def fits(self, frequencies: Tensor) -> None:
-        self.over.fits(frequencies)
+        if self.knobs.over == "ntk":
+            self._needs_two(frequencies)
 
     def frequencies(self, frequencies: Tensor, length: Tensor) -> Tensor:
         wavelengths = 2 * math.pi / self.over.frequencies(frequencies, length)
