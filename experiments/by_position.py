@@ -128,11 +128,9 @@ def table(result: dict) -> str:
 
 def figure(result: dict, path: Path) -> None:
     """Loss against context seen, a step for each bin with its interval; writes path.png and path.svg."""
-    import matplotlib
+    from experiments.figures.canvas import pyplot
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     drawn, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for row in result["rows"]:
         span = (row["low"] - 0.5, row["high"] + 0.5)
@@ -142,7 +140,7 @@ def figure(result: dict, path: Path) -> None:
     axes.set(xscale="log", xlabel="tokens of context seen", ylabel="loss, nats per token")
     axes.set_xticks([row["high"] for row in result["rows"]], [str(row["high"]) for row in result["rows"]])
     axes.minorticks_off()
-    axes.set_title(f"{result['run']}, read with {result['label']}: mean and 95 % interval over documents", fontsize=9)
+    axes.set_title(f"{result['run']}\nextend={result['label']}, mean and 95 % interval over documents", fontsize=8)
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     for suffix in (".png", ".svg"):

@@ -97,11 +97,9 @@ def table(result: dict) -> str:
 
 def figure(result: dict, path: Path) -> None:
     """Heat map of exact matches, depth by length, the number in every cell; writes path.png and path.svg."""
-    import matplotlib
+    from experiments.figures.canvas import pyplot
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     lengths = [row["length"] for row in result["lengths"]]
     depths = sorted({each["depth"] for each in result["cells"]})
     cells = {(each["depth"], each["length"]): each for each in result["cells"]}
@@ -118,7 +116,7 @@ def figure(result: dict, path: Path) -> None:
     axes.set_xticks(range(len(lengths)), [str(length) for length in lengths])
     axes.set_yticks(range(len(depths)), [f"{depth:.2f}" for depth in depths])
     axes.set(xlabel=f"tokens read (dotted: trained window, {result['original_window']})", ylabel="depth of the key")
-    axes.set_title(f"{result['run']}, read with {result['label']}", fontsize=9)
+    axes.set_title(f"{result['run']}\nextend={result['label']}", fontsize=8)
     drawn.colorbar(image, label=f"exact matches of {result['trials']}")
     for suffix in (".png", ".svg"):
         drawn.savefig(path.with_suffix(suffix), dpi=150)
