@@ -76,7 +76,8 @@ def test_dynamic(width, base, window, factor):
 
 @pytest.mark.parametrize(("width", "base", "window", "factor"), GRID)
 def test_yarn(width, base, window, factor):
-    for fast, slow in ((32.0, 1.0), (4.0, 1.0), (window / (8 * math.pi), 0.5)):
+    nobody = (window / 4, window / 6)  # more turns than any pair makes
+    for fast, slow in ((32.0, 1.0), (4.0, 1.0), (window / (8 * math.pi), 0.5), nobody):
         rope = {"rope_type": "yarn", "factor": factor, "beta_fast": fast, "beta_slow": slow}
         settings = config(width, base, window, factor * window, **rope)
         knobs = {"factor": factor, "ramp": "index", "beta_fast": fast, "beta_slow": slow}
