@@ -12,13 +12,14 @@ from torch import Tensor
 
 from conf.base import CountOrZero, Settings
 from models.gpt import GPT
+from models.optimizers import Together, muon
 from models.positions.seen import Contiguous
 
 
 class Optimizer(Settings):
-    """AdamW and its schedule, as in conf/optimizer; steps are optimizer steps."""
+    """The optimizer and its schedule, as in conf/optimizer; steps are optimizer steps."""
 
-    name: Literal["adamw"] = "adamw"
+    name: Literal["adamw", "muon"] = "adamw"
     lr: float = Field(gt=0)
     beta1: float = Field(ge=0, lt=1)
     beta2: float = Field(ge=0, lt=1)
@@ -89,8 +90,12 @@ class LanguageModel(L.LightningModule):
 
     def configure_optimizers(self):
         settings, rates = self.optimizer_settings, self.gpt.position.learning_rates
-        groups: dict[tuple[float, float], list] = {}  # (learning rate, weight decay) → parameters
+        matrices: list = []  # what Muon takes, if it is asked for
+        groups: dict[tuple[float, float], list] = {}  # (learning rate, weight decay) → what AdamW takes
         for name, parameter in self.gpt.named_parameters():
+            if settings.name == "muon" and name.startswith("blocks.") and parameter.dim() == 2:
+                matrices.append(parameter)
+                continue
             positional = name.startswith("position.")  # no decay: a table of positions is no matrix, nor is a norm
             decay = settings.weight_decay if parameter.dim() >= 2 and not positional else 0.0
             rate = settings.lr * (rates.get(name.removeprefix("position."), 1.0) if positional else 1.0)
@@ -100,6 +105,8 @@ class LanguageModel(L.LightningModule):
             betas=(settings.beta1, settings.beta2),
             fused=True,
         )
+        if matrices:
+            optimizer = Together(muon(matrices, settings.lr, settings.weight_decay), optimizer)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_scale(step, self.steps, settings)
         )

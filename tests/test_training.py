@@ -97,9 +97,11 @@ def wait_for(path, process):
     raise AssertionError(f"{path} never came")
 
 
-def test_resume_after_kill_and_sigterm_is_bit_equal(tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resume_after_kill_and_sigterm_is_bit_equal(tmp_path, optimizer):
     """Killed with SIGKILL, resumed, stopped with SIGTERM, resumed: weights and losses are the uninterrupted run's."""
     words = tiny(tmp_path, "name=a", "steps=400", "checkpoint_every=20", "log_every=3", "validate_every=50")
+    words.append(f"optimizer={optimizer}")
     whole = finish(command(*words, "group=whole"))
     assert whole[0] == 0, whole[2]
     folder = tmp_path / "broken" / "a"
@@ -203,6 +205,27 @@ def test_weight_decay_is_on_matrices_only_and_frequencies_have_their_own_rate(tm
         rates.add(group["initial_lr"])
         assert all((p.dim() >= 2 and id(p) not in positional) == (group["weight_decay"] > 0) for p in group["params"])
     assert len(rates) == (2 if position == "learned_rope" else 1)
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(tmp_path):
+    config = compose(tiny(tmp_path, "position=t5", "optimizer=muon", "optimizer.warmup=0"))
+    module = LanguageModel(build_model(config), config.optimizer, 5, torch.ones(257), {})
+    optimizer = module.configure_optimizers()["optimizer"]
+    matrices, rest = ({id(p) for group in part.param_groups for p in group["params"]} for part in optimizer.parts)
+    names = {id(p): name for name, p in module.gpt.named_parameters()}
+    assert matrices | rest == set(names) and not matrices & rest
+    assert all(names[each].startswith("blocks.") and names[each].endswith(".weight") for each in matrices)
+    assert len(matrices) == 2 * 4  # layers × (qkv, out, up, down)
+
+    before = {name: p.detach().clone() for name, p in module.gpt.named_parameters()}
+    module.nll(torch.randint(0, 257, (4, 33))).mean().backward()
+    optimizer.step()
+    for name, p in module.gpt.named_parameters():
+        step = (p - before[name]) / config.optimizer.lr + config.optimizer.weight_decay * before[name] * (p.dim() == 2)
+        assert step.any(), name
+        if id(p) in matrices:  # nearly orthogonal, and of AdamW's size
+            values = torch.linalg.svdvals(step / (0.2 * max(p.shape) ** 0.5))
+            assert ((values > 0.6) & (values < 1.3)).float().mean() > 0.9, name
 
 
 def test_positions_seen_reach_the_model_and_are_a_function_of_seed_and_batch(tmp_path):
