@@ -123,7 +123,7 @@ def base(trained, extend, window, length):
 
 @of("longrope")
 def longrope(trained, extend, window, length):
-    """Ding et al. 2024, eq. 3, without first tokens: ω_i/λ_i, λ those of the text's length; NTK's where none are."""
+    """Ding et al. 2024, without first tokens: ω_i/λ_i, λ those of the text's length; NTK's where none are."""
     factors = extend["short"] if extend["short"] is not None and length <= window else extend["long"]
     if factors is None:
         return classic(trained, extend["factor"])

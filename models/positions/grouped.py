@@ -28,7 +28,7 @@ class Grouped(Extension):
 
 
 class SelfExtend(Grouped):
-    """Self-Extend: beyond W tokens, positions are floored to groups of G (Jin et al. 2024, arXiv 2401.01325, 3.3).
+    """Self-Extend: beyond W tokens, positions are floored to groups of G (Jin et al. 2024, arXiv 2401.01325).
 
     A far query stands at ⌊p/G⌋ + W - ⌊W/G⌋ and a far key at ⌊p/G⌋, so the grouped distances go on where the near ones
     end. G is the smallest size that brings every distance of s·L tokens below L; at G = 1 nothing is regrouped. W is

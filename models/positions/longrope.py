@@ -39,7 +39,7 @@ def read_factors(path: str) -> dict:
 
 
 class LongRoPE(Rescaled):
-    """Every pair has its own factor, and the first n̂ positions turn as they always did (Ding et al. 2024, eq. 3).
+    """A factor for every pair, and the first n̂ positions left as they were (Ding et al. 2024, arXiv 2402.13753).
 
     phase = p·ω_i for p < n̂, else p·ω_i/λ_i. For texts of up to L tokens `short` takes the place of `long` if it is
     given; a text of L tokens is still short. The temperature, 1/t = 1 + ln s/ln L, holds for both (the authors' code;

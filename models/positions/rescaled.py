@@ -145,9 +145,9 @@ def by_index(frequencies: Tensor, window: int, slow: float, fast: float) -> Tens
 class Yarn(Rescaled):
     """YaRN: slow pairs are interpolated, fast ones kept, with a ramp between, and scores sharpened (Peng et al. 2023).
 
-    ω' = (1 - γ)·ω/s + γ·ω and √(1/t) = 0.1·ln s + 1 (eq. 18 to 22). ramp rotations, the paper: γ is linear in the
-    turns a pair makes in the window, from 0 at beta_slow (α) to 1 at beta_fast (β). ramp index, the authors' code and
-    `transformers`: linear in the index of the pair. The two differ by up to three times.
+    ω' = (1 - γ)·ω/s + γ·ω (eq. 18) and √(1/t) = 0.1·ln s + 1 (section 3.4). ramp rotations, the paper: γ is linear in
+    the turns a pair makes in the window, from 0 at beta_slow (α) to 1 at beta_fast (β). ramp index, the authors' code
+    and `transformers`: linear in the index of the pair. The two differ by up to three times.
 
     The paper's β = 32 is for Llama: at windows below 201 tokens not even the fastest pair makes 32 turns. Unset, it is
     min(32, L/8π), four times slower than one radian per token, but at least twice beta_slow.
