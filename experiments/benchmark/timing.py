@@ -120,12 +120,11 @@ def compare(
     def enter(name: str) -> None:
         def build() -> None:
             runs[name] = builders[name]()
-            runs[name](warm)
+            for _ in range(warm):
+                took = runs[name](1)
+            outcomes[name].steps = max(1, round(seconds / took))  # by the last: the first may have been compiled
 
         outcomes[name].peak = peak_bytes(build, device)
-
-    def calibrate(name: str) -> None:
-        outcomes[name].steps = max(1, round(seconds / max(runs[name](1), 1e-9)))
 
     def once(name: str) -> None:
         outcome = outcomes[name]
@@ -137,10 +136,7 @@ def compare(
             bar.update()
         began = time.perf_counter()
         for number in range(repeats):
-            if number == 0:
-                for name in list(runs):
-                    attempt(name, lambda name=name: calibrate(name))
-            elif time.perf_counter() - began > budget:
+            if number and time.perf_counter() - began > budget:
                 break
             for name in list(runs)[:: -1 if number % 2 else 1]:
                 attempt(name, lambda name=name: once(name))
