@@ -59,6 +59,7 @@ def resolve(values: dict, overrides: Sequence[str]) -> Config:
 
     if "original_window" in values:
         raise BadInput("original_window is not a setting: it is the window, or comes from the checkpoint")
+    values = {key: value for key, value in values.items() if key != "study"}  # an experiment's, for experiments/extend
     given = {override.lstrip("+~").split("=")[0] for override in overrides}
     if not isinstance(values.get("checkpoint"), str | None):
         raise BadInput(f"checkpoint={values['checkpoint']} must be a path")

@@ -69,6 +69,13 @@ def test_hub_presets_compose(tmp_path, choice):
 
 
 @pytest.mark.parametrize("choice", choices("experiment"))
+def test_every_experiment_also_describes_a_base_run(tmp_path, choice):
+    """What it asks of its models afterwards is no setting of theirs."""
+    config = compose([f"runs={tmp_path}", f"experiment={choice}", *(["data=sotu"] if choice != "demo" else [])])
+    assert config.group == choice
+
+
+@pytest.mark.parametrize("choice", choices("experiment"))
 def test_every_experiment_composes(tmp_path, choice):
     more = ["data.train=x.txt"] if choice == "books_micro" else []
     values = compose_values("extend_study", [f"runs={tmp_path}", f"experiment={choice}", *more])
