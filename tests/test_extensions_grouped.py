@@ -14,15 +14,15 @@ from tests.lawbook import moved, same
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LENGTH = 3 * WINDOW
-READ = {"self_extend": {"factor": 3.0}, "rerope": {}}
-NEAR = {"self_extend": WINDOW // 4, "rerope": WINDOW // 2}
+READ = {"self_extend": {"factor": 3.0, "near": 5}, "rerope": {}}
+NEAR = {"self_extend": 5, "rerope": WINDOW // 2}
 
 
 def stand(extend: str, i: int, j: int) -> int:
     """The distance at which a far key j stands from its query i."""
     if extend == "rerope":
         return NEAR[extend]
-    group = 4  # of 48 tokens in 16, 4 of them near: 47 // 4 + 4 - 1 = 14, where groups of 3 would reach 18
+    group = 4  # of 48 tokens in 16, 5 of them near: 47 // 4 + 5 - 1 = 15, where groups of 3 would reach 19
     return i // group + NEAR[extend] - NEAR[extend] // group - j // group
 
 
