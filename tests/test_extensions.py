@@ -10,6 +10,7 @@ import torch
 from conf.base import BadInput
 from models.positions import EXTENSIONS, SCHEMES, SPECTRA, Geometry, build_position
 from models.positions.frequencies import Geometric
+from models.positions.rotate import RoPE
 from tests.cases import WINDOW, Case, readings, tokens
 from tests.lawbook import moved
 from tests.laws import APPLIES, LAWS
@@ -244,6 +245,18 @@ def test_temperatures_are_the_published_ones_unless_set():
         if "temperature" in kind.Knobs.model_fields:
             knobs = {"factor": 8.0} if "factor" in kind.Knobs.model_fields else {}
             assert rope(name, temperature=0.7, **knobs).temperature == 0.7
+
+
+class Sloped(RoPE):
+    """RoPE with a bias beside it, which no scheme of the table has."""
+
+    def bias(self, q, k, where, first=0):
+        rows = torch.arange(first, first + q.shape[-2])[:, None]
+        return 0.1 * (torch.arange(k.shape[-2]) - rows).float().expand(q.shape[1], -1, -1)
+
+
+def test_scores_beside_a_bias_are_divided_in_chunks_too():
+    LAWS["chunks_are_the_whole"](Case("rope", scheme=Sloped, read=("yarn", {"factor": 8.0})))
 
 
 SENTENCES = {
