@@ -1,18 +1,18 @@
-"""The table of positional schemes in the README, made from the classes and their YAML files.
+"""The tables of positional schemes and of extensions in the README, made from the classes and their YAML files.
 
 python -m experiments.schemes
 """
 
 from conf.compose import FOLDER
-from models.positions import SCHEMES, Position
+from models.positions import EXTENSIONS, SCHEMES, Position
 from models.positions.mixture import Mixture
 
 DOORS = ("embed", "rotate", "bias")
 
 
-def described(name: str) -> str:
-    """The comment that opens a scheme's YAML file."""
-    lines = (FOLDER / "position" / f"{name}.yaml").read_text().splitlines()
+def described(group: str, name: str) -> str:
+    """The comment that opens a choice's YAML file."""
+    lines = (FOLDER / group / f"{name}.yaml").read_text().splitlines()
     return " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#")).rstrip(".")
 
 
@@ -30,9 +30,17 @@ def table() -> str:
     for name, scheme in SCHEMES.items():
         relative = "as its parts are" if scheme is Mixture else "yes" if scheme.relative else "no"
         stretches = ", ".join(sorted(scheme.stretches)) or "nothing"
-        lines.append(f"| `{name}` | {doors(scheme)} | {relative} | {stretches} | {described(name)} |")
+        lines.append(f"| `{name}` | {doors(scheme)} | {relative} | {stretches} | {described('position', name)} |")
+    return "\n".join(lines)
+
+
+def extensions() -> str:
+    """A Markdown row per extension: name, what it changes of a scheme, what it is."""
+    lines = ["| extend= | changes | what it is |", "|---|---|---|"]
+    for name, extension in EXTENSIONS.items():
+        lines.append(f"| `{name}` | {extension.changes or 'nothing'} | {described('extend', name)} |")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    print(table())
+    print(f"{table()}\n\n{extensions()}")

@@ -1,5 +1,6 @@
 """The README says what is so: its tables are current, its commands compose, its example scheme works."""
 
+import json
 import re
 import shlex
 from typing import Literal
@@ -9,7 +10,7 @@ import torch
 from conf.base import Settings
 from conf.compose import FOLDER, compose_values
 from experiments import schemes
-from models.positions import SCHEMES, Extension, Geometry, Position
+from models.positions import EXTENSIONS, SCHEMES, Extension, Geometry, Position
 from models.positions.frequencies import Geometric
 from tests.runs import ROOT
 from train import compose
@@ -18,9 +19,18 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = re.sub(r"\\\n\s*", "", README)
 
 
-def test_the_table_of_schemes_is_current_and_complete():
-    assert schemes.table() in README
+def test_the_tables_of_schemes_and_extensions_are_current_and_complete():
+    assert schemes.table() in README and schemes.extensions() in README
     assert set(SCHEMES) == {path.stem for path in (FOLDER / "position").glob("*.yaml")}
+    assert set(EXTENSIONS) == {path.stem for path in (FOLDER / "extend").glob("*.yaml")}
+
+
+def test_the_demo_is_quoted_as_measured():
+    results = ROOT / "experiments" / "results" / "demo-cpu"
+    table = (results / "table.txt").read_text().split("\n\n")[0]
+    assert "\n".join(f"    {line}" for line in table.splitlines()) in README
+    for reading in json.loads((results / "results.json").read_text())["readings"]:
+        assert all(f"{row['perplexity']:.2f}" in table for row in reading["rows"])
 
 
 def test_every_spectrum_and_way_of_seeing_is_named():
@@ -31,7 +41,8 @@ def test_every_spectrum_and_way_of_seeing_is_named():
 
 def test_every_command_composes():
     """All but those that read a checkpoint, which tests of the experiments do."""
-    configs = {"train.py": "config", "experiments.extend": "extend_study", "experiments.perplexity": "perplexity"}
+    configs = {"train.py": "config", "experiments.extend": "extend_study"}
+    configs |= {f"experiments.{path.stem}": path.stem for path in FOLDER.glob("*.yaml")}
     checked = 0
     for line in re.findall(r"^    \.venv/bin/python (?:-m )?(.+)$", COMMANDS, re.M):
         program, *words = shlex.split(line.split("   #")[0])
