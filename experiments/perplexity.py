@@ -86,12 +86,12 @@ def measure_checkpoint(checkpoint: Path, extend: dict | None, how: Measurement, 
             progress=progress,
             **where,
         )
-        return {"split": how.split, "rows": [_by_document(asdict(row), segments.owners) for row in rows]}
+        return {"split": how.split, "rows": [by_document(asdict(row), segments.owners) for row in rows]}
 
     return kept("perplexity", checkpoint, extend, how, how.protocol, cache, measured)[0]
 
 
-def _by_document(row: dict, owners: list[int]) -> dict:
+def by_document(row: dict, owners: list[int]) -> dict:
     """Sums over segments → sums over the documents they come from."""
     sums: dict[int, list[float]] = {}
     for segment, nll, tokens in zip(row["documents"], row["document_nll"], row["document_tokens"], strict=True):

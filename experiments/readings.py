@@ -17,6 +17,7 @@ from conf.run_folder import write_json
 
 if TYPE_CHECKING:
     from conf.schema import Config, Logger
+    from data.corpus import Corpus
 
 Progress = Callable[[int, int], None]  # tokens read, tokens to read
 
@@ -81,20 +82,15 @@ def kept(
     Raises:
         BadInput: the corpus is not the one the checkpoint was trained on.
     """
-    from data.corpus import prepare
     from train import load_model
 
-    content = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    question = json.dumps([content, extend, how.model_dump(mode="json")], sort_keys=True)
-    digest = hashlib.sha256(question.encode()).hexdigest()[:10]
     model, config, record = load_model(checkpoint, extend)
-    place = checkpoint.parent.parent / kind / f"{checkpoint.stem}-{config.extend.label}-{label}-{digest}.json"
+    name = f"{checkpoint.stem}-{config.extend.label}-{label}-{digest(checkpoint, extend, how)}.json"
+    place = checkpoint.parent.parent / kind / name
     if place.exists():
         return json.loads(place.read_text()), place
 
-    corpus = prepare(config.data, Path(cache), progress=False)
-    if corpus.fingerprint != record["corpus"]:
-        raise BadInput(f"data={config.data.name} has changed since checkpoint={checkpoint} was trained on it")
+    corpus = corpus_of(checkpoint, config, record, cache)
     result = {
         "checkpoint": str(checkpoint),
         "run": config.name,
@@ -103,14 +99,35 @@ def kept(
         "extend": config.extend.model_dump(mode="json"),
         "label": config.extend.label,
         "original_window": config.original_window,
-        **measure(model, config, corpus, _where()),
+        **measure(model, config, corpus, where()),
     }
     place.parent.mkdir(exist_ok=True)
     write_json(place, result)
     return result, place
 
 
-def _where() -> dict:
+def digest(checkpoint: Path, extend: dict | None, how: Settings) -> str:
+    """What tells a question apart from every other: the checkpoint's content, the extension and the settings."""
+    content = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    question = json.dumps([content, extend, how.model_dump(mode="json")], sort_keys=True)
+    return hashlib.sha256(question.encode()).hexdigest()[:10]
+
+
+def corpus_of(checkpoint: Path, config: "Config", record: dict, cache: str) -> "Corpus":
+    """The corpus a checkpoint was trained on.
+
+    Raises:
+        BadInput: it has changed since.
+    """
+    from data.corpus import prepare
+
+    corpus = prepare(config.data, Path(cache), progress=False)
+    if corpus.fingerprint != record["corpus"]:
+        raise BadInput(f"data={config.data.name} has changed since checkpoint={checkpoint} was trained on it")
+    return corpus
+
+
+def where() -> dict:
     """Where a model is read, and in which precision its blocks."""
     import torch
 

@@ -18,11 +18,11 @@ Factors = Annotated[
     tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...],
     BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
 ]
-LISTED = ("long", "short", "n_hat")  # what a file may set
+LISTED = ("long", "short", "n_hat", "temperature")  # what a file may set
 
 
 def read_factors(path: str) -> dict:
-    """The mapping in a YAML file: long, and maybe short, n_hat and factor; other keys are left to who wrote it.
+    """The mapping in a YAML file: long, and maybe short, n_hat, temperature, factor; other keys are for who wrote it.
 
     Raises:
         ValueError: the file cannot be read, or lists no factors; the message is one sentence.

@@ -1,0 +1,295 @@
+"""LongRoPE's search: the evolution on fitness functions with a known best, then the whole of it on a tiny model."""
+
+import json
+import math
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from conf.base import BadInput
+from conf.compose import compose_values
+from data.corpus import prepare
+from data.retrieval import Task
+from experiments.candidates import Fitness, Texts, in_place, known, needles, space
+from experiments.evolution import Evolution, Individual, Scored, Space, best, evolve
+from experiments.longrope import Progress, Search, _main, override, search, table
+from experiments.perplexity import Measurement, measure_checkpoint
+from experiments.retrieval import make_trials, needle_perplexity
+from tests.cases import WINDOW, Case
+from tests.runs import CACHE, command, finish, tiny
+from train import compose, load_model, train
+
+K = 6
+HOW = Evolution(population=32, parents=16, mutations=12, crossovers=12, generations=20, probability=0.3, seed=0)
+DECAY = tuple(math.log(10_000.0 ** (i / K)) for i in range(K))
+PLAIN = Space(100, 500, (0, 2, 4), DECAY)
+CRITICAL = Space(400, 800, (0, 2, 4), DECAY, (2, 3, 4))
+VECTORS = [[4.0] * K, [4.0 ** (i / (K - 1)) for i in range(K)], [1, 1, 1, 2.5, 4, 4]]
+TARGET = Individual((100, 120, 200, 310, 450, 500), 4)
+
+
+def distance(individuals):
+    """Zero at TARGET alone."""
+    return [
+        sum(((a - b) / 100) ** 2 for a, b in zip(each.factors, TARGET.factors, strict=True))
+        + 0.1 * (each.n_hat != TARGET.n_hat)
+        for each in individuals
+    ]
+
+
+def run(arena=PLAIN, fitness=distance, vectors=VECTORS, history=(), **changes):
+    return list(evolve(arena, arena.seeds(vectors), fitness, HOW.model_copy(update=changes), history))
+
+
+def test_the_evolution_comes_close_to_a_known_best():
+    history = run(generations=60)
+    (winner,) = best(history)
+    assert winner.score < 0.05 and winner.individual.n_hat == TARGET.n_hat
+    assert min(distance(PLAIN.seeds(VECTORS))) > 1  # from far away
+    random = np.random.default_rng(0)
+    drawn = [Individual(tuple(sorted(random.integers(100, 501, K))), 4) for _ in range(sum(map(len, history)))]
+    assert winner.score < min(distance(drawn)) / 2  # as many tries at random do not
+
+
+@pytest.mark.parametrize("arena", [PLAIN, CRITICAL], ids=["plain", "critical"])
+def test_every_candidate_is_of_the_space_and_its_ends_are_reached(arena):
+    everybody = [each.individual for generation in run(arena, generations=40) for each in generation]
+    assert len(set(everybody)) == len(everybody)
+    for each in everybody:
+        tail = each.factors[each.critical :]
+        assert all(a <= b for a, b in pairwise(each.factors))
+        assert arena.low <= tail[0] and tail[-1] <= arena.high
+        assert each.n_hat in arena.n_hats and each.critical in arena.criticals
+        for i in range(each.critical):
+            head = (tail[0] / 100) ** (i / each.critical)  # a geometric spectrum: NTK's exponents are even steps
+            assert each.factors[i] == pytest.approx(100 * head, abs=0.5001)
+    assert {each.n_hat for each in everybody} == set(arena.n_hats)
+    assert {each.critical for each in everybody} == set(arena.criticals)
+    random = np.random.default_rng(0)
+    redrawn = [arena.mutate(everybody[0], 1.0, random) for _ in range(3000)]
+    assert min(each.factors[each.critical] for each in redrawn) == arena.low
+    assert max(each.factors[-1] for each in redrawn) == arena.high
+
+
+def test_a_mutation_draws_evenly_from_what_fits_and_leaves_the_rest():
+    """One free pair between neighbours at 200 and 300: all 101 values come up, none far more than another."""
+    random, arena = np.random.default_rng(0), Space(100, 500, (0,), DECAY[:3])
+    parent = Individual((200, 250, 300), 0)
+    middle = [
+        mutant.factors[1]
+        for mutant in (arena.mutate(parent, 0.3, random) for _ in range(20_000))
+        if mutant.factors[::2] == (200, 300) and mutant.factors[1] != 250
+    ]
+    assert set(middle) == {*range(200, 301)} - {250}
+    counts = np.bincount(middle)[200:301]
+    assert counts.max() < 3 * np.delete(counts, 50).min()
+
+
+def test_a_cross_has_every_number_from_a_parent():
+    random, one, other = np.random.default_rng(0), Individual((100,) * K, 0), Individual((300,) * K, 4)
+    children = [PLAIN.cross(one, other, random) for _ in range(200)]
+    assert {factor for child in children for factor in child.factors} == {100, 300}
+    assert {child.n_hat for child in children} == {0, 4}
+    assert {child.factors.count(300) for child in children} == set(range(K + 1))
+
+
+def test_a_search_is_a_function_of_its_seed():
+    assert run() == run()
+    assert run()[1:] != run(seed=1)[1:]
+
+
+@pytest.mark.parametrize("done", [0, 1, 7, 20])
+def test_a_search_goes_on_as_if_never_interrupted(done):
+    whole = run()
+    assert whole[:done] + run(history=whole[:done]) == whole
+
+
+def test_generations_are_as_large_as_asked_for():
+    sizes = [len(generation) for generation in run()]
+    assert sizes == [HOW.population, *[HOW.mutations + HOW.crossovers] * HOW.generations]
+
+
+def test_nothing_found_is_worse_than_the_seeds_on_the_text_searched_on():
+    """Even where mutants are a trap, no number, or infinite."""
+    for trap in (1.0, math.nan, math.inf):
+
+        def fitness(individuals, trap=trap):
+            return [0.5 if each in PLAIN.seeds(VECTORS) else trap for each in individuals]
+
+        (winner,) = best(run(fitness=fitness, generations=3))
+        assert winner == Scored(PLAIN.seeds(VECTORS)[0], 0.5)
+
+
+def test_parents_are_the_best_of_all_generations():
+    """With one parent and no crosses, a fitness that only gets worse leaves every child a mutant of the first best."""
+    calls = iter(range(10_000))
+    history = run(
+        fitness=lambda individuals: [next(calls) for _ in individuals], parents=1, crossovers=0, probability=0.01
+    )
+    first = history[0][0].individual
+    for generation in history[1:]:
+        for each in generation:
+            assert sum(a != b for a, b in zip(each.individual.factors, first.factors, strict=True)) <= 3
+
+
+def test_a_small_space_is_searched_to_its_end_and_no_further():
+    """λ in {1, 1.01} for two pairs, n̂ in {0, 1}: six individuals in all, each scored once."""
+    arena, scored = Space(100, 101, (0, 1), DECAY[:2]), []
+
+    def fitness(individuals):
+        scored.extend(individuals)
+        return [0.0] * len(individuals)
+
+    history = run(arena, fitness, [[1.0, 1.0]], population=3, generations=50)
+    assert len(history) < 51 and len(scored) == len(set(scored)) == 6
+    only = Space(100, 100, (0,), DECAY[:2])
+    assert [len(generation) for generation in run(only, fitness, [[4.0, 4.0]])] == [1]
+
+
+# Every scheme whose frequencies can be rescaled, read by several candidates in one pass.
+SCHEMES = ["rope", "p_rope", "xpos", "learned_rope", "fope", "pope", "sinusoidal", "mixture"]
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("batch_tokens", [10_000, 3 * 48, 2 * 48, 48])
+def test_candidates_are_scored_as_a_model_built_for_each(name, batch_tokens):
+    case, longer = Case(name), 3 * WINDOW
+    model = case.model(extend="longrope", factor=3.0)
+    candidates, frequencies = in_place(model)
+    random = np.random.default_rng(0)
+    arena = space(frequencies, 3.0, WINDOW, None, critical=False)
+    people = arena.seeds(known(frequencies, 3.0, WINDOW).values())
+    people = list(dict.fromkeys([*people, *(arena.mutate(people[i % 3], 0.5, random) for i in range(6))]))
+    assert len(people) > 6 and {each.n_hat for each in people} > {0}
+    texts = Texts([random.integers(0, 23, longer + 1) for _ in range(2)], [0, 1], longer)
+    scores = Fitness(model, candidates, texts, batch_tokens, {"device": "cpu"})(people)
+    for each, score in zip(people, scores, strict=True):
+        alone = case.model(extend="longrope", factor=3.0, long=each.long, n_hat=each.n_hat)
+        assert score == pytest.approx(texts.row(alone)["perplexity"], rel=1e-5)
+    assert len(set(scores)) > 4  # FoPE stops slow pairs, whose factors then change nothing
+
+
+def test_layers_of_different_frequencies_need_more_than_one_list():
+    case = Case("mixture", {"first": "rope", "second": {"name": "rope", "fraction": 0.5}, "every": 2})
+    with pytest.raises(BadInput, match="different frequencies"):
+        in_place(case.model(extend="longrope", factor=3.0))
+
+
+def test_the_space_is_the_papers():
+    frequencies = [10_000 ** (-i / 16) for i in range(16)]
+    arena = space(frequencies, 8.0, 32, None, critical=False)
+    assert (arena.low, arena.high, arena.criticals) == (100, 1000, (0,))
+    assert arena.n_hats == (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32)
+    assert space(frequencies, 8.0, 4096, [0], critical=False).n_hats == (0,)
+    ours = space(frequencies, 8.0, 256, None, critical=True)  # 40.7 turns of the fastest; pair 2 makes 12.9, 3 7.2
+    assert (ours.low, ours.high, ours.criticals) == (800, 1600, (3, 4, 5, 6, 7))  # pair 6 makes 1.3 turns, 7 0.7
+    seed = known(frequencies, 8.0, 256)
+    assert seed["interpolate"] == [8.0] * 16
+    np.testing.assert_allclose(seed["ntk"], [8 ** (i / 15) for i in range(16)])
+    assert seed["yarn"][0] == 1 and seed["yarn"][-1] == 8
+    assert ours.individual([800] * 16, 0, 7).long[:8] == [round(8 ** (i / 7), 2) for i in range(8)]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    words = tiny(tmp_path_factory.mktemp("base"), "name=base", "steps=4")
+    return train(compose(words), words)
+
+
+class Bar:
+    def update(self, count):
+        pass
+
+    def set_postfix(self, **_):
+        pass
+
+
+TINY = {"population": 6, "parents": 4, "mutations": 3, "crossovers": 3, "generations": 2, "probability": 0.3, "seed": 0}
+TINY |= {"tokens": 512, "segments": 4, "factor": 4.0}
+
+
+def found(base, **changes):
+    return search(base.checkpoint, Search(**TINY | changes), str(CACHE), Progress(Bar()))
+
+
+def test_the_command_searches_keeps_draws_and_what_it_prints_reads_the_same(base):
+    asked = [f"{key}={value}" for key, value in TINY.items()]
+    where = [f"checkpoint={base.folder}", f"cache={CACHE}", f"runs={base.folder.parent}", "logger=none"]
+    status, out, err = finish(command(*asked, *where, module="experiments.longrope"))
+    assert status == 0, err
+    result, folder = found(base)  # read back: the same question
+    assert result["evaluations"] == 6 + 2 * 6 and result["evaluations_per_second"] > 0
+    assert table(result) in out and override(4.0, folder) in out
+    for name in ("factors.yaml", "history.json", "figure.png", "figure.svg"):
+        assert (folder / name).stat().st_size > 100
+    history = json.loads((folder / "history.json").read_text())
+    assert [len(generation) for generation in history] == [6, 6, 6]
+    scores = [each["score"] for generation in history for each in generation]
+    mine = result["methods"]["found"]
+    assert result["score"] == min(scores) == pytest.approx(mine["search"]["perplexity"], rel=1e-6)
+    assert result["score"] <= min(scores[:3]) and result["history"] == sorted(result["history"], reverse=True)
+    assert scores[0] == pytest.approx(result["methods"]["interpolate"]["search"]["perplexity"], rel=1e-5)
+    assert mine["search"]["token_set"] != mine["held out"]["token_set"] == mine["at 32"]["token_set"]
+
+    words = re.search(r"Read with it: (.+)", out)[1].split()
+    extend = compose_values("perplexity", [where[0], *words])["extend"]
+    how = Measurement(protocol="windows", contexts=(128,), stride=1, segments=4)
+    (row,) = measure_checkpoint(base.checkpoint, extend, how, str(CACHE))["rows"]
+    assert row["perplexity"] == pytest.approx(mine["held out"]["perplexity"], rel=1e-6)
+    assert row["token_set"] == mine["held out"]["token_set"]
+    read = load_model(base.checkpoint, extend)[1].extend
+    assert list(read.long) == result["vectors"]["found"] and (read.n_hat, read.temperature) == (result["n_hat"], 1.0)
+
+
+def test_a_search_that_was_stopped_goes_on(base):
+    whole, folder = found(base, seed=5)
+    kept = (folder / "history.json").read_text()
+    (folder / "results.json").unlink()
+    (folder / "history.json").write_text(json.dumps(json.loads(kept)[:2]))
+    again, _ = found(base, seed=5)
+    assert (folder / "history.json").read_text() == kept
+    assert again["methods"] == whole["methods"]
+    assert again["evaluations_per_second"] and again["evaluations"] == whole["evaluations"]
+
+
+def test_needle_fitness_is_the_perplexity_of_the_farthest_keys(base):
+    result, _ = found(base, fitness="needle", critical=True, n_hats=[0])
+    model, config, _ = load_model(base.checkpoint, result["methods"]["found"]["extend"])
+    corpus = prepare(config.data, CACHE, progress=False)
+    task = Task(config.data.retrieval, corpus.encode, corpus.separator)
+    trials = make_trials(task, corpus.split("validation"), 128, task.farthest(128), 4, 0)
+    assert trials[0].k == trials[1].k == task.farthest(128)
+    assert result["score"] == pytest.approx(needle_perplexity(model, trials), rel=1e-6)
+    assert result["n_hat"] == 0 and result["bounds"] == [4.0, 8.0]
+    assert set(result["methods"]["found"]) == {"label", "extend", "search", "held out", "at 32", "at 128"}
+    held_out = needles(corpus, config.data.retrieval, "test", 128, 4, 1)
+    assert len(held_out.tokens) == 4 and held_out.targets == 5
+
+
+def test_what_cannot_be_is_one_sentence(base, tmp_path):
+    with pytest.raises(BadInput, match="factor x window is 8"):
+        _, config, _ = load_model(base.checkpoint)
+        needles(prepare(config.data, CACHE, progress=False), config.data.retrieval, "test", 8, 4, 0)
+    words = tiny(tmp_path, "position=none", "name=bare", "steps=2")
+    bare = train(compose(words), words)
+    with pytest.raises(BadInput, match="position=none has no frequencies"):
+        found(bare)
+    for words, said in {
+        "factor=1": "factor=1",
+        "n_hats=[]": "n_hats=",
+        "parents=1": "parents=1 cannot be crossed",
+        "checkpoint=nowhere": "checkpoint=nowhere",
+    }.items():
+        asked = [f"checkpoint={base.folder}", f"cache={CACHE}", "logger=none", words]
+        with pytest.raises(BadInput, match=re.escape(said)):
+            _main(compose_values("longrope", asked), asked)
+
+
+def test_device_of_candidates_is_that_of_the_model():
+    """What is shown lies where it is read (a wrong device would only show on a GPU): the meta device says so."""
+    candidates, _ = in_place(Case("rope").model(extend="longrope", factor=3.0))
+    candidates.show([TARGET], 2, "meta")
+    assert all(part.device == torch.device("meta") for part in (candidates.factors, candidates.n_hats))
