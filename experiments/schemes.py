@@ -6,8 +6,10 @@ python -m experiments.schemes
 from conf.compose import FOLDER
 from models.positions import EXTENSIONS, SCHEMES, Position
 from models.positions.mixture import Mixture
+from models.positions.rotate import Rotary
 
-DOORS = ("embed", "rotate", "bias")
+# Who is silent at a door: a rotation speaks at the third only for an extension that regroups distances.
+SILENT = {"embed": (Position,), "rotate": (Position,), "bias": (Position, Rotary)}
 
 
 def described(group: str, name: str) -> str:
@@ -20,7 +22,7 @@ def doors(scheme: type[Position]) -> str:
     """The doors at which a scheme acts: those it does not leave silent."""
     if scheme is Mixture:
         return "those of its parts"
-    acts = [door for door in DOORS if getattr(scheme, door) is not getattr(Position, door)]
+    acts = [door for door, silent in SILENT.items() if getattr(scheme, door) not in [getattr(s, door) for s in silent]]
     return ", ".join(acts) or "none"
 
 
