@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from conf.schema import Config
     from data.corpus import Corpus
     from models.gpt import GPT
+    from models.processes import Place
 
 # What a fine-tuned model takes over from its checkpoint; the first three cannot be changed after training.
 FIXED, INHERITED = ("model", "position", "frequencies"), ("extend", "data", "window")
@@ -167,40 +167,37 @@ def _load_weights(gpt: GPT, loaded: dict) -> None:
 def train(config: Config, overrides: Sequence[str] = ()) -> Result:
     """Train, or resume, or return what a finished run found; everything is in runs/<group>/<name>/.
 
+    Of several processes that train together the first keeps the folder and logs; all return the same.
+
     Raises:
         BadInput: the folder belongs to other settings or to a process still at work, the corpus cannot be had, or
-            the device asked for is not there.
+            the devices asked for are not there.
         SystemExit: a signal stopped the run, after it was saved; the status is 128 + signal.
     """
-    folder = RunFolder(Path(config.runs) / config.group / config.name)
-    if not _is_chief():
-        results = folder.results or _run(config, folder)
-    else:
+    folder, here = RunFolder(Path(config.runs) / config.group / config.name), _place(config)
+    if here.chief:
         with folder.opened(config.model_dump(mode="json"), list(overrides)):
-            results = folder.results or _run(config, folder)
+            results = folder.results or _run(config, folder, here)
+    else:
+        results = folder.results or _fit(config, folder, here, None)
     return Result(folder.path, folder.path / results["checkpoint"], results["metrics"])
 
 
-def _is_chief() -> bool:
-    """Whether this process keeps the folder: rank 0, or the only one (Lightning and torchrun both set these)."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
+def _place(config: Config) -> Place:
+    from models.processes import place
+
+    return place(config.trainer.devices, config.trainer.nodes)
 
 
-def _run(config: Config, folder: RunFolder) -> dict:
+def _run(config: Config, folder: RunFolder, here: Place) -> dict:
     """Fit and write results; whatever happens, the status says so and the loggers are closed."""
     from conf.tracking import wandb_run
 
     job_type = "train" if config.checkpoint is None else "finetune"
-    wanted = config.logger.name == "wandb" and _is_chief()
     folder.set_status("running")
     try:
-        with wandb_run(config, folder, job_type) if wanted else nullcontext() as run:
-            trainer, checkpoints = _fit(config, folder, run)
-            if checkpoints.signal is not None:
-                folder.set_status("interrupted", step=trainer.global_step)
-                print(f"{config.name}: stopped at step {trainer.global_step} and saved; the same command goes on")
-                sys.exit(128 + checkpoints.signal)
-            results = _results(config, folder, checkpoints)
+        with wandb_run(config, folder, job_type) if config.logger.name == "wandb" else nullcontext() as run:
+            results = _fit(config, folder, here, run)
             if run is not None:
                 run.summary.update({f"final/{key}": value for key, value in results["metrics"].items()})
     except Exception as error:
@@ -210,15 +207,14 @@ def _run(config: Config, folder: RunFolder) -> dict:
         folder.set_status("interrupted")
         sys.exit(130)
     finally:
-        if config.logger.name == "csv" and _is_chief():
+        if config.logger.name == "csv":
             _write_csv(folder)
-    if _is_chief():
-        folder.finish(results)
+    folder.finish(results)
     return results
 
 
-def _fit(config: Config, folder: RunFolder, run):
-    """Fit from the newest good checkpoint, or from the start; returns the Trainer and what keeps checkpoints."""
+def _fit(config: Config, folder: RunFolder, here: Place, run) -> dict:
+    """Fit from the newest good checkpoint, or from the start; returns the results, the same in every process."""
     import logging
     import warnings
 
@@ -232,7 +228,8 @@ def _fit(config: Config, folder: RunFolder, run):
     from models.language_model import LanguageModel
     from models.progress import Bar, Metrics, Recorder
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings; warnings still come through
+    for each in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(each).setLevel(logging.WARNING)  # its greetings; warnings still come through
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch's trees
     accelerator, precision = _device(config)
     corpus = _corpus(config)
@@ -246,12 +243,11 @@ def _fit(config: Config, folder: RunFolder, run):
     record = {"config": config.model_dump(mode="json"), "vocabulary": corpus.vocabulary}
     record |= {"separator": corpus.separator, "corpus": corpus.fingerprint}
     width = torch.as_tensor(corpus.bytes_per_token)
-    module = LanguageModel(gpt, config.optimizer, config.steps, width, record, config.seen, config.seed)
-    accumulate, ranks = config.trainer.accumulate, config.trainer.devices
-    rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
+    module = LanguageModel(gpt, config.optimizer, config.steps, width, record, config.seen, config.seed, here.ranks)
+    accumulate = config.trainer.accumulate
     windows = Windows(corpus.split("train").tokens, config.window, config.batch // accumulate, config.seed)
     windows = mixed(windows, corpus, config.data.retrieval, config.window, config.seed)
-    batches = Batches(windows, config.steps * accumulate, rank, ranks)
+    batches = Batches(windows, config.steps * accumulate, here.rank, here.ranks)
     held_out = fixed_windows(corpus.split("validation").tokens, config.window, config.validation_windows)
 
     recorder = Recorder(Metrics(folder.metrics), config.log_every, config.batch, held_out, config.validate_every)
@@ -260,7 +256,8 @@ def _fit(config: Config, folder: RunFolder, run):
     trainer = L.Trainer(
         accelerator=accelerator,
         devices=config.trainer.devices,
-        strategy=config.trainer.strategy,
+        num_nodes=config.trainer.nodes,
+        strategy=_strategy(config, here),
         precision=precision,
         max_steps=config.steps,
         max_epochs=1,  # the loader is as long as the run
@@ -269,7 +266,7 @@ def _fit(config: Config, folder: RunFolder, run):
         limit_val_batches=0,  # the Recorder validates
         logger=WandbLogger(experiment=run) if run is not None else False,
         callbacks=[recorder, checkpoints, *bar],  # the state is saved after it was recorded
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), here.environment],
         enable_checkpointing=False,
         enable_progress_bar=config.trainer.progress,
         enable_model_summary=False,
@@ -277,7 +274,31 @@ def _fit(config: Config, folder: RunFolder, run):
         default_root_dir=folder.path,
     )
     trainer.fit(module, batches, ckpt_path=resumed)
-    return trainer, checkpoints
+    results = {}
+    if checkpoints.signal is None:
+        results = trainer.strategy.broadcast(_results(config, folder, checkpoints) if here.chief else results)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # left to the end of the process, its threads may abort it
+    if checkpoints.signal is not None:
+        _interrupted(config, folder, here, trainer.global_step, 128 + checkpoints.signal)
+    return results
+
+
+def _strategy(config: Config, here: Place):
+    if config.trainer.strategy != "fsdp":
+        return config.trainer.strategy
+    from models.sharding import Sharded
+
+    return Sharded(here.ranks)
+
+
+def _interrupted(config: Config, folder: RunFolder, here: Place, step: int, status: int) -> None:
+    """End this process, the first one with the status: the others must not look as if they had failed."""
+    if not here.chief:
+        sys.exit(0)
+    folder.set_status("interrupted", step=step)
+    print(f"{config.name}: stopped at step {step} and saved; the same command goes on")
+    sys.exit(status)
 
 
 def _same_corpus(loaded: dict, config: Config, corpus: Corpus) -> dict:
@@ -299,6 +320,8 @@ def _device(config: Config) -> tuple[str, str]:
     if wanted == "gpu" and not torch.cuda.is_available():
         raise BadInput("trainer.accelerator=gpu: no GPU is visible to torch; allowed here: cpu, auto")
     accelerator = wanted if wanted != "auto" else "gpu" if torch.cuda.is_available() else "cpu"
+    if accelerator == "gpu" and config.trainer.devices > torch.cuda.device_count():
+        raise BadInput(f"trainer.devices={config.trainer.devices}: torch sees {torch.cuda.device_count()} GPU(s)")
     if accelerator == "cpu" and precision.startswith("bf16") and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         print(f"trainer.precision={precision} crawls on this CPU, which has no bfloat16 arithmetic; 32-true is faster")
     return accelerator, precision if precision != "auto" else "bf16-mixed" if accelerator == "gpu" else "32-true"
@@ -337,9 +360,11 @@ def main() -> None:
 
 def _main(values: dict, overrides: list[str]) -> None:
     config = resolve(values, overrides)
-    if in_multirun() and config.trainer.devices > 1:
+    if in_multirun() and config.trainer.devices * config.trainer.nodes > 1:
         raise BadInput("a multirun trains on one device per job: set trainer.devices=1, or launch the runs one by one")
     result = train(config, overrides)
+    if not _place(config).chief:
+        return
     said = result.metrics
     print(
         f"{config.name}: validation perplexity {said['validation/perplexity']:.2f}, "

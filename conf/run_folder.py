@@ -12,6 +12,7 @@ from pathlib import Path
 
 from conf.base import BadInput
 
+CIRCUMSTANCES = ("trainer.progress", "trainer.devices", "trainer.nodes")
 PACKAGES = ("torch", "lightning", "hydra-core", "datasets", "tokenizers", "wandb", "numpy")
 
 
@@ -37,7 +38,8 @@ class RunFolder:
     def opened(self, config: dict, overrides: list[str]):
         """Hold the folder for this configuration: create it, or check that it is this configuration's.
 
-        Where a run logs to is not what it is: `logger` and `trainer.progress` may differ.
+        Where a run logs to is not what it is, nor how many processes share its batches: `logger`, `trainer.progress`,
+        `trainer.devices` and `trainer.nodes` may differ.
 
         Raises:
             BadInput: another process holds the folder, or it belongs to a run with other settings, which are named.
@@ -89,7 +91,7 @@ class RunFolder:
 
 def _identity(config: dict) -> dict:
     flat = flatten(config)
-    return {key: value for key, value in flat.items() if not key.startswith("logger.") and key != "trainer.progress"}
+    return {key: value for key, value in flat.items() if not key.startswith("logger.") and key not in CIRCUMSTANCES}
 
 
 def flatten(values: dict, prefix: str = "") -> dict:

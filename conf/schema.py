@@ -28,8 +28,9 @@ class Trainer(Settings):
 
     name: str
     accelerator: Literal["auto", "cpu", "gpu"]
-    devices: Count
-    strategy: Literal["auto", "ddp"]
+    devices: Count  # on each node
+    nodes: Count = 1
+    strategy: Literal["auto", "ddp", "fsdp"]
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"]
     accumulate: Count
     compile: bool
@@ -79,9 +80,15 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _fits(self):
-        share = self.trainer.accumulate * self.trainer.devices
+        share = self.trainer.accumulate * self.trainer.devices * self.trainer.nodes
         if self.batch % share:
-            raise ValueError(f"batch={self.batch} must be a multiple of trainer.accumulate x trainer.devices = {share}")
+            raise ValueError(
+                f"batch={self.batch} must be a multiple of trainer.accumulate x devices x nodes, here {share}"
+            )
+        if self.trainer.strategy == "fsdp" and self.optimizer.name == "muon":
+            raise ValueError(
+                "optimizer=muon needs whole matrices, and trainer.strategy=fsdp has rows of them: take adamw, or ddp"
+            )
         if getattr(self.seen, "longest", self.window) < self.window:
             raise ValueError(f"seen.longest={self.seen.longest} must be at least window={self.window}")
         if any(step > self.steps for step in self.snapshots):

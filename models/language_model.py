@@ -55,19 +55,21 @@ class LanguageModel(L.LightningModule):
         record: dict,
         seen: Settings | None = None,
         seed: int = 0,
+        ranks: int = 1,
     ):
         """Wrap a GPT.
 
         Args:
             seen: which positions the tokens of a training window stand at (models/positions/seen.py), drawn from
                 the seed and the number of the batch; None for 0 … T - 1. Validation is always contiguous.
+            ranks: processes that share every batch.
             steps: optimizer steps of the whole run, the length of the schedule.
             bytes_per_token: (V,), the UTF-8 length of every token, for bits per byte.
             record: plain values that travel in every checkpoint under "lab", enough to rebuild the model.
         """
         super().__init__()
         self.gpt, self.optimizer_settings, self.steps, self.record = gpt, optimizer, steps, record
-        self.seen, self.seed = seen or Contiguous(), seed
+        self.seen, self.seed, self.ranks = seen or Contiguous(), seed, ranks
         self.bytes_per_token = bytes_per_token.double()
         self.loss = self.gradient_norm = torch.tensor(float("nan"))
 
@@ -83,10 +85,17 @@ class LanguageModel(L.LightningModule):
         return loss
 
     def _positions(self, batch: Tensor, batch_index: int) -> Tensor | None:
-        """The positions this batch is read at, (B, T): a function of seed, batch and rank, so that a run resumes."""
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{batch_index}/{self.global_rank}".encode()))
-        positions = self.seen.positions(batch.shape[1] - 1, len(batch), generator)
-        return None if positions is None else positions.to(batch.device)
+        """The positions this batch is read at, (B, T): a function of seed and number, so that a run resumes; drawn
+        for all processes, each of which takes its share."""
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{batch_index}".encode()))
+        positions = self.seen.positions(batch.shape[1] - 1, len(batch) * self.ranks, generator)
+        return None if positions is None else positions.chunk(self.ranks)[self.global_rank].to(batch.device)
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:  # strategy fsdp
+            from models.sharding import shard
+
+            shard(self.gpt, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self):
         settings, rates = self.optimizer_settings, self.gpt.position.learning_rates
@@ -113,7 +122,8 @@ class LanguageModel(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
-        self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.optimizer_settings.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.optimizer_settings.clip)
+        self.gradient_norm = norm if self.device_mesh is None else norm.full_tensor()
 
     def score(self, batch: Tensor) -> Tensor:
         """Windows (B, T + 1) → sums over all targets of nats, tokens and bytes, (3,) float64."""

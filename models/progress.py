@@ -66,13 +66,15 @@ class Recorder(L.Callback):
         self.latest: dict[str, float] = {}
 
     def state_dict(self) -> dict:
-        return {"sum": float(self.sum), "count": self.count}
+        return {"sum": float(self._mean(self.sum)), "count": self.count}
 
     def load_state_dict(self, state: dict) -> None:
         self.sum, self.count = torch.tensor(state["sum"], dtype=torch.float64), state["count"]
 
     def on_train_start(self, trainer, module) -> None:
-        self.metrics.rewind(trainer.global_step)
+        if trainer.is_global_zero:
+            self.metrics.rewind(trainer.global_step)
+        self._mean = lambda value: trainer.strategy.reduce(value.clone())  # over processes, which share every batch
         self.sum = self.sum.to(module.device)
         self.flops = flops_per_token(module.gpt, self.window)
         dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
@@ -93,7 +95,7 @@ class Recorder(L.Callback):
             self._restart_clock(trainer)
 
     def _training(self, trainer, module) -> dict[str, float]:
-        loss = float(trainer.strategy.reduce(self.sum / self.count))
+        loss = float(self._mean(self.sum / self.count))
         self.sum.zero_()
         self.count = 0
         speed = (trainer.global_step - self.clock_step) * self.tokens_per_step / (time.perf_counter() - self.clock)
@@ -112,9 +114,12 @@ class Recorder(L.Callback):
         that a checkpoint of the same step comes after it and a resumed run neither repeats nor misses it."""
         sums = torch.zeros(3, dtype=torch.float64, device=module.device)
         module.eval()
-        for windows in self.validation[trainer.global_rank :: trainer.world_size].split(self.batch):
+        for windows in self.validation.split(self.batch):
+            share = windows[trainer.global_rank :: trainer.world_size]
             with trainer.precision_plugin.val_step_context():
-                sums += module.score(windows.to(module.device))
+                # A process without a share computes too: sharded weights take all processes.
+                scored = module.score((share if len(share) else windows[:1]).to(module.device))
+            sums += scored if len(share) else 0
         module.train()
         return summarise(*trainer.strategy.reduce(sums, reduce_op="sum").tolist())
 

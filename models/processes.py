@@ -1,0 +1,54 @@
+"""Where this process stands among those that train one model together."""
+
+import os
+from dataclasses import dataclass
+
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+
+from conf.base import BadInput
+
+
+@dataclass(frozen=True)
+class Place:
+    """Rank 0 … ranks - 1 of this process, and by what Lightning finds the others."""
+
+    rank: int
+    ranks: int
+    environment: ClusterEnvironment
+
+    @property
+    def chief(self) -> bool:
+        """Whether this process keeps the run folder, prints and logs."""
+        return self.rank == 0
+
+
+def place(devices: int, nodes: int) -> Place:
+    """This process's place, whether torchrun started it, Slurm's srun, or Lightning (or it will start the others).
+
+    With one process a run is nobody else's business: tasks of srun that train one model each are all rank 0.
+
+    Raises:
+        BadInput: torchrun or srun started another number of processes than devices x nodes.
+    """
+    ranks, environ = devices * nodes, os.environ
+    asked = f"trainer.devices x trainer.nodes is {devices} x {nodes}"
+    if TorchElasticEnvironment.detect():
+        if int(environ["WORLD_SIZE"]) != ranks:
+            raise BadInput(f"torchrun started {environ['WORLD_SIZE']} process(es), and {asked}: they must be equal")
+        return Place(int(environ["RANK"]), ranks, TorchElasticEnvironment())
+    if ranks > 1 and int(environ.get("SLURM_NTASKS", 1)) > 1 and SLURMEnvironment.detect():
+        if (environ["SLURM_NTASKS"], environ.get("SLURM_NTASKS_PER_NODE")) != (str(ranks), str(devices)):
+            raise BadInput(
+                f"Slurm started {environ['SLURM_NTASKS']} tasks, and {asked}: ask it for --nodes={nodes} "
+                f"--ntasks-per-node={devices}"
+            )
+        # Requeued by hand or not at all: Lightning's own way would resume from a checkpoint of its own.
+        return Place(int(environ["SLURM_PROCID"]), ranks, SLURMEnvironment(auto_requeue=False))
+    environment = LightningEnvironment()
+    rank = environment.node_rank() * devices + environment.local_rank() if ranks > 1 else 0
+    return Place(rank, ranks, environment)
