@@ -11,7 +11,7 @@ from conf.base import BadInput
 from conf.compose import compose_values
 from conf.schema import validate
 from experiments.benchmark import evaluation, peers, step, timing
-from experiments.benchmark.__main__ import SECTIONS, Benchmark, choices
+from experiments.benchmark.__main__ import Benchmark, choices
 from experiments.benchmark.memory import peak_bytes
 from experiments.benchmark.workbench import Workbench
 from experiments.schemes import doors
@@ -37,7 +37,7 @@ def bench(one_thread):
 def test_every_section_and_scheme_is_in_the_table_and_the_numbers(tmp_path):
     status, out, err = finish(command(*TINY, f"folder={tmp_path}", module="experiments.benchmark"))
     assert status == 0, err
-    kept = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in SECTIONS}
+    kept = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in settings().sections}
     for name, each in kept.items():
         printed = (tmp_path / f"{name}.txt").read_text()
         assert printed.splitlines()[0] == each["command"] and "experiments.benchmark" in each["command"]

@@ -22,7 +22,7 @@ from data.settings import DataSettings
 if TYPE_CHECKING:
     from experiments.benchmark.workbench import Workbench
 
-SECTIONS = ("ceiling", "step", "schemes", "evaluation")
+SECTIONS = ("ceiling", "step", "schemes", "evaluation", "time_to_loss", "sweep")
 PEER_PACKAGES = ("transformers", "x-transformers")
 
 
@@ -36,6 +36,34 @@ def _tuple(value):
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_tuple), Field(min_length=1)]
+Rates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_tuple), Field(min_length=1)]
+
+
+class TimeToLoss(Settings):
+    """Which runs race to which validation loss."""
+
+    run: Names  # overrides of train.py
+    rates: dict[str, Rates] = Field(min_length=1)  # optimizer → learning rates; the first is the reference
+    steps: Annotated[Counts, Field(min_length=1)]
+    every: Count
+    target: float | None
+
+    @model_validator(mode="after")
+    def _fits(self):
+        allowed = choices("optimizer")
+        if unknown := [name for name in self.rates if name not in allowed]:
+            raise ValueError(f"rates: {', '.join(unknown)} is not known; allowed: {', '.join(allowed)}")
+        if 2 * self.every > min(self.steps):
+            raise ValueError(f"every={self.every} must be at most half of every run's steps, here {min(self.steps)}")
+        return self
+
+
+class Sweep(Settings):
+    """Which jobs run side by side, and how many."""
+
+    run: Names  # overrides of train.py
+    at_once: Annotated[Counts, Field(min_length=1)] | None
+    rounds: int = Field(ge=2)
 
 
 class Benchmark(Settings):
@@ -55,6 +83,8 @@ class Benchmark(Settings):
     folder: str | None
     cache: str
     data: DataSettings
+    time_to_loss: TimeToLoss
+    sweep: Sweep
 
     @model_validator(mode="after")
     def _known(self):
@@ -112,7 +142,7 @@ def heading(about: dict) -> str:
         f"{about['command']}\n{about['device']}, {about['threads']} threads, {about['precision']}, "
         f"{about['matmul_flops_per_second'] / 1e9:,.0f} GFLOP/s in a matrix multiplication; {versions}; "
         f"commit {(about['commit'] or 'unknown')[:9]}{' with changes' if about['changed'] else ''}\n"
-        "Medians of alternating rounds; ratios are paired by round, in brackets their quartiles."
+        "Medians, in brackets quartiles; where rounds alternate, ratios are paired by round."
     )
 
 

@@ -1,0 +1,73 @@
+"""One training run in a process of its own, and where its seconds go; the sweep section starts it.
+
+    python -m experiments.benchmark.job <time it was started> <packages, a comma between them> <overrides of train.py>
+
+The packages are imported one after another before anything else, so that each is seen alone: lightning's seconds are
+those it adds to torch's. The rest is train.py's own main(), its functions wrapped. The last line printed is JSON.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from importlib import import_module
+from itertools import chain, repeat
+
+
+class Ledger:
+    """Seconds by part: every moment since the start belongs to exactly one."""
+
+    def __init__(self, began: float, clock: Callable[[], float] = time.time):
+        self.last, self.clock = began, clock
+        self.seconds: dict[str, float] = {}
+
+    def book(self, part: str) -> None:
+        """What has passed since the last booking belongs to this part."""
+        now = self.clock()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
+        self.last = now
+
+    def around(self, owner, name: str, own: str, *before: str) -> None:
+        """Wrap a function: from now on what precedes a call of it is booked, and what the call takes.
+
+        Args:
+            own: the part of the call, save what is booked during it.
+            before: the part that precedes the first call, the second, …; the last holds for all further ones.
+        """
+        work, preceding = getattr(owner, name), chain(before, repeat(before[-1]))
+
+        def booked(*positional, **named):
+            self.book(next(preceding))
+            try:
+                return work(*positional, **named)
+            finally:
+                self.book(own)
+
+        setattr(owner, name, booked)
+
+
+def main() -> None:
+    """Run the job and print its parts in the order they came."""
+    ledger = Ledger(float(sys.argv[1]))
+    ledger.book("starting Python")
+    for package in sys.argv[2].split(","):
+        import_module(package)
+        ledger.book(f"importing {package}")
+    import conf.schema  # noqa: F401
+    import train
+    from models.progress import Recorder
+
+    ledger.book("importing the lab")
+    ledger.around(train, "train", "finishing", "composing")
+    ledger.around(train, "_corpus", "opening the corpus", "run folder, logger")
+    ledger.around(train, "_gpt", "building the model", "opening the corpus")
+    ledger.around(Recorder, "on_train_start", "measuring the ceiling", "building the Trainer")
+    ledger.around(Recorder, "on_train_batch_end", "recording, validation", "first step", "further steps")
+    sys.argv = ["train.py", *sys.argv[3:]]
+    train.main()
+    ledger.book("finishing")
+    print(json.dumps({"seconds": ledger.seconds, "ended": ledger.last}))
+
+
+if __name__ == "__main__":
+    main()

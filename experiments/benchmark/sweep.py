@@ -1,0 +1,107 @@
+"""A sweep of small jobs: runs per hour by how many run side by side, and where the seconds of one job alone go.
+
+Side by side is a multirun of train.py over seeds under its joblib launcher, whose processes share the cores evenly and
+import once for all the jobs they do. One job alone is a fresh process, its files in the system's cache.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tqdm import tqdm
+
+from conf.compose import FOLDER, compose_values
+from conf.schema import Config
+from experiments.benchmark.timing import shown, spread
+from experiments.benchmark.workbench import Workbench
+from train import resolve
+
+START_UP_ENDS = "first step"  # the last part of a job that is start-up
+
+
+def run(bench: Workbench) -> list[dict]:
+    """Rows of kind "rate", one per number at once, and of kind "part", one per part of a job, in their order."""
+    from data.corpus import prepare
+
+    asked = bench.settings.sweep
+    config = resolve(compose_values("config", asked.run), asked.run)
+    prepare(config.data, Path(bench.settings.cache))  # no job has to
+    overrides = [*asked.run, f"cache={Path(bench.settings.cache).resolve()}", "trainer.progress=false", "group=sweep"]
+    numbers = asked.at_once or ((1, 2, 4, 8) if bench.device.type == "cuda" else (1, 2))
+    rates = [rate(overrides, number, asked.rounds) for number in tqdm(numbers, desc="sweep", leave=False)]
+    return [row | {"steps": config.steps} for row in rates] + parts(overrides, config, bench.settings.repeats)
+
+
+def rate(overrides: Sequence[str], at_once: int, rounds: int) -> dict:
+    """A multirun of at_once × rounds seeds: its seconds, runs per hour, and runs per hour once it was going."""
+    jobs = at_once * rounds
+    row = {"kind": "rate", "at_once": at_once, "runs": jobs}
+    seeds = f"seed={','.join(map(str, range(1, jobs + 1)))}"
+    with tempfile.TemporaryDirectory() as folder:
+        words = [seeds, f"runs={folder}", "hydra/launcher=joblib", f"hydra.launcher.n_jobs={at_once}"]
+        began = time.time()
+        done = started("-m", "train", "-m", *overrides, *words)
+        seconds = time.time() - began
+        ends = [json.loads(path.read_text())["time"] for path in Path(folder).glob("sweep/*/status.json")]
+    if done.returncode:
+        return row | {"failure": complaint(done.stderr)}
+    speeds = {"runs_per_hour": 3600 * jobs / seconds, "runs_per_hour_going": going(ends, at_once)}
+    return row | {"failure": None, "seconds": seconds, **speeds}
+
+
+def going(ends: Sequence[float], at_once: int) -> float:
+    """Runs per hour after every process had done its first, from the seconds at which runs ended."""
+    ends = sorted(ends)
+    return 3600 * (len(ends) - at_once) / (ends[-1] - ends[at_once - 1])
+
+
+def parts(overrides: Sequence[str], config: Config, repeats: int) -> list[dict]:
+    """The parts of a job, each with its seconds in every repetition, leaving Python included."""
+    packages = ["hydra", "torch", "lightning", *(["wandb"] if config.logger.name == "wandb" else [])]
+    seconds: dict[str, list[float]] = {}
+    for _ in tqdm(range(repeats), desc="one job alone", leave=False):
+        with tempfile.TemporaryDirectory() as folder:
+            words = [",".join(packages), *overrides, f"runs={folder}"]
+            done = started("-m", "experiments.benchmark.job", repr(time.time()), *words)
+            left = time.time()
+        if done.returncode:
+            return [{"kind": "part", "part": "one job", "failure": complaint(done.stderr)}]
+        told = json.loads(done.stdout.splitlines()[-1])
+        for part, took in {**told["seconds"], "leaving Python": left - told["ended"]}.items():
+            seconds.setdefault(part, []).append(took)
+    return [{"kind": "part", "part": part, "failure": None, "seconds": each} for part, each in seconds.items()]
+
+
+def started(*words: str) -> subprocess.CompletedProcess:
+    """Run Python in the lab's folder to its end."""
+    return subprocess.run([sys.executable, *words], cwd=FOLDER.parent, capture_output=True, text=True)
+
+
+def complaint(errors: str) -> str:
+    """The line that says why: the first failing job of a multirun, else the last line."""
+    lines = errors.strip().splitlines() or ["no word of why"]
+    return next((line for line in lines if line.startswith("failed: ")), lines[-1])[:200]
+
+
+def table(rows: list[dict]) -> str:
+    """Rates, then parts with their sums."""
+    lines = [f"{'at once':>7} {'runs':>5} {'steps':>6} {'seconds':>8} {'runs/hour':>10} {'once going':>11}"]
+    for row in (row for row in rows if row["kind"] == "rate"):
+        start = f"{row['at_once']:>7} {row['runs']:>5} {row['steps']:>6} "
+        speeds = "{seconds:>8.1f} {runs_per_hour:>10,.0f} {runs_per_hour_going:>11,.0f}"
+        lines.append(start + (row["failure"] or speeds.format(**row)))
+    lines += ["", f"{'one job alone':<22} seconds"]
+    alone = [row for row in rows if row["kind"] == "part"]
+    for row in alone:
+        lines.append(f"{row['part']:<22} {row['failure'] or shown(asdict(spread(row['seconds'])))}")
+    if not any(row["failure"] for row in alone):
+        first = [row["part"] for row in alone].index(START_UP_ENDS) + 1
+        for label, some in (("start-up, first step in", alone[:first]), ("all", alone)):
+            total = spread([sum(each) for each in zip(*(row["seconds"] for row in some), strict=True)])
+            lines.append(f"{label:<22} {shown(asdict(total))}")
+    return "\n".join(lines)

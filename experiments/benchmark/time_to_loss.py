@@ -1,0 +1,150 @@
+"""Time to loss: tokens and seconds to one validation loss by optimizer, on the same data, seed and initial weights.
+
+Every run is one of train.py's, at one optimizer, learning rate and length; the best of each optimizer counts, over that
+of the first, the reference, whose lowest final loss is the target if none is given. A cosine is stretched over its
+run, so each length has its own. Where the reference ends its learning rate has decayed; a faster run passes that loss
+midway, with a rate still high, and would get there sooner on a schedule of its own length. Its tokens to the target
+are an upper bound, which more lengths of run make tighter.
+"""
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import zip_longest
+
+from tqdm import tqdm
+
+from conf.base import BadInput
+from conf.compose import compose_values
+from conf.schema import Config
+from experiments.benchmark.timing import shown, spread
+from experiments.benchmark.workbench import Workbench
+from models.progress import Metrics
+from train import resolve, train
+
+
+def run(bench: Workbench) -> list[dict]:
+    """Rows of kind "run", one per optimizer, learning rate and length, and of kind "best", one per optimizer."""
+    asked = bench.settings.time_to_loss
+    configs = [configured(bench, *each) for each in arms(asked.rates, asked.steps)]
+    runs = [raced(config) for config in tqdm(configs, desc="time to loss", leave=False)]
+    return judged(runs, asked.target)
+
+
+def arms(rates: dict[str, Sequence[float]], lengths: Sequence[int]) -> list[tuple[str, float, int]]:
+    """(optimizer, learning rate, steps) of every run, the optimizers taking turns: a slow minute slows them all."""
+    turns = zip_longest(*([(name, rate) for rate in each] for name, each in rates.items()))
+    pairs = [pair for turn in turns for pair in turn if pair is not None]
+    return [(*pair, steps) for steps in lengths for pair in pairs]
+
+
+def configured(bench: Workbench, optimizer: str, rate: float, steps: int) -> Config:
+    """The run of train.py, which validates and times its steps every so many of them and logs nowhere else."""
+    asked = bench.settings.time_to_loss
+    overrides = [*asked.run, f"optimizer={optimizer}", f"optimizer.lr={rate}", f"steps={steps}", "logger=none"]
+    overrides += [f"validate_every={asked.every}", f"log_every={asked.every}", f"checkpoint_every={steps}"]
+    values = compose_values("config", [*overrides, "trainer.progress=false", "name=benchmark"])
+    return resolve({**values, "cache": bench.settings.cache}, overrides)
+
+
+def raced(config: Config) -> dict:
+    """Train, in a folder of its own: validation losses by tokens seen, and seconds per step between validations.
+
+    The seconds are those of training alone. Those up to the first validation are left out: a compiler is in them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Metrics(train(config.model_copy(update={"runs": folder})).folder / "metrics.jsonl").rows()
+    points = [row for row in rows if "validation/nll" in row]
+    speeds = [row["speed/tokens_per_second"] for row in rows if "speed/tokens_per_second" in row]
+    return {
+        "kind": "run",
+        "optimizer": config.optimizer.name,
+        "lr": config.optimizer.lr,
+        "steps": config.steps,
+        "tokens_per_step": config.batch * config.window,
+        "tokens": [row["tokens"] for row in points],
+        "nll": [row["validation/nll"] for row in points],
+        "seconds_per_step": [config.batch * config.window / speed for speed in speeds[1:]],
+    }
+
+
+def first_passage(tokens: Sequence[float], losses: Sequence[float], target: float) -> float | None:
+    """Tokens at which a loss curve first reaches the target: linear between the last point above it and the next.
+
+    The first point counts as it stands, since nothing is known before it; None if the target is never reached.
+    """
+    for i, loss in enumerate(losses):
+        if loss <= target:
+            if i == 0:
+                return float(tokens[0])
+            share = (losses[i - 1] - target) / (losses[i - 1] - loss)
+            return tokens[i - 1] + share * (tokens[i] - tokens[i - 1])
+    return None
+
+
+def judged(runs: list[dict], target: float | None) -> list[dict]:
+    """The runs with their tokens and seconds to the target, then the best run of each optimizer over that of the first.
+
+    Seconds are steps to the target times the median second per step of all the optimizer's runs, which cost the same
+    whatever their learning rate.
+
+    Raises:
+        BadInput: no target was given, and every run of the first optimizer diverged.
+    """
+    reference = runs[0]["optimizer"]
+    if target is None:
+        ends = [each["nll"][-1] for each in runs if each["optimizer"] == reference]
+        target = min(filter(math.isfinite, ends), default=None)
+        if target is None:
+            raise BadInput(f"time_to_loss.rates.{reference}: every run diverged; give lower rates, or a target")
+    rows, best = [], {}
+    for name in dict.fromkeys(each["optimizer"] for each in runs):
+        own = [each for each in runs if each["optimizer"] == name]
+        pace = spread([second for each in own for second in each["seconds_per_step"]])
+        for each in own:
+            tokens = first_passage(each["tokens"], each["nll"], target)
+            seconds = None if tokens is None else tokens / each["tokens_per_step"] * pace.median
+            rows.append({**each, "target": target, "tokens_to_target": tokens, "seconds_to_target": seconds})
+        reached = [row for row in rows if row["optimizer"] == name and row["tokens_to_target"] is not None]
+        row = min(reached, key=lambda row: row["tokens_to_target"], default={})
+        kept = {key: row.get(key) for key in ("lr", "steps", "tokens_to_target", "seconds_to_target")}
+        best[name] = {"kind": "best", "optimizer": name, "target": target, "pace": asdict(pace), **kept}
+    for row in best.values():
+        for unit in ("tokens", "seconds"):
+            mine, theirs = (each[f"{unit}_to_target"] for each in (row, best[reference]))
+            row[f"{unit}_over_reference"] = mine / theirs if mine and theirs else None
+    return rows + list(best.values())
+
+
+def table(rows: list[dict]) -> str:
+    """Every run, then the best of each optimizer, and what the comparison does about schedules."""
+    runs, best = ([row for row in rows if row["kind"] == kind] for kind in ("run", "best"))
+    lines = [f"target: a validation loss of {rows[0]['target']:.4f} nats a token", ""]
+    lines.append(f"{'optimizer':<10} {'lr':>7} {'steps':>6} {'final loss':>10} {'tokens to it':>13} {'seconds':>8}")
+    for row in runs:
+        start = f"{row['optimizer']:<10} {row['lr']:>7g} {row['steps']:>6} {row['nll'][-1]:>10.4f} "
+        lines.append(start + _reached(row))
+    lines += ["", f"{'best of':<10} {'lr':>7} {'steps':>6} {'tokens to it':>13} {'seconds':>8}  "]
+    lines[-1] += f"{'both / ' + best[0]['optimizer']:<14} ms a step"
+    for row in best:
+        start = f"{row['optimizer']:<10} "
+        if row["lr"] is None:
+            lines.append(f"{start}reaches it at none of its learning rates")
+            continue
+        over = [row[f"{unit}_over_reference"] for unit in ("tokens", "seconds")]
+        ratios = ", ".join("-" if each is None else f"{each:.2f}" for each in over)
+        pace = shown({key: 1000 * value for key, value in row["pace"].items()})
+        lines.append(f"{start}{row['lr']:>7g} {row['steps']:>6} {_reached(row)}  {ratios:<14} {pace}")
+    lines += [
+        "",
+        "Each run's schedule is stretched over its own steps. One that passes the target before its end has its",
+    ]
+    lines.append("learning rate not yet decayed there, and a shorter run might reach it sooner.")
+    return "\n".join(lines)
+
+
+def _reached(row: dict) -> str:
+    if row["tokens_to_target"] is None:
+        return f"{'-':>13} {'-':>8}"
+    return f"{row['tokens_to_target']:>13,.0f} {row['seconds_to_target']:>8.1f}"

@@ -1,0 +1,191 @@
+"""The benchmark's runs: when a loss curve reaches a target, who is over whom, and that no second of a job is lost."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from conf.base import BadInput
+from conf.compose import compose_values
+from conf.schema import validate
+from experiments.benchmark import sweep, time_to_loss
+from experiments.benchmark.__main__ import Benchmark
+from experiments.benchmark.job import Ledger
+from experiments.benchmark.time_to_loss import arms, first_passage, judged
+from tests.runs import CACHE, TINY
+
+MODEL = [
+    each for each in TINY if each.split("=")[0] not in ("steps", "log_every", "validate_every", "trainer", "cache")
+]
+NAN = float("nan")
+
+
+def settings(*overrides):
+    return validate(Benchmark, {**compose_values("benchmark", list(overrides)), "schemes": ["rope"]})
+
+
+def listed(*words):
+    return "[" + ",".join(f'"{word}"' for word in words) + "]"
+
+
+@pytest.mark.parametrize(
+    "losses, target, expected",
+    [
+        ([4.0, 3.0, 2.0], 2.5, 250.0),  # half way between the second and the third point
+        ([4.0, 3.0, 2.0], 3.0, 200.0),  # on a point
+        ([4.0, 3.0, 2.0], 2.0, 300.0),  # on the last point: the run that sets the target reaches it
+        ([4.0, 3.0, 2.0], 1.9, None),
+        ([4.0, 2.0, 3.0, 1.0], 2.5, 175.0),  # the first time of three
+        ([4.0, 3.0, 2.0], 5.0, 100.0),  # before the first point nothing is known
+        ([4.0, NAN, NAN], 2.5, None),
+    ],
+)
+def test_first_passage(losses, target, expected):
+    assert first_passage([100, 200, 300, 400][: len(losses)], losses, target) == expected
+
+
+def test_first_passage_on_a_fine_curve_is_the_inverse_of_the_curve():
+    tokens = list(range(10, 2000, 10))
+    losses = [3 * step**-0.5 + 1 for step in tokens]
+    assert first_passage(tokens, losses, 1.1) == pytest.approx(900, abs=0.1)
+
+
+def curve(optimizer, lr, losses, seconds, steps=3):
+    tokens = [100 * (i + 1) for i in range(len(losses))]
+    row = {"kind": "run", "optimizer": optimizer, "lr": lr, "steps": steps, "tokens_per_step": 10}
+    return row | {"tokens": tokens, "nll": losses, "seconds_per_step": seconds}
+
+
+def test_the_best_of_each_is_over_the_best_of_the_first():
+    """Muon's quickest run is not the one that ends lowest; its steps take 1.5 times as long, by the median of all."""
+    runs = [
+        curve("adamw", 1e-3, [5.0, 4.0, 3.0, 2.5], [2.0, 2.0]),
+        curve("adamw", 4e-3, [5.0, 3.0, 2.4, 2.0], [2.0, 9.0]),
+        curve("muon", 1e-2, [5.0, 3.0, 1.0, 0.5], [3.0, 3.0]),
+        curve("muon", 2e-2, [2.5, 1.5, 1.2, 1.1], [1.0, 3.0]),
+    ]
+    rows = judged(runs, None)
+    adamw, muon = (row for row in rows if row["kind"] == "best")
+    assert adamw["target"] == 2.0 and (adamw["lr"], adamw["tokens_to_target"]) == (4e-3, 400)
+    assert adamw["seconds_to_target"] == 400 / 10 * 2.0
+    assert (muon["lr"], muon["tokens_to_target"], muon["seconds_to_target"]) == (2e-2, 150, 45.0)
+    assert adamw["tokens_over_reference"] == adamw["seconds_over_reference"] == 1
+    assert muon["tokens_over_reference"] == 150 / 400 and muon["seconds_over_reference"] == 45 / 80
+    assert [row["tokens_to_target"] for row in rows if row["kind"] == "run"] == [None, 400, 250, 150]
+    printed = time_to_loss.table(rows)
+    assert "2.0000 nats" in printed and "0.38, 0.56" in printed and printed.count("0.001 ") == 1
+
+
+def test_who_never_gets_there_has_no_ratio_and_a_reference_that_diverges_is_one_sentence():
+    runs = [curve("adamw", 1e-3, [5.0, NAN], [2.0]), curve("muon", 1e-2, [5.0, 3.0], [3.0])]
+    rows = judged(runs, 4.0)
+    adamw, muon = (row for row in rows if row["kind"] == "best")
+    assert adamw["lr"] is None and muon["tokens_to_target"] == 150 and muon["tokens_over_reference"] is None
+    assert "adamw      reaches it at none" in time_to_loss.table(rows)
+    with pytest.raises(BadInput, match=r"rates\.adamw: every run diverged"):
+        judged(runs, None)
+
+
+def test_optimizers_take_turns():
+    found = arms({"adamw": (1.0, 2.0, 3.0), "muon": (4.0,)}, (10, 20))
+    assert found[:4] == [("adamw", 1.0, 10), ("muon", 4.0, 10), ("adamw", 2.0, 10), ("adamw", 3.0, 10)]
+    assert len(found) == 8 and {steps for *_, steps in found[4:]} == {20}
+
+
+def test_a_small_race(one_thread):
+    asked = settings(
+        f"time_to_loss.run={listed(*MODEL, 'trainer=cpu')}",
+        "time_to_loss.rates={adamw:[4e-3],muon:[1e-2,2e-2]}",
+        "time_to_loss.steps=[6]",
+        "time_to_loss.every=2",
+        f"cache={CACHE}",
+    )
+    rows = time_to_loss.run(SimpleNamespace(settings=asked))
+    runs = [row for row in rows if row["kind"] == "run"]
+    assert [(row["optimizer"], row["lr"]) for row in runs] == [("adamw", 4e-3), ("muon", 1e-2), ("muon", 2e-2)]
+    for row in runs:
+        assert row["tokens"] == [256, 512, 768] and row["tokens_per_step"] == 128
+        assert len(row["seconds_per_step"]) == 2 and min(row["seconds_per_step"]) > 0
+    first, *_ = runs
+    assert first["target"] == first["nll"][-1] and first["tokens_to_target"] == 768
+    assert len({tuple(row["nll"]) for row in runs}) == 3
+    assert "muon" in time_to_loss.table(rows)
+
+
+def test_a_ledger_books_every_second_once():
+    times = iter([1.0, 3.0, 6.0, 10.0, 15.0, 21.0, 28.0, 36.0])
+    ledger = Ledger(0.0, lambda: next(times))
+
+    class Work:
+        def inner(self):
+            return "done"
+
+        def outer(self):
+            return self.inner()
+
+    ledger.around(Work, "inner", "inside", "way in", "way in again")
+    ledger.around(Work, "outer", "way out", "before")
+    assert Work().outer() == "done"  # before 1, way in 2, inside 3, way out 4
+    Work().outer()  # before 5, way in again 6, inside 7, way out 8
+    assert ledger.seconds == {"before": 6, "way in": 2, "inside": 10, "way out": 12, "way in again": 6}
+    assert sum(ledger.seconds.values()) == ledger.last == 36
+
+
+def test_runs_per_hour_once_going_leave_the_first_of_every_process_out():
+    assert sweep.going([100, 10, 40, 70], at_once=1) == 3600 / 30
+    assert sweep.going([20, 22, 31, 32], at_once=2) == 3600 * 2 / 10
+
+
+def test_a_small_sweep(one_thread):
+    """One process, two jobs; then one job alone, all of whose time is in a part."""
+    asked = settings(
+        f"sweep.run={listed(*MODEL, 'trainer=cpu', 'steps=3', 'logger=none')}",
+        "sweep.at_once=[1]",
+        f"cache={CACHE}",
+        "repeats=1",
+    )
+    rows = sweep.run(SimpleNamespace(settings=asked))
+    rate, *alone = rows
+    assert rate["failure"] is None and (rate["runs"], rate["steps"]) == (2, 3)
+    assert rate["runs_per_hour"] == pytest.approx(3600 * 2 / rate["seconds"])
+    assert rate["runs_per_hour_going"] > 0
+    parts = {row["part"]: row["seconds"][0] for row in alone}
+    wanted = ["starting Python", "importing hydra", "importing torch", "importing lightning", "importing the lab"]
+    wanted += ["composing", "run folder, logger", "opening the corpus", "building the model", "building the Trainer"]
+    wanted += ["measuring the ceiling", "first step", "recording, validation", "further steps", "finishing"]
+    assert list(parts) == [*wanted, "leaving Python"]
+    assert min(parts.values()) >= 0
+    assert "once going" in sweep.table(rows) and "start-up, first step in" in sweep.table(rows)
+
+
+def test_a_job_that_fails_says_why_in_the_table():
+    said = sweep.complaint(
+        "a warning\nfailed: RuntimeError: out of memory\nTraceback\n1 job(s) of the multirun failed\n"
+    )
+    assert said == "failed: RuntimeError: out of memory"
+    rate = {"kind": "rate", "at_once": 8, "runs": 16, "steps": 3, "failure": said}
+    part = {"kind": "part", "part": "one job", "failure": "no logger"}
+    printed = sweep.table([rate, part])
+    assert said in printed and "no logger" in printed
+
+
+@pytest.mark.parametrize(
+    "override, said",
+    [
+        ("+time_to_loss.rates.adam=[1e-3]", "rates: adam is not known; allowed: adamw, muon"),
+        ("time_to_loss.rates.adamw=[0]", "time_to_loss.rates.adamw.0=0 .*greater than 0"),
+        ("time_to_loss.every=300", "every=300 must be at most half of every run's steps, here 400"),
+        ("sweep.rounds=1", "sweep.rounds=1 .*greater than or equal to 2"),
+    ],
+)
+def test_a_bad_option_is_one_sentence(override, said):
+    with pytest.raises(BadInput, match=said) as caught:
+        settings(override)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("section", [time_to_loss, sweep])
+def test_what_train_would_refuse_is_refused_before_anything_runs(section, monkeypatch):
+    monkeypatch.setattr(time_to_loss, "raced", None)
+    monkeypatch.setattr(sweep, "started", None)
+    with pytest.raises(BadInput, match="position=roap is not known; allowed: alibi"):
+        section.run(SimpleNamespace(settings=settings(f'{section.__name__.split(".")[-1]}.run=["position=roap"]')))
