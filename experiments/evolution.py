@@ -128,7 +128,8 @@ def evolve(
     """Generation after generation: the seeds and their mutants, then children of the best of all so far.
 
     Nobody is scored twice. A cross nobody has seen that is not found in so many tries gives way to a mutant, as in the
-    authors' code; without enough of those a generation is smaller, and without any the search ends. What is no number, or infinite, counts as worst.
+    authors' code; without enough of those a generation is smaller, and without any the search ends. What is no number,
+    or infinite, counts as worst.
 
     Args:
         fitness: P individuals → P numbers, the lower the better.
@@ -139,10 +140,7 @@ def evolve(
     for number in range(len(history), how.generations + 1):
         random = np.random.default_rng([how.seed, number])
         if number == 0:
-            children = list(seeds)
-            seen.update(children)
-            wanted = max(0, how.population - len(children))
-            children += _unseen(lambda i: space.mutate(seeds[i % len(seeds)], how.probability, random), wanted, seen)
+            children = _first(space, seeds, how, random, seen)
         else:
             parents = [each.individual for each in best(history, how.parents)]
             children = _children(space, parents, how, random, seen)
@@ -156,6 +154,16 @@ def evolve(
             ]
         )
         yield history[-1]
+
+
+def _first(space, seeds, how, random, seen) -> list[Individual]:
+    """The seeds, and as many mutants of each in turn as the population has room for."""
+    seen.update(seeds)
+
+    def mutant(number):
+        return space.mutate(seeds[number % len(seeds)], how.probability, random)
+
+    return list(seeds) + _unseen(mutant, max(0, how.population - len(seeds)), seen)
 
 
 def _children(space, parents, how, random, seen) -> list[Individual]:

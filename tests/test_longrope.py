@@ -18,6 +18,7 @@ from experiments.evolution import Evolution, Individual, Scored, Space, best, ev
 from experiments.longrope import Progress, Search, _main, override, search, table
 from experiments.perplexity import Measurement, measure_checkpoint
 from experiments.retrieval import make_trials, needle_perplexity
+from models.positions import SPECTRA
 from tests.cases import WINDOW, Case
 from tests.runs import CACHE, command, finish, tiny
 from train import compose, load_model, train
@@ -86,6 +87,9 @@ def test_a_mutation_draws_evenly_from_what_fits_and_leaves_the_rest():
     assert set(middle) == {*range(200, 301)} - {250}
     counts = np.bincount(middle)[200:301]
     assert counts.max() < 3 * np.delete(counts, 50).min()
+    parent = Individual((150, 250, 350), 0)
+    changed = [arena.mutate(parent, 0.3, random).factors[1] != 250 for _ in range(2000)]
+    assert np.mean(changed) == pytest.approx(0.3, abs=0.04)
 
 
 def test_a_cross_has_every_number_from_a_parent():
@@ -108,8 +112,9 @@ def test_a_search_goes_on_as_if_never_interrupted(done):
 
 
 def test_generations_are_as_large_as_asked_for():
-    sizes = [len(generation) for generation in run()]
-    assert sizes == [HOW.population, *[HOW.mutations + HOW.crossovers] * HOW.generations]
+    """Also where two parents have few different children, so that mutants take the place of crosses."""
+    assert [len(generation) for generation in run()] == [32, *[24] * 20]
+    assert [len(generation) for generation in run(parents=2, mutations=1, crossovers=40)] == [32, *[41] * 20]
 
 
 def test_nothing_found_is_worse_than_the_seeds_on_the_text_searched_on():
@@ -117,10 +122,10 @@ def test_nothing_found_is_worse_than_the_seeds_on_the_text_searched_on():
     for trap in (1.0, math.nan, math.inf):
 
         def fitness(individuals, trap=trap):
-            return [0.5 if each in PLAIN.seeds(VECTORS) else trap for each in individuals]
+            return [0.5 if each == PLAIN.seeds(VECTORS)[1] else trap for each in individuals]
 
         (winner,) = best(run(fitness=fitness, generations=3))
-        assert winner == Scored(PLAIN.seeds(VECTORS)[0], 0.5)
+        assert winner == Scored(PLAIN.seeds(VECTORS)[1], 0.5)
 
 
 def test_parents_are_the_best_of_all_generations():
@@ -172,6 +177,18 @@ def test_candidates_are_scored_as_a_model_built_for_each(name, batch_tokens):
     assert len(set(scores)) > 4  # FoPE stops slow pairs, whose factors then change nothing
 
 
+def test_factors_go_by_the_speed_of_a_pair_not_by_its_place(tmp_path):
+    (tmp_path / "list.yaml").write_text(str([0.01, 1.0, 0.3, 0.001, 0.05, 0.5, 0.002, 0.1]))  # in no order
+    spectrum, texts = SPECTRA["file"](path=str(tmp_path / "list.yaml")), Texts([np.arange(49) % 23], [0], 48)
+    model = Case("rope").model(extend="longrope", factor=3.0, spectrum=spectrum)
+    candidates, frequencies = in_place(model)
+    assert frequencies == [1.0, 0.5, 0.3, 0.1, 0.05, 0.01, 0.002, 0.001]
+    each = Individual((100, 110, 120, 150, 170, 250, 300, 300), 1)
+    alone = Case("rope").model(extend="longrope", factor=3.0, spectrum=spectrum, long=each.long, n_hat=1)
+    (score,) = Fitness(model, candidates, texts, 48, {"device": "cpu"})([each])
+    assert score == pytest.approx(texts.row(alone)["perplexity"], rel=1e-6)
+
+
 def test_layers_of_different_frequencies_need_more_than_one_list():
     case = Case("mixture", {"first": "rope", "second": {"name": "rope", "fraction": 0.5}, "every": 2})
     with pytest.raises(BadInput, match="different frequencies"):
@@ -211,8 +228,8 @@ TINY = {"population": 6, "parents": 4, "mutations": 3, "crossovers": 3, "generat
 TINY |= {"tokens": 512, "segments": 4, "factor": 4.0}
 
 
-def found(base, **changes):
-    return search(base.checkpoint, Search(**TINY | changes), str(CACHE), Progress(Bar()))
+def found(base, tell=None, **changes):
+    return search(base.checkpoint, Search(**TINY | changes), str(CACHE), tell or Progress(Bar()))
 
 
 def test_the_command_searches_keeps_draws_and_what_it_prints_reads_the_same(base):
@@ -249,7 +266,9 @@ def test_a_search_that_was_stopped_goes_on(base):
     kept = (folder / "history.json").read_text()
     (folder / "results.json").unlink()
     (folder / "history.json").write_text(json.dumps(json.loads(kept)[:2]))
-    again, _ = found(base, seed=5)
+    progress = Progress(Bar())
+    again, _ = found(base, progress, seed=5)
+    assert progress.done == 6  # the one generation that was missing
     assert (folder / "history.json").read_text() == kept
     assert again["methods"] == whole["methods"]
     assert again["evaluations_per_second"] and again["evaluations"] == whole["evaluations"]
