@@ -88,8 +88,9 @@ def measure_by_position(
     """Loss by position of a checkpoint, and the file it is kept in; what was measured before is read back.
 
     Returns:
-        {…, "rows": [{"low", "high", "nll", "interval", "perplexity", "targets"}], "gate": {"value", "low", "high"},
-        "uses_context": whether the gate is passed}; nll in nats per token.
+        {…, "rows": [{"low", "high", "nll", "interval", "perplexity", "targets", "document_nll", "document_targets"}],
+        "gate": {"value", "low", "high"}, "uses_context": whether the gate is passed}; nll in nats per token, by
+        document in nats.
     """
     from experiments.protocols import token_losses
 
@@ -102,7 +103,9 @@ def measure_by_position(
         for place, (low, high) in enumerate(sums.bins):
             loss = sums.interval(place)
             row = {"low": low, "high": high, "nll": loss.value, "interval": [loss.low, loss.high]}
-            rows.append(row | {"perplexity": float(np.exp(loss.value)), "targets": int(sums.targets[:, place].sum())})
+            row |= {"perplexity": float(np.exp(loss.value)), "targets": int(sums.targets[:, place].sum())}
+            columns = {"document_nll": sums.nll, "document_targets": sums.targets}
+            rows.append(row | {key: table[:, place].tolist() for key, table in columns.items()})
         gate = sums.gate()
         told = {"split": how.split, "context": how.context, "documents": len(sums.nll), "rows": rows}
         return told | {"gate": asdict(gate), "uses_context": gate.high < 0}
