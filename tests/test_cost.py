@@ -1,0 +1,100 @@
+"""How cost grows: fits recover known exponents, each axis is scaled alone, and devices follow their formula."""
+
+import json
+
+import pytest
+
+from conf.base import BadInput
+from conf.compose import compose_values
+from conf.schema import validate
+from experiments.cost import AXES, STATE, Cost, fits, on_devices, power_law, run_cost, scaled
+from experiments.figures.canvas import told
+from tests.runs import CACHE, tiny
+from train import compose
+
+SMALL = ["window=8", "tokens=32", "factors=[1,2]", "repeats=2", "seconds=0.001", "data.tokenizer.kind=bytes"]
+
+
+def settings(*overrides: str) -> Cost:
+    return validate(
+        Cost, compose_values("cost", [f"cache={CACHE}", "data.tokenizer.vocabulary=null", *SMALL, *overrides])
+    )
+
+
+def rows(axis: str, seconds, peak=lambda x: x, sizes=(2, 4, 8, 16), failure=None) -> list[dict]:
+    common = {"axis": axis, "failure": failure}
+    return [
+        {**common, "size": x, "seconds": [slow * seconds(x) for slow in (1, 3)], "peak": peak(x), "operations": x**2}
+        for x in sizes
+    ]
+
+
+def test_a_power_law_is_recovered():
+    exponent, constant = power_law([3, 10, 40], [5 * x**1.7 for x in (3, 10, 40)])
+    assert (exponent, constant) == pytest.approx((1.7, 5))
+
+
+def test_fits_recover_the_exponent_of_each_axis_and_say_where_they_were_fitted():
+    """A machine three times slower in the second round changes no exponent; a failed point is in no range."""
+    measured = rows("window", lambda x: 7 * x**1.3, lambda x: 100 * x**0.5) + rows("batch", lambda x: 0.1 * x)
+    measured += rows("batch", lambda x: 1.0, sizes=(1024,), failure="OutOfMemoryError") + rows(
+        "width", float, sizes=(2,)
+    )
+    found = {fit["axis"]: fit for fit in fits(measured)}
+    assert set(found) == {"window", "batch"}
+    window, batch = found["window"], found["batch"]
+    assert window["rounds"] == pytest.approx({"median": 1.3, "low": 1.3, "high": 1.3})
+    assert window["seconds"] == pytest.approx({"exponent": 1.3, "constant": 14, "off": 1})  # the median of 7 and 21
+    assert window["peak"]["exponent"] == pytest.approx(0.5) and window["operations"]["exponent"] == pytest.approx(2)
+    assert batch["seconds"]["exponent"] == pytest.approx(1) and (batch["low"], batch["high"]) == (2, 16)
+
+
+def test_what_is_no_power_law_says_how_far_it_is_off():
+    (fit,) = fits(rows("window", lambda x: 1 + (x == 4)))
+    assert fit["seconds"]["off"] > 1.3
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_an_axis_is_scaled_alone(tmp_path, axis):
+    base = compose(tiny(tmp_path))
+    more = scaled(base, axis, 2)
+    assert more.model.width // more.model.heads == base.model.width // base.model.heads
+    for other in AXES:
+        before, after = (getattr(each.model, other, None) or getattr(each, other) for each in (base, more))
+        assert after == before * (2 if other == axis else 1)
+    assert more.original_window == more.window
+    with pytest.raises(BadInput, match="no whole number"):
+        scaled(base, axis, 0.3)
+
+
+def test_devices_share_the_batch_and_pay_for_what_they_send():
+    found = {(row["strategy"], row["devices"]): row for row in on_devices(8.0, 1.0, 10**6, (1, 2, 4), (1e6, 1e9))}
+    assert found["ddp", 1]["sent"] == found["fsdp", 1]["sent"] == 0 and found["ddp", 1]["seconds"] == [8, 8]
+    assert found["ddp", 2]["sent"] == 4e6 and found["ddp", 4]["sent"] == 6e6  # 2·(n - 1)/n·4 MB
+    assert found["fsdp", 4]["sent"] == 9e6 and found["fsdp", 4]["state"] == STATE * 10**6 / 4
+    assert found["ddp", 4]["state"] == STATE * 10**6
+    assert found["ddp", 2]["seconds"] == pytest.approx([4 + 4, 4 + 0.004])
+
+
+def test_the_command_measures_every_axis_and_leaves_numbers_and_a_figure(tmp_path, capsys, one_thread):
+    folder = run_cost(settings(f"folder={tmp_path / 'cost'}"), [])
+    kept = json.loads((folder / "cost.json").read_text())
+    assert [(row["axis"], row["factor"]) for row in kept["rows"]] == [(axis, f) for axis in AXES for f in (1, 2)]
+    assert all(row["failure"] is None and row["peak"] > STATE * row["weights"] for row in kept["rows"])
+    sizes = {fit["axis"]: (fit["low"], fit["high"]) for fit in kept["fits"]}
+    assert sizes == {"window": (8, 16), "width": (128, 256), "layers": (4, 8), "batch": (4, 8)}
+    assert [row["devices"] for row in kept["devices"]] == 2 * [1, 2, 4]  # a batch of four
+    assert kept["versions"]["torch"] and kept["device"]
+    assert (folder / "cost.txt").read_text().strip() in capsys.readouterr().out
+    title, text = told(folder / "cost.svg")
+    assert "cost" in title and all(axis in text for axis in AXES) and (folder / "cost.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    "override, said",
+    [("factors=[1]", "factors"), ("bandwidths=[0]", "bandwidths.*greater than 0"), ("repeats=0", "repeats=0")],
+)
+def test_a_bad_option_is_one_sentence(override, said):
+    with pytest.raises(BadInput, match=said) as caught:
+        settings(override)
+    assert "\n" not in str(caught.value)
