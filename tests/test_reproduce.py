@@ -18,8 +18,8 @@ from experiments.claims.convergence import Convergence, log_share, reached
 from experiments.claims.extrapolation import Extrapolation
 from experiments.claims.page import plain, table
 from experiments.claims.spacing import Spacing
-from experiments.claims.starting_positions import FITTING, LARGE, StartingPositions, difference, moved
-from experiments.reproduce import Asked, enough, plan, train_all
+from experiments.claims.starting_positions import LARGE, StartingPositions, difference, moved
+from experiments.reproduce import Asked, enough, plan
 from experiments.statistics import Comparison, Estimate
 from tests.runs import CACHE, command, finish
 
