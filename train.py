@@ -246,7 +246,7 @@ def _fit(config: Config, folder: RunFolder, here: Place, run) -> dict:
     module = LanguageModel(gpt, config.optimizer, config.steps, width, record, config.seen, config.seed, here.ranks)
     accumulate = config.trainer.accumulate
     windows = Windows(corpus.split("train").tokens, config.window, config.batch // accumulate, config.seed)
-    windows = mixed(windows, corpus, config.data.retrieval, config.window, config.seed)
+    windows = mixed(windows, corpus, config.data.retrieval, config.window, config.seed, config.original_window)
     batches = Batches(windows, config.steps * accumulate, here.rank, here.ranks)
     held_out = fixed_windows(corpus.split("validation").tokens, config.window, config.validation_windows)
 

@@ -177,14 +177,16 @@ class Task:
                 return np.stack(list(found.values()))
         raise BadInput(f"{count} keys of {self.digits} digits are not to be had: more digits leave more")
 
-    def sequence(self, window: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    def sequence(self, window: np.ndarray, random: np.random.Generator, reach: int | None = None) -> np.ndarray:
         """A training sequence from a window of T + 1 tokens, (T + 1,), its keys never those that are measured.
 
-        Length and distance are drawn evenly from all that fit; the text is the window's, and goes on after the answer.
+        Length and distance are drawn evenly from all that fit, the distance up to `reach` if it is given; the text is
+        the window's, and goes on after the answer.
         """
         text = np.resize(window[window != self.separator], len(window))  # repeated where separators are gone
         length = int(random.integers(self.shortest, len(window) - 1, endpoint=True))
-        k = int(random.integers(self.nearest, self.farthest(length), endpoint=True))
+        farthest = self.farthest(length) if reach is None else min(self.farthest(length), reach)
+        k = int(random.integers(self.nearest, farthest, endpoint=True))
         trial = self.trial(text, length, k, random, measured=False)
         return np.concatenate((trial.prompt, trial.key, trial.ending, text[self.room(length) :]))[: len(window)]
 
@@ -198,8 +200,8 @@ def _fill(pieces: list, label: int, key: np.ndarray) -> np.ndarray:
 class MixedWindows:
     """Windows of which a share, drawn by (seed, number of the window), are made into retrieval sequences."""
 
-    def __init__(self, windows: Windows, task: Task, fraction: float, seed: int):
-        self._windows, self._task, self._fraction, self._seed = windows, task, fraction, seed
+    def __init__(self, windows: Windows, task: Task, fraction: float, seed: int, reach: int | None = None):
+        self._windows, self._task, self._fraction, self._seed, self._reach = windows, task, fraction, seed, reach
 
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> torch.LongTensor:
         """As Windows.batch: a function of (seed, step), and shared out by ranks without a trace."""
@@ -207,12 +209,17 @@ class MixedWindows:
         for number, row in enumerate(rows.numpy(), start=(step * ranks + rank) * len(rows)):
             random = np.random.default_rng([self._seed, number, STREAM])
             if random.random() < self._fraction:
-                row[:] = self._task.sequence(row, random)
+                row[:] = self._task.sequence(row, random, self._reach)
         return rows
 
 
-def mixed(windows: Windows, corpus: Corpus, settings: Retrieval, window: int, seed: int) -> Windows | MixedWindows:
+def mixed(
+    windows: Windows, corpus: Corpus, settings: Retrieval, window: int, seed: int, reach: int | None = None
+) -> Windows | MixedWindows:
     """The windows a model is trained on: as they are where no retrieval is asked for, else mixed with it.
+
+    reach: the largest distance of a key, for a model that is fine-tuned on longer windows than it was first trained
+    on: what it then finds farther away, it was never shown.
 
     Raises:
         BadInput: a window cannot hold a retrieval sequence.
@@ -220,8 +227,7 @@ def mixed(windows: Windows, corpus: Corpus, settings: Retrieval, window: int, se
     if settings.fraction == 0:
         return windows
     task = Task(settings, corpus.encode, corpus.separator)
-    if window < task.shortest:
-        raise BadInput(
-            f"data.retrieval.fraction={settings.fraction} needs window={task.shortest} at least, not {window}"
-        )
-    return MixedWindows(windows, task, settings.fraction, seed)
+    room = min(window, reach or window)
+    if room < task.shortest:
+        raise BadInput(f"data.retrieval.fraction={settings.fraction} needs window={task.shortest} at least, not {room}")
+    return MixedWindows(windows, task, settings.fraction, seed, reach)

@@ -1,250 +1,124 @@
-"""Interpolation against extrapolation: how does a model trained on L tokens read s·L, with and without fine-tuning?
+"""How does a model trained on L tokens read s·L, by every extension, with and without fine-tuning?
 
-    python -m experiments.extend
+    python -m experiments.extend                           all methods, four factors, the smallest models
+    python -m experiments.extend experiment=demo           interpolation against extrapolation alone
 
 For every positional scheme a base model is trained on windows of L tokens (or found, if it was). It is then read at
-growing context by every extension, without fine-tuning and after N fine-tuning steps on windows of s·L, for a list
-of N; a control arm is fine-tuned at L for the same steps on as many tokens. Perplexity is that of `fixed_targets`,
-the same held-out targets for every arm and every context. All arms of a scheme start from the same weights and see
-their data in the same order. Killed anywhere, the same command goes on.
+growing context by every method at every factor, without fine-tuning and after N fine-tuning steps on windows of s·L,
+for a list of N; a control arm is fine-tuned at L for the same steps on as many tokens. Perplexity is that of
+`fixed_targets`, the same held-out targets for every arm and every context. All arms of a scheme start from the same
+weights and see their data in the same order. What is to come is printed first; killed anywhere, the same command goes
+on.
 
-Results: runs/<group>/study-<name>/ with results.json, table.txt, figure.png and figure.svg.
+Results: runs/<group>/study-<name>/ with results.json, table.txt and figures.
 """
 
-import json
-import math
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BeforeValidator, Field
-
-from conf.base import BadInput, Count, Counts, Settings
 from conf.compose import command_line
 from conf.run_folder import write_json
-from experiments.perplexity import Measurement, measure_checkpoint
-
-if TYPE_CHECKING:
-    from conf.schema import Config
-
-CONTROL = "control"
-Names = Annotated[
-    tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v), Field(min_length=1)
-]
+from experiments.passkey import measure_passkey
+from experiments.perplexity import measure_checkpoint
+from experiments.study import Arm, asked, finetune_config, named
+from experiments.study_plan import Plan, make_plan, snapshot, told
+from experiments.study_report import Findings, Reading, sentences, tables
 
 
-class Study(Settings):
-    """What is asked of the base models, as in conf/extend_study.yaml."""
-
-    positions: Names
-    extends: Names
-    factor: Count
-    finetune_steps: Annotated[Counts, Field(min_length=1)]
-    finetune_lr: float = Field(gt=0)
-    segments: Count
-    split: Literal["validation", "test"]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One point of the study: a scheme, an arm (an extension, or the control), steps of fine-tuning, its curve."""
-
-    position: str
-    arm: str
-    steps: int
-    rows: list[dict]  # one per context length, as measure_checkpoint gives them
-
-    def at(self, context: int) -> dict:
-        return next(row for row in self.rows if row["context"] == context)
-
-
-def base_config(values: dict, overrides: list[str], position: str) -> "Config":
-    """The base run of a scheme: the composed training settings, with this scheme's own file for the position."""
-    from conf.compose import compose_values
-    from train import resolve
-
-    scheme = compose_values("config", [f"position={position}"])["position"]
-    told = [o for o in overrides if not o.startswith(("study.", "position="))]
-    return resolve({**values, "position": scheme}, told)
-
-
-def finetune_config(base: "Config", checkpoint: Path, arm: str, study: Study) -> "Config":
-    """The fine-tuning run of an arm: its window and extension, as many tokens a step as the base run had."""
-    from train import resolve
-
-    window = base.window if arm == CONTROL else base.window * study.factor
-    steps = max(study.finetune_steps)
-    label = arm if arm in (CONTROL, "none") else f"{arm}{study.factor}"
-    return resolve(
-        {
-            **base.model_dump(mode="json", exclude={"original_window"}),
-            "name": f"{base.name}-tuned-{label}-w{window}-n{steps}",
-            "checkpoint": str(checkpoint),
-            "extend": extension(arm, study.factor),
-            "window": window,
-            "batch": max(1, base.batch * base.window // window),
-            "steps": steps,
-            "snapshots": list(study.finetune_steps),
-            "optimizer": base.optimizer.model_dump()
-            | {"lr": study.finetune_lr, "schedule": "constant", "warmup": steps // 10},
-            "log_every": 1,
-            "validate_every": steps,
-        },
-        ["extend", "window", "data"],
-    )
-
-
-def extension(arm: str, factor: int) -> dict:
-    """The plain settings of an arm's extension; the control reads as it was trained."""
-    return {"name": "none"} if arm in (CONTROL, "none") else {"name": arm, "factor": float(factor)}
-
-
-def run_study(values: dict, overrides: list[str]) -> tuple["Config", Study, list[Reading], Path]:
-    """Train what is missing, measure what is missing, and return every reading and the study's folder."""
-    from conf.schema import validate
+def run_study(plan: Plan, overrides: list[str]) -> list[Reading]:
+    """Train what is missing, measure what is missing, and return every reading."""
     from train import train
 
-    study = validate(Study, values.pop("study"))
-    if "none" not in study.extends:
-        raise BadInput(
-            f"study.extends={list(study.extends)} must have none: extrapolation is what the others are held to"
-        )
-    bases = {position: base_config(values, overrides, position) for position in study.positions}
-    first = next(iter(bases.values()))
-    unshared = first.batch * first.window % (first.window * study.factor)
-    if unshared:
-        raise BadInput(
-            f"batch={first.batch} must be a multiple of study.factor={study.factor}, for equal tokens a step"
-        )
-    if first.window < 8:
-        raise BadInput(
-            f"window={first.window} is too short for this study: an eighth of it is scored, at least 8 needed"
-        )
-    powers = range(-2, int(math.log2(study.factor)) + 1)  # from a quarter of the window, to see what of it is used
-    contexts = sorted({int(first.window * 2**power) for power in powers})
-    how = Measurement(contexts=tuple(contexts), stride=first.window // 8, segments=study.segments, split=study.split)
-    arms = [*study.extends, CONTROL]
-    print(plan(first, study, contexts))
+    readings, total = [], len(plan.measurements)
 
-    readings = []
-    measurements = len(bases) * (len(study.extends) + len(arms) * len(study.finetune_steps))
+    def measured(arm: Arm, steps: int, checkpoint: Path) -> None:
+        cache, keys, said = plan.base.cache, plan.passkey(arm), []
+        rows = measure_checkpoint(checkpoint, arm.extend, plan.how, cache)["rows"]
+        if keys is not None:
+            said = measure_passkey(checkpoint, arm.extend, keys, cache)[0]["lengths"]
+        readings.append(Reading(arm.position, arm.method, arm.factor, steps, rows, said))
+        window = f" at {plan.base.window * arm.factor}" if arm.factor > 1 else ""
+        curve = ", ".join(f"{row['perplexity']:.2f} at {row['context']}" for row in rows)
+        print(
+            f"[{len(readings):>{len(str(total))}}/{total}] {arm.position}, {named(arm.method)}{window}, {steps} steps: "
+            f"{curve}",
+            flush=True,
+        )
 
-    def measured(position: str, arm: str, steps: int, checkpoint: Path) -> None:
-        result = measure_checkpoint(checkpoint, extension(arm, study.factor), how, first.cache)
-        readings.append(Reading(position, arm, steps, result["rows"]))
-        curve = ", ".join(f"{row['perplexity']:.2f} at {row['context']}" for row in result["rows"])
-        print(f"[{len(readings):>2}/{measurements}] {position}, {named(arm)}, {steps} steps: {curve}", flush=True)
-
-    for position, base in bases.items():
+    for position, base in plan.bases.items():
         trained = train(base, overrides)
-        for arm in study.extends:
-            measured(position, arm, 0, trained.checkpoint)
-        for arm in arms:
-            tuned = train(finetune_config(base, trained.checkpoint, arm, study), overrides)
-            for steps in study.finetune_steps:
-                measured(position, arm, steps, tuned.folder / "checkpoints" / f"snapshot-{steps:08d}.ckpt")
-    base_name = first.name.removeprefix(f"{study.positions[0]}-")
-    return first, study, readings, Path(first.runs) / first.group / f"study-{base_name}"
-
-
-def named(arm: str) -> str:
-    """An arm in words."""
-    return "extrapolation" if arm == "none" else arm
-
-
-def plan(base: "Config", study: Study, contexts: list[int]) -> str:
-    """What is about to happen, in tokens."""
-    arms = len(study.extends) + 1
-    tokens = base.batch * base.window
-    each = tokens * (base.steps + arms * max(study.finetune_steps))
-    return (
-        f"{len(study.positions)} base models ({', '.join(study.positions)}; {base.model.name} at {base.window}), "
-        f"{base.steps} steps; {arms} fine-tuned arms each, {max(study.finetune_steps)} steps at "
-        f"{base.window * study.factor}: {len(study.positions) * each / 1e6:.1f} M tokens; contexts {contexts}"
-    )
-
-
-def sentence(base: "Config", study: Study, readings: list[Reading]) -> str:
-    """What was found, whatever it is: the two readings at the longer window, before and after fine-tuning."""
-    from experiments.statistics import paired_ratio
-
-    longer = base.window * study.factor
-    said = []
-    for position in study.positions:
-        mine = {(r.arm, r.steps): r for r in readings if r.position == position}
-        last = max(study.finetune_steps)
-        window = mine["none", 0].at(base.window)["perplexity"]
-        quarter, half = (mine["none", 0].at(base.window // part) for part in (4, 2))
-        used = paired_ratio(mine["none", 0].at(base.window), quarter)
-        said.append(
-            f"{position}: perplexity {quarter['perplexity']:.2f} with {base.window // 4} tokens of context, "
-            f"{half['perplexity']:.2f} with {base.window // 2}, {window:.2f} with the trained {base.window} (whole / "
-            f"quarter {used}: it {'uses' if used.high < 1 else 'shows no use of'} context beyond a quarter)"
-        )
-        for arm in study.extends:
-            if arm == "none":
+        mine = [arm for arm in plan.arms if arm.position == position]
+        for arm in mine:
+            if 0 in arm.steps:
+                measured(arm, 0, trained.checkpoint)
+        ended: dict[str, Path] = {}  # where the fine-tuning of a method's last factor ended
+        for arm in sorted(mine, key=lambda arm: arm.factor):
+            if not arm.tuning:
                 continue
-            parts = []
-            for steps in (0, *study.finetune_steps):
-                ratio = paired_ratio(mine[arm, steps].at(longer), mine["none", steps].at(longer))
-                verdict = "better" if ratio.high < 1 else "worse" if ratio.low > 1 else "no different"
-                parts.append(f"{verdict} after {steps} steps ({ratio})")
-            said.append(f"at {longer} tokens {arm} against extrapolation is " + ", ".join(parts))
-            best = mine[arm, last].at(longer)["perplexity"]
-            said.append(
-                f"after {last} steps {arm} stands at {best:.2f}, extrapolation at "
-                f"{mine['none', last].at(longer)['perplexity']:.2f}, the control tuned at {base.window} at "
-                f"{mine[CONTROL, last].at(longer)['perplexity']:.2f}"
-            )
-    return "; ".join(said) + "."
+            start = ended.get(arm.method, trained.checkpoint) if plan.study.progressive else trained.checkpoint
+            tuned = train(finetune_config(base, start, arm, plan.study), overrides)
+            ended[arm.method] = tuned.checkpoint
+            for steps in plan.study.finetune_steps:
+                measured(arm, steps, snapshot(tuned.folder, steps))
+    return readings
 
 
-def table(study: Study, readings: list[Reading]) -> str:
-    """Perplexity by scheme, arm and steps (rows) and context length (columns)."""
-    contexts = [row["context"] for row in readings[0].rows]
-    lines = [f"{'position':<12} {'arm':<14} {'steps':>5}  " + " ".join(f"{c:>8}" for c in contexts)]
-    for reading in readings:
-        cells = " ".join(f"{row['perplexity']:>8.2f}" for row in reading.rows)
-        lines.append(f"{reading.position:<12} {named(reading.arm):<14} {reading.steps:>5}  {cells}")
-    return "\n".join(lines)
+def _folder(plan: Plan, overrides: list[str]) -> Path:
+    """Where the results go: the folder is named as the base runs are, and by what was asked of them on the way."""
+    base = plan.base
+    words = [word.removeprefix("study.").replace("=", "") for word in overrides if word.startswith("study.")]
+    asked_for = [re.sub(r"[^A-Za-z0-9.]+", "_", word).strip("_") for word in words]
+    name = "-".join(["study", base.name.removeprefix(f"{base.position.name}-"), *asked_for])
+    return Path(base.runs) / base.group / name[:160]
 
 
 def _main(values: dict, overrides: list[str]) -> None:
-    from experiments.figures.extension import extension_figure
+    from experiments.figures.extension import study_figures
 
-    base, study, readings, folder = run_study(values, overrides)
+    plan = make_plan(values["scale"], overrides, asked(values["study"]))
+    print(told(plan), flush=True)
+    found = Findings(plan.base.window, plan.study, run_study(plan, overrides))
+    folder = _folder(plan, overrides)
     folder.mkdir(parents=True, exist_ok=True)
-    found, printed = sentence(base, study, readings), table(study, readings)
-    results = {"study": study.model_dump(mode="json"), "base": base.model_dump(mode="json"), "found": found}
-    write_json(folder / "results.json", results | {"readings": [asdict(reading) for reading in readings]})
-    (folder / "table.txt").write_text(f"{printed}\n\n{found}\n")
-    extension_figure(folder / "figure", base.window, study, readings)
-    if base.logger.name == "wandb":
-        _to_wandb(base, study, readings, folder)
-    where = f"Table: {folder}/table.txt   Figure: {folder}/figure.png   Numbers: {folder}/results.json"
-    print(f"\nPerplexity of the same {study.split} targets, by tokens of context (trained on {base.window}):\n")
-    following = (
-        "another factor (study.factor=8), more fine-tuning (study.finetune_steps=[4,256]), or one of your own runs"
-    )
-    print(f"{printed}\n\n{found}\n\n{where}\nTry next: {following}; README.md says how.")
+    printed, said = tables(found), sentences(found)
+    settings = {"study": plan.study.model_dump(mode="json"), "base": plan.base.model_dump(mode="json")}
+    results = {**settings, "left_out": plan.left_out, "found": said}
+    write_json(folder / "results.json", results | {"readings": [asdict(reading) for reading in found.readings]})
+    (folder / "table.txt").write_text(f"{printed}\n\n{said}\n")
+    figures = study_figures(folder, found)
+    if plan.base.logger.name == "wandb":
+        _to_wandb(plan, found, folder, settings, said, figures)
+    drawn = ", ".join(f"{figure.name}.png" for figure in figures)
+    print(f"\n{printed}\n\n{said}\n\nIn {folder}: table.txt, results.json, {drawn}")
+    following = "other factors (study.factors=[2,8]), more fine-tuning (study.finetune_steps=[4,256]), or other methods"
+    print(f"Try next: {following} (study.extends=[none,yarn]); README.md says how.")
 
 
-def _to_wandb(base: "Config", study: Study, readings: list[Reading], folder: Path) -> None:
-    """The curves of every arm over context length, the table and the figure, in one W&B run."""
+def _to_wandb(plan: Plan, found: Findings, folder: Path, settings: dict, said: str, figures: list[Path]) -> None:
+    """The curves of every arm over context length, the table and the figures, in one W&B run."""
     import wandb
 
     from conf.tracking import tracked
 
-    identity = {"name": folder.name, "group": base.group, "job_type": "study", "tags": list(study.positions)}
-    settings = json.loads((folder / "results.json").read_text())
-    with tracked(base.logger, Path(base.runs), config={k: settings[k] for k in ("study", "base")}, **identity) as run:
-        for number, row in enumerate(readings[0].rows):
-            curves = {f"context/{r.position}-{r.arm}-{r.steps}": r.rows[number]["perplexity"] for r in readings}
+    base = plan.base
+    identity = {"name": folder.name, "group": base.group, "job_type": "study", "tags": list(plan.bases)}
+    with tracked(base.logger, Path(base.runs), config=settings, **identity) as run:
+        for number, row in enumerate(found.readings[0].rows):
+            curves = {
+                f"context/{r.position}-{r.arm}-{r.factor}x-{r.steps}": r.rows[number]["perplexity"]
+                for r in found.readings
+            }
             run.log({"context/length": row["context"], **curves})
-        columns = ["position", "arm", "steps", "context", "perplexity"]
-        cells = [[r.position, r.arm, r.steps, row["context"], row["perplexity"]] for r in readings for row in r.rows]
-        run.log({"table": wandb.Table(columns=columns, data=cells), "figure": wandb.Image(str(folder / "figure.png"))})
-        run.summary["found"] = settings["found"]
+        columns = ["position", "arm", "factor", "steps", "context", "perplexity"]
+        cells = [
+            [r.position, r.arm, r.factor, r.steps, row["context"], row["perplexity"]]
+            for r in found.readings
+            for row in r.rows
+        ]
+        images = {figure.name: wandb.Image(str(figure.with_suffix(".png"))) for figure in figures}
+        run.log({"table": wandb.Table(columns=columns, data=cells), **images})
+        run.summary["found"] = said
 
 
 def main() -> None:

@@ -7,11 +7,9 @@ import pytest
 import torch
 
 from conf.base import BadInput
-from conf.compose import FOLDER, compose_values
-from conf.schema import validate
-from experiments.extend import Study
+from conf.compose import FOLDER
 from tests.runs import ROOT, command, finish, tiny
-from train import build_model, compose, resolve, run_name
+from train import build_model, compose, run_name
 
 
 def choices(group):
@@ -73,14 +71,6 @@ def test_every_experiment_also_describes_a_base_run(tmp_path, choice):
     """What it asks of its models afterwards is no setting of theirs."""
     config = compose([f"runs={tmp_path}", f"experiment={choice}", *(["data=sotu"] if choice != "demo" else [])])
     assert config.group == choice
-
-
-@pytest.mark.parametrize("choice", choices("experiment"))
-def test_every_experiment_composes(tmp_path, choice):
-    more = ["data.train=x.txt"] if choice == "books_micro" else []
-    values = compose_values("extend_study", [f"runs={tmp_path}", f"experiment={choice}", *more])
-    validate(Study, values.pop("study"))
-    assert resolve(values, []).group == choice
 
 
 SENTENCES = {

@@ -115,22 +115,3 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
 def test_different_targets_are_not_compared():
     with pytest.raises(ValueError, match="same targets"):
         paired_ratio(row([1.0], [1]), row([1.0], [1], "other"))
-
-
-def test_the_study_measures_every_arm_and_reuses_what_it_has(tmp_path):
-    words = [*tiny(tmp_path, "group=study"), "study.finetune_steps=[1,2]", "study.segments=4"]
-    status, out, err = finish(command(*words, module="experiments.extend"))
-    assert status == 0, err
-    (folder,) = (tmp_path / "study").glob("study-*")
-    results = json.loads((folder / "results.json").read_text())
-    arms = {(r["position"], r["arm"], r["steps"]) for r in results["readings"]}
-    tuned = {(p, a, n) for p in ("rope", "sinusoidal") for a in ("none", "interpolate", "control") for n in (1, 2)}
-    assert arms == tuned | {(p, a, 0) for p in ("rope", "sinusoidal") for a in ("none", "interpolate")}
-    contexts = [[row["context"] for row in reading["rows"]] for reading in results["readings"]]
-    assert all(each == [8, 16, 32, 64, 128] for each in contexts)
-    assert results["found"] in out and "extrapolation" in out
-    assert (folder / "figure.png").stat().st_size > 10_000 and (folder / "figure.svg").is_file()
-    trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("study/*/results.json") if path.parent != folder}
-    assert len(trained) == 8
-    assert finish(command(*words, module="experiments.extend"))[0] == 0
-    assert {path: path.stat().st_mtime_ns for path in trained} == trained

@@ -155,6 +155,21 @@ def test_the_share_asked_for_is_mixed_in_and_the_rest_is_untouched():
     assert changed / 480 == pytest.approx(0.3, abs=0.07)
 
 
+def test_fine_tuning_on_longer_windows_shows_no_distance_beyond_the_first_one(monkeypatch):
+    asked = []
+    trial = Task.trial
+    monkeypatch.setattr(
+        Task, "trial", lambda self, *given, **more: asked.append(given[1:3]) or trial(self, *given, **more)
+    )
+    mixture = mixed(windows(), corpus(), Retrieval(fraction=1.0), 64, 3, reach=30)
+    for step in range(30):
+        mixture.batch(step)
+    lengths, distances = zip(*asked, strict=True)
+    assert max(lengths) > 60 and 25 < max(distances) <= 30
+    with pytest.raises(BadInput, match=r"window=20 at least, not 19"):
+        mixed(windows(), corpus(), Retrieval(fraction=0.5), 64, 3, reach=19)
+
+
 def test_a_mixed_batch_depends_on_seed_and_step_alone_and_ranks_share_it_out():
     first, second = (mixed(windows(), corpus(), Retrieval(fraction=0.5), 64, 3) for _ in range(2))
     assert isinstance(first, MixedWindows)

@@ -1,0 +1,307 @@
+"""The extension study on tiny models: its plan, its arms, its runs, and what it says of them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from conf.base import BadInput
+from conf.compose import FOLDER, compose_values
+from experiments.study import arms, asked, base_config
+from experiments.study_report import (
+    Findings,
+    Reading,
+    cost_table,
+    k_max_table,
+    perplexity_table,
+    sentences,
+    steps_table,
+)
+from tests.runs import command, finish, tiny
+from train import compose
+
+
+def prepared(tmp_path, *words):
+    """The settings of a study, and a function that gives the base run of a scheme."""
+    words = tiny(tmp_path, *words)
+    values = compose_values("extend_study", words)
+    return asked(values["study"]), lambda position: base_config(values["scale"], words, position)
+
+
+@pytest.mark.parametrize("position", ["rope", "sinusoidal"])
+def test_every_method_has_its_arms_or_a_sentence(tmp_path, position):
+    study, base = prepared(tmp_path)
+    found, left_out = arms(base(position), study)
+    at = {(arm.method, arm.factor): arm.steps for arm in found}
+    zero, tuned = (0,), study.finetune_steps
+    for method in ("interpolate", "ntk", "yarn", "llama3", "longrope", "resonance"):
+        assert [at[method, factor] for factor in (2, 4, 8, 16)] == [(0, *tuned)] * 4 and (method, 1) not in at
+    for method in ("none", "base"):
+        assert at[method, 1] == zero and [at[method, factor] for factor in (2, 4, 8, 16)] == [tuned] * 4
+    assert at["dynamic_ntk", 1] == zero and at["control", 1] == tuned
+    assert not any(arm.tuning for arm in found if arm.method in ("dynamic_ntk", "self_extend", "rerope"))
+    if position == "rope":
+        assert left_out == [] and len(at) == 42
+        assert at["drop", 1] == (0, *tuned) and at["rerope", 1] == zero and at["self_extend", 16] == zero
+    else:
+        assert len(left_out) == 3 and len(at) == 36
+        assert all("position=sinusoidal has no plain rotation" in sentence for sentence in left_out)
+    assert all(arm.extend.get("factor", arm.factor) == arm.factor for arm in found)
+
+
+def test_methods_take_settings_and_factors_that_do_not_fit_are_left_out(tmp_path):
+    (tmp_path / "found.yaml").write_text("factor: 4.0\nlong: [1, 1, 2, 2, 4, 4, 4, 4]\n")
+    methods = f"[none,{{name: ntk, form: critical}},{{name: longrope, path: {tmp_path}/found.yaml}}]"
+    study, base = prepared(tmp_path, f"study.extends={methods}", "study.factors=[2,4]")
+    found, left_out = arms(base("rope"), study)
+    assert {arm.label for arm in found if arm.method.startswith("ntk")} == {"ntk-formcritical2", "ntk-formcritical4"}
+    assert [arm.factor for arm in found if arm.method.startswith("longrope")] == [4]
+    assert len(left_out) == 1 and "is for factor=4.0, not factor=2.0" in left_out[0]
+
+
+def test_a_scheme_that_ends_with_its_window_is_refused_before_it_is_trained(tmp_path):
+    study, base = prepared(tmp_path)
+    with pytest.raises(BadInput, match=r"study\.positions=learned cannot be read at 512 tokens: .*end at 32"):
+        arms(base("learned"), study)
+
+
+SENTENCES = {
+    "study.finetune_steps=[]": "study.finetune_steps=",
+    "study.finetune_steps=[0]": "study.finetune_steps.0=0 ",
+    "study.factors=[1]": "study.factors.0=1 ",
+    "+study.bananas=1": "study.bananas=1 is not a setting",
+    "study.segments=many": "study.segments='many'",
+    "study.extends=[none,yarm]": "study.extends=yarm is not known; allowed: none, interpolate",
+    "study.extends=[yarn]": "study.extends must have none",
+    "study.extends=[none,{name: ntk, factor: 4}]": "study.factors",
+}
+
+
+@pytest.mark.parametrize("override", SENTENCES)
+def test_a_wrong_setting_is_one_sentence_with_its_whole_name(tmp_path, override):
+    with pytest.raises(BadInput) as caught:
+        prepared(tmp_path, override)
+    assert SENTENCES[override] in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("study.factors=[2,3]", "batch=4 must be a multiple of 3 in study.factors"),
+        ("study.passkey=true", "set data.retrieval.fraction"),
+        ("window=4", "window=4 is too short"),
+    ],
+)
+def test_what_cannot_be_had_is_said_before_anything_runs(tmp_path, override, said):
+    words = tiny(
+        tmp_path, *{"study.factors=[2]", override} - ({"study.factors=[2]"} if "factors" in override else set())
+    )
+    status, out, err = finish(command(*words, module="experiments.extend"))
+    assert (status, out) == (1, "") and said in err and len(err.splitlines()) == 1
+
+
+def composed(*words):
+    """The settings of a study and the base run of rope."""
+    values = compose_values("extend_study", list(words))
+    return asked(values["study"]), base_config(values["scale"], words, "rope")
+
+
+@pytest.mark.parametrize("choice", [path.stem for path in (FOLDER / "experiment").glob("*.yaml")])
+def test_an_experiment_describes_the_base_run_that_train_makes_of_it(choice):
+    """The scale, which has a default, says nothing then."""
+    words = [f"experiment={choice}"]
+    words += ["data.train=a.txt", "data.validation=b.txt", "data.test=c.txt"] if choice == "books_micro" else []
+    study, base = composed(*words)
+    assert base == compose(words) and base.batch % max(study.factors) == 0 and base.group == choice
+    with pytest.raises(BadInput, match="scale=micro: an experiment has a size of its own"):
+        composed(*words, "scale=micro")
+
+
+def test_scales_differ_in_the_base_models_alone():
+    nano, *larger = (composed(f"scale={name}") for name in ("nano", "micro", "mini", "small"))
+    assert composed() == nano and nano[1].name == "rope-nano-s1" and nano[1].group == "extend-nano"
+    for (study, base), name in zip(larger, ("micro", "mini", "small"), strict=True):
+        assert study == nano[0] and base.model.name == name and base.group == f"extend-{name}"
+        assert base.optimizer.name == nano[1].optimizer.name and base.batch % max(study.factors) == 0
+        assert base.window > nano[1].window
+
+
+def test_what_is_said_wins_over_the_scale(tmp_path):
+    _, base = composed("scale=micro", "window=64", "optimizer=adamw", "group=mine", "data.tokenizer.kind=bytes",
+                       "data.tokenizer.vocabulary=null")  # fmt: skip
+    assert (base.window, base.optimizer.name, base.group, base.model.name) == (64, "adamw", "mine", "micro")
+
+
+def test_the_demo_is_the_small_study(tmp_path):
+    words = ["experiment=demo", f"runs={tmp_path}"]
+    values = compose_values("extend_study", words)
+    for position in ("rope", "sinusoidal"):
+        base = base_config(values["scale"], words, position)
+        found, left_out = arms(base, asked(values["study"]))
+        assert base.name == f"{position}-nano-s1" and left_out == []
+        tuned = sorted((arm.method, arm.factor) for arm in found if arm.tuning)
+        assert tuned == [("control", 1), ("interpolate", 4), ("none", 4)]
+
+
+def study_folder(place, group):
+    (folder,) = (place / group).glob("study-*")
+    return folder, json.loads((folder / "results.json").read_text())
+
+
+def test_the_study_measures_every_arm_and_reuses_what_it_has(tmp_path):
+    words = tiny(tmp_path, "group=all", "study.extends=[none,interpolate,self_extend]", "study.factors=[2,4]",
+                 "study.finetune_steps=[1,2]", "study.segments=4")  # fmt: skip
+    status, out, err = finish(command(*words, module="experiments.extend"))
+    assert status == 0, err
+    folder, results = study_folder(tmp_path, "all")
+    got = {(r["position"], r["arm"], r["factor"], r["steps"]) for r in results["readings"]}
+    both, tuned = ("rope", "sinusoidal"), (1, 2)
+    expected = {(p, "none", 1, 0) for p in both} | {(p, "control", 1, n) for p in both for n in tuned}
+    expected |= {(p, "none", f, n) for p in both for f in (2, 4) for n in tuned}
+    expected |= {(p, "interpolate", f, n) for p in both for f in (2, 4) for n in (0, *tuned)}
+    expected |= {("rope", "self_extend", f, 0) for f in (2, 4)}
+    assert got == expected and len(results["readings"]) == len(expected)
+    assert all([row["context"] for row in r["rows"]] == [8, 16, 32, 64, 128] for r in results["readings"])
+    assert len({row["token_set"] for r in results["readings"] for row in r["rows"]}) == 1
+
+    plan, rest = out.split("[ 1/", 1)
+    assert "base runs           2,   2 to do" in plan and "fine-tuning runs   10,  10 to do" in plan
+    assert f"readings           {len(expected)},  {len(expected)} to do" in plan and "a run: about " in plan
+    assert "left out: extend=self_extend" in plan and results["left_out"] and "not fine-tuned: self_extend" in plan
+    assert results["found"] in rest and "extrapolation" in rest
+    assert (folder / "table.txt").read_text().strip() in rest
+    drawn = {"figure-rope", "figure-sinusoidal", "recovery"}
+    assert {path.stem for path in folder.glob("*.png")} == {path.stem for path in folder.glob("*.svg")} == drawn
+    trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("all/*/results.json") if path.parent != folder}
+    assert len(trained) == 12
+    status, again, _ = finish(command(*words, module="experiments.extend"))
+    assert status == 0 and "All of it is there already" in again and again.count(" 0 to do") == 3
+    assert {path: path.stat().st_mtime_ns for path in trained} == trained
+    assert study_folder(tmp_path, "all")[1] == results
+
+
+def test_one_factor_makes_one_figure_and_seeds_are_swept(tmp_path):
+    words = tiny(tmp_path, "group=seeds", "study.positions=[rope]", "study.extends=[none]", "study.factors=[2]",
+                 "study.finetune_steps=[1]", "study.segments=4")  # fmt: skip
+    status, _, err = finish(command("-m", *words, "seed=1,2", module="experiments.extend"))
+    assert status == 0, err
+    folders = sorted((tmp_path / "seeds").glob("study-*"))
+    assert len(folders) == 2 and all("-s1" in a.name and "-s2" in b.name for a, b in [folders])
+    for folder in folders:
+        assert {path.name for path in folder.glob("*.png")} == {"figure.png"}
+        assert (folder / "figure.png").stat().st_size > 10_000
+    first, second = (json.loads((folder / "results.json").read_text())["readings"] for folder in folders)
+    assert first[0]["rows"][0]["nll"] != second[0]["rows"][0]["nll"]
+
+
+def test_stages_start_from_one_another_and_keys_are_asked_for(tmp_path):
+    words = tiny(tmp_path, "group=stages", "study.positions=[rope]", "study.extends=[none,interpolate]",
+                 "study.factors=[2,4]", "study.finetune_steps=[1]", "study.segments=4", "study.progressive=true",
+                 "study.passkey=true", "study.depths=3", "study.trials=4", "data.retrieval.fraction=0.5")  # fmt: skip
+    status, out, err = finish(command(*words, module="experiments.extend"))
+    assert status == 0, err
+
+    def started(label):
+        (place,) = (tmp_path / "stages").glob(f"rope-*-tuned-{label}-n1-progressive/config.json")
+        return json.loads(place.read_text())["checkpoint"]
+
+    assert "tuned" not in started("interpolate2-w64") and "-tuned-interpolate2-w64-" in started("interpolate4-w128")
+    assert "-tuned-none-w64-" in started("none-w128") and "tuned" not in started("control-w32")
+    assert "k_max" in out
+    lengths = {
+        (r["arm"], r["factor"], r["steps"]): [row["length"] for row in r["passkey"]]
+        for r in study_folder(tmp_path, "stages")[1]["readings"]
+    }
+    assert lengths["none", 1, 0] == lengths["control", 1, 1] == [32, 64, 128]
+    assert lengths["none", 4, 1] == lengths["interpolate", 4, 0] == [128] and lengths["interpolate", 2, 1] == [64]
+
+
+def reading(arm, factor, steps, perplexities, k_max=None, noise=0.0):
+    """Rows at 8, 16, 32, 64 and 128 tokens, in which documents differ by nats and arms by what is asked."""
+    documents = 40
+    hard = np.random.default_rng(0).normal(0, 0.5, documents)
+    own = np.random.default_rng(1).normal(0, 1, documents) * noise
+    rows = []
+    for context, perplexity in zip((8, 16, 32, 64, 128), perplexities, strict=True):
+        nll = 100 * (np.log(perplexity) + hard - hard.mean() + own - own.mean())
+        row = {"context": context, "perplexity": perplexity, "document_nll": nll.tolist(), "token_set": "one"}
+        rows.append(row | {"document_tokens": [100] * documents})
+    passkey = [] if k_max is None else [{"length": length, "k_max_20%": dict.fromkeys(("value", "low", "high"), k)}
+                                        for length, k in k_max.items()]  # fmt: skip
+    return Reading("rope", arm, factor, steps, rows, passkey)
+
+
+@pytest.fixture
+def found(tmp_path):
+    study, _ = prepared(tmp_path, "study.positions=[rope]", "study.factors=[4]", "study.finetune_steps=[5]",
+                        "study.extends=[none,interpolate,yarn,rerope]")  # fmt: skip
+    readings = [
+        reading("none", 1, 0, (5, 4, 3, 10, 20), {32: 30, 128: 31}),
+        reading("interpolate", 4, 0, (9, 9, 9, 9, 40), {128: 7}),
+        reading("yarn", 4, 0, (5, 4, 3.3, 9, 10), {128: 8}),
+        reading("rerope", 1, 0, (5, 4, 3, 6, 19), {32: 9, 128: 10}, noise=0.5),
+        reading("none", 4, 5, (5, 4, 3, 4, 5), {128: 40}),
+        reading("interpolate", 4, 5, (5, 4, 3.6, 4, 4), {128: 120}),
+        reading("yarn", 4, 5, (5, 4, 3, 4, 5), {128: 121}),
+        reading("control", 1, 5, (5, 4, 2.7, 9, 19), {32: 29, 128: 33}),
+    ]
+    return Findings(32, study, readings)
+
+
+def rows_of(table):
+    return {(words[1], words[2]): words[3:] for words in map(str.split, table.splitlines()[1:])}
+
+
+def test_tables_by_steps_mark_what_differs_from_extrapolation(found):
+    rows = rows_of(steps_table(found))
+    assert rows == {
+        ("extrapolation", "128"): ["20.00", "5.00"],
+        ("interpolate", "128"): ["40.00>", "4.00<"],
+        ("yarn", "128"): ["10.00<", "5.00="],
+        ("rerope", "128"): ["19.00="],  # five per cent better, and too noisy to tell
+        ("control", "128"): ["19.00>"],
+    }
+
+
+def test_the_table_of_perplexities_has_every_reading_once(found):
+    lines = perplexity_table(found).splitlines()
+    assert lines[0].split() == ["position", "arm", "window", "steps", "8", "16", "32", "64", "128"]
+    assert [line.split()[1:4] for line in lines[1:]] == [
+        ["extrapolation", "32", "0"],
+        ["rerope", "32", "0"],
+        ["control", "32", "5"],
+        ["extrapolation", "128", "5"],
+        ["interpolate", "128", "0"],
+        ["interpolate", "128", "5"],
+        ["yarn", "128", "0"],
+        ["yarn", "128", "5"],
+    ]
+
+
+def test_cost_is_the_ratio_to_the_base_model_within_its_window(found):
+    cost = {tuple(line.split()[1:4]): line.split()[4:] for line in cost_table(found).splitlines()[1:]}
+    assert cost["interpolate", "128", "0"][0] == "9.00" and cost["interpolate", "128", "0"][1::3] == [
+        "1.800",
+        "2.250",
+        "3.000",
+    ]
+    assert cost["yarn", "128", "0"][-3:] == ["1.100", "[1.100,", "1.100]"] and len(cost) == 7
+    assert cost["control", "32", "5"][-3] == "0.900"
+
+
+def test_k_max_is_that_of_the_window_of_its_row(found):
+    table = k_max_table(found)
+    rows = {
+        key: [cell for cell in cells if "," not in cell and "]" not in cell] for key, cells in rows_of(table).items()
+    }
+    assert rows["extrapolation", "32"] == ["30"] and rows["extrapolation", "128"] == ["31", "40"]
+    assert rows["control", "32"] == ["29"] and rows["control", "128"] == ["33"]
+    assert rows["interpolate", "128"] == ["7", "120"] and rows["rerope", "128"] == ["10"]
+
+
+def test_the_sentences_say_what_was_found_whatever_it_is(found):
+    gate, recovery = sentences(found).splitlines()
+    assert "it uses context beyond a quarter" in gate
+    assert "untuned extrapolation 20.00, the best other, yarn 10.00 (better: 0.500" in recovery
+    assert "after 5 steps extrapolation 5.00, the best other, interpolate 4.00 (better: 0.800" in recovery
+    assert recovery.endswith("the control tuned at 32 then stands at 19.00.")
