@@ -12,7 +12,7 @@ from experiments.figures import decay as decays
 from experiments.figures.__main__ import _main as program
 from experiments.figures.canvas import pyplot, scheme
 from experiments.figures.distance import added_scores, curves, defaults, discovered, scores
-from experiments.figures.extension import extension_figure
+from experiments.figures.extension import study_figures
 from experiments.figures.gallery import FIGURES, Gallery, page
 from experiments.figures.rotary import turned
 from experiments.figures.sinusoid import codes, encoding, fitted_errors, shift_errors, shift_matrix, step_lengths
@@ -200,15 +200,17 @@ def test_the_figure_of_the_study_keeps_its_label_clear_of_the_curves(tmp_path, m
     """Drawn from made-up readings; the label of the trained window stands above the axes."""
     import matplotlib.pyplot as plt
 
-    from experiments.extend import Reading, Study
+    from conf.schema import validate
+    from experiments.study import Study
+    from experiments.study_report import Findings, Reading
 
-    study = Study(positions=["rope"], extends=["none"], factor=2, finetune_steps=[1], finetune_lr=1e-3, segments=1,
-                  split="test")  # fmt: skip
+    asked = compose_values("extend_study", ["study.positions=[rope]", "study.extends=[none]", "study.factors=[2]"])
+    study = validate(Study, asked["study"] | {"finetune_steps": [1]})
     rows = [{"context": context, "perplexity": 3.0 + context} for context in (16, 32, 64)]
     drawn = []
     monkeypatch.setattr(plt, "close", drawn.append)
-    readings = [Reading("rope", arm, steps, rows) for arm, steps in (("none", 0), ("none", 1), ("control", 1))]
-    extension_figure(tmp_path / "figure", 32, study, readings)
+    arms = (("none", 1, 0), ("none", 2, 1), ("control", 1, 1))
+    study_figures(tmp_path, Findings(32, study, [Reading("rope", *arm, rows) for arm in arms]))
     (label,) = [text for text in drawn[0].axes[0].texts if text.get_text() == "trained window"]
     axes = drawn[0].axes[0]
     assert label.get_window_extent().y0 >= axes.get_window_extent().y1
