@@ -55,6 +55,8 @@ class RunFolder:
 
     def _claim(self, config: dict, overrides: list[str]) -> None:
         recorded = self._read("config.json")
+        if recorded is None and any(self.checkpoints.iterdir()):
+            raise BadInput(f"{self.path} holds checkpoints of a run that is not known: its config.json is missing")
         if recorded is None:
             write_json(self.path / "config.json", config)
         elif different := differing_keys(_identity(recorded), _identity(config)):

@@ -63,6 +63,13 @@ def test_a_folder_with_other_settings_is_refused_by_name(tmp_path):
         run(tmp_path, "name=a", "optimizer.lr=0.001")
 
 
+def test_checkpoints_of_an_unknown_run_are_not_adopted(tmp_path):
+    result = run(tmp_path, "name=a")
+    (result.folder / "config.json").unlink()
+    with pytest.raises(BadInput, match=r"config\.json is missing"):
+        run(tmp_path, "name=a", "optimizer.lr=0.001")
+
+
 def test_a_folder_in_use_is_refused(tmp_path):
     import fcntl
 
