@@ -1,7 +1,7 @@
 """Draw the gallery: every figure as PNG and SVG, and a page that says what to see in each.
 
 python -m experiments.figures
-python -m experiments.figures only=[shift,distance] folder=/tmp/figures
+python -m experiments.figures only=[shift,distance] folder=figures
 """
 
 import time
