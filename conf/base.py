@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 
 class BadInput(ValueError):
@@ -16,6 +16,13 @@ class Settings(BaseModel):
     """Base of every settings class: frozen, strict about types, and closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def cannot_take(name: str, error: ValidationError) -> str:
+    """The first fault of settings that are part of others, in words; name: whose they are."""
+    fault = error.errors()[0]
+    place, said = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
+    return f"{name} cannot take {place}={fault['input']}: {said}" if place else said
 
 
 def _whole(value):

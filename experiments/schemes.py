@@ -7,6 +7,7 @@ from conf.compose import FOLDER
 from models.positions import EXTENSIONS, SCHEMES, Position
 from models.positions.mixture import Mixture
 from models.positions.rotate import Rotary
+from models.positions.switch import Switch
 
 # Who is silent at a door: a rotation speaks at the third only for an extension that regroups distances.
 SILENT = {"embed": (Position,), "rotate": (Position,), "bias": (Position, Rotary)}
@@ -40,7 +41,8 @@ def extensions() -> str:
     """A Markdown row per extension: name, what it changes of a scheme, what it is."""
     lines = ["| extend= | changes | what it is |", "|---|---|---|"]
     for name, extension in EXTENSIONS.items():
-        lines.append(f"| `{name}` | {extension.changes or 'nothing'} | {described('extend', name)} |")
+        changes = "what the other does" if extension is Switch else extension.changes or "nothing"
+        lines.append(f"| `{name}` | {changes} | {described('extend', name)} |")
     return "\n".join(lines)
 
 

@@ -153,7 +153,10 @@ def _takes_factor(method: str | dict) -> bool:
     knobs = EXTENSIONS[given["name"]].Knobs
     if "factor" not in knobs.model_fields:
         return False
-    low, high = (knobs.model_construct(**given, factor=factor).label for factor in (2.0, 3.0))
+    try:
+        low, high = (knobs.model_validate({**given, "factor": factor}).label for factor in (2.0, 3.0))
+    except ValueError:
+        return True  # made for one factor, or refused at any, in the words of whoever reads it
     return low != high
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from conf.base import Count, Settings
 from models.positions import Position
 from models.positions.base import rows_at_once
+from models.positions.extensions import length_of
 
 
 class Shape(Settings):
@@ -40,7 +41,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(shape.width, 3 * shape.width, bias=False)
         self.out = nn.Linear(shape.width, shape.width, bias=False)
 
-    def forward(self, x: Tensor, position: Position, where, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, position: Position, where, temperature: float | Tensor, mask: Tensor | None) -> Tensor:
         batch, length, width = x.shape
         q, k, v = self.qkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if self.qk_norm:  # before the rotation, which keeps norms
@@ -48,18 +49,21 @@ class Attention(nn.Module):
         q, k = position.rotate(q, k, where)
         rows = rows_at_once(length)
         if rows == length:
-            x = attend(q, k, v, position.bias(q, k, where), mask, position.temperature)  # (B, H, T, D)
+            x = attend(q, k, v, position.bias(q, k, where), mask, temperature)  # (B, H, T, D)
         else:
-            x = attend_in_chunks(q, k, v, position, where, mask, rows)
+            x = attend_in_chunks(q, k, v, position, where, temperature, mask, rows)
         return self.out(x.transpose(1, 2).reshape(batch, length, width))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, temperature: float) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, temperature: float | Tensor
+) -> Tensor:
     """Causal attention of the last Q of N tokens over all N; without bias or mask it stays on the flash path.
 
-    q (B, H, Q, E), k (B, H, N, E) and v (B, H, N, D) → (B, H, Q, D). The scores are q·k/(t√D), t the temperature,
-    also where a scheme made queries and keys wider than D. bias: added to the scores and never divided, (H, Q, N) or
-    (B, H, Q, N). mask: True where a query may look, broadcastable likewise and already causal; None means causal alone.
+    q (B, H, Q, E), k (B, H, N, E) and v (B, H, N, D) → (B, H, Q, D). The scores are q·k/(t√D), also where a scheme
+    made queries and keys wider than D; t is the temperature, one number or one for every text, (…, 1, 1). bias: added
+    to the scores and never divided, (H, Q, N) or (B, H, Q, N). mask: True where a query may look, broadcastable
+    likewise and already causal; None means causal alone.
     """
     width, extra, later = v.shape[-1], q.shape[-1] - v.shape[-1], k.shape[-2] - q.shape[-2]
     if extra:  # the fast kernels want one width, and zeros cost less than the slow kernel does
@@ -69,12 +73,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | 
             mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril(later)
         mask = bias.to(q.dtype).masked_fill(~mask, float("-inf"))
         mask = mask.reshape(-1, *mask.shape[-3:])  # with three dimensions the kernel would be the slow one
+    if isinstance(temperature, Tensor):  # the kernels take one number
+        q, temperature = (q / temperature.unsqueeze(-3)).to(q.dtype), 1.0
     scale = width**-0.5 / temperature
     x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
     return x[..., :width]
 
 
-def attend_in_chunks(q, k, v, position: Position, where, mask: Tensor | None, rows: int) -> Tensor:
+def attend_in_chunks(q, k, v, position: Position, where, temperature, mask: Tensor | None, rows: int) -> Tensor:
     """`attend` with so many queries at a time, and only the keys they may see, so that no bias is ever (H, T, T)."""
     chunks = []
     for first in range(0, q.shape[-2], rows):
@@ -82,9 +88,9 @@ def attend_in_chunks(q, k, v, position: Position, where, mask: Tensor | None, ro
         queries, keys, values = q[..., first:last, :], k[..., :last, :], v[..., :last, :]
         bias = position.bias(queries, keys, where, first)
         if bias is None:  # nothing large is ever made
-            return attend(q, k, v, None, mask, position.temperature)
+            return attend(q, k, v, None, mask, temperature)
         visible = None if mask is None else mask[..., first:last, :last]
-        chunks.append(attend(queries, keys, values, bias, visible, position.temperature))
+        chunks.append(attend(queries, keys, values, bias, visible, temperature))
     return torch.cat(chunks, dim=-2)
 
 
@@ -99,8 +105,8 @@ class Block(nn.Module):
         self.up = nn.Linear(shape.width, 4 * shape.width, bias=False)
         self.down = nn.Linear(4 * shape.width, shape.width, bias=False)
 
-    def forward(self, x: Tensor, position: Position, where, mask: Tensor | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), position, where, mask)
+    def forward(self, x: Tensor, position: Position, where, temperature: float | Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), position, where, temperature, mask)
         return x + self.down(F.gelu(self.up(self.network_norm(x)), approximate="tanh"))
 
 
@@ -155,11 +161,14 @@ class GPT(nn.Module):
             positions = isolated if positions is None else positions
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
+        positions = positions.to(torch.float32)
+        length = length_of(positions)
         with torch.autocast(tokens.device.type, enabled=False):
-            where = self.position.prepare(self.position.extension.positions(positions.to(torch.float32)))
+            where = self.position.prepare(self.position.extension.positions(positions))
         x = self.position.embed(self.embedding(tokens) * self.shape.width**0.5, where)  # (B, T, C)
         for index, block in enumerate(self.blocks):
-            x = block(x, self.position.layer(index), where, mask)
+            position = self.position.layer(index)
+            x = block(x, position, where, position.temperature_at(length), mask)
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

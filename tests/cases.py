@@ -30,6 +30,12 @@ READINGS: dict[str, list[dict]] = {
     "dynamic_ntk": [{"variant": "transformers"}],
     "yarn": [{"ramp": "index"}],
     "resonance": [{"over": "ntk"}],
+    "switch": [
+        {"over": "interpolate"},
+        {"over": {"name": "longrope", "n_hat": 5}},
+        {"over": "self_extend"},
+        {"over": "drop"},
+    ],
 }
 
 
@@ -118,11 +124,8 @@ def readings() -> list[tuple[str, dict]]:
 
 def extensions(case: Case) -> list[tuple[str, dict]]:
     """The extensions that apply to a scheme, in every variant."""
-    return [
-        (name, knobs)
-        for name, knobs in readings()
-        if EXTENSIONS[name].changes is None or EXTENSIONS[name].changes in case.stretches
-    ]
+    built = [(name, knobs, EXTENSIONS[name](EXTENSIONS[name].Knobs(**knobs), WINDOW)) for name, knobs in readings()]
+    return [(name, knobs) for name, knobs, it in built if it.changes is None or it.changes in case.stretches]
 
 
 def doors(position: Position, layer: int) -> Position:

@@ -42,7 +42,8 @@ class Setting:
         """t of q·k/(t√D); in a layer of a mixture whose scheme has no phases to extend, 1."""
         scheme = self.knobs[self.side]["name"] if self.name == "mixture" else self.name
         extended = scheme not in ("none", "alibi", "t5", "kerple", "fire", "cope")
-        return reference_extend.temperature(self.extend, self.window) if extended else 1.0
+        length = self.positions.max() + 1
+        return reference_extend.temperature(self.extend, self.window, length) if extended else 1.0
 
     @property
     def side(self) -> str:

@@ -28,8 +28,10 @@ def frequencies(extend: dict, trained: list[float], window: int, length: float) 
     return TWINS[extend["name"]](trained, extend, window, length) if extend["name"] in TWINS else trained
 
 
-def temperature(extend: dict, window: int) -> float:
+def temperature(extend: dict, window: int, length: float) -> float:
     """t: set, or published."""
+    if extend["name"] == "switch":
+        return temperature(extend["over"], window, length) if length > window else 1.0
     if extend.get("temperature") is not None:
         return extend["temperature"]
     return TEMPERATURES[extend["name"]](extend, window) if extend["name"] in TEMPERATURES else 1.0
@@ -143,8 +145,14 @@ def resonance(trained, extend, window, length):
 
 
 TEMPERATURES["resonance"] = lambda extend, window: temperature(
-    {"name": extend["over"], "factor": extend["factor"]}, window
+    {"name": extend["over"], "factor": extend["factor"]}, window, math.inf
 )
+
+
+@of("switch")
+def switch(trained, extend, window, length):
+    """Shang et al. 2025, LongRoPE2: the original RoPE for what fits the original window."""
+    return frequencies(extend["over"], trained, window, length) if length > window else trained
 
 
 @of("drop")
@@ -155,6 +163,8 @@ def drop(trained, extend, window, length):
 
 def far(extend: dict, positions: np.ndarray, window: int) -> tuple[int, np.ndarray, np.ndarray] | None:
     """From how many tokens on a pair is far, and where its query and its key then stand, (T,) each; or None."""
+    if extend["name"] == "switch":
+        return far(extend["over"], positions, window) if positions.max() >= window else None
     if extend["name"] == "rerope":
         w = extend["near"] or window // 2
         return w, np.full_like(positions, w), np.zeros_like(positions)

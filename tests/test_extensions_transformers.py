@@ -39,7 +39,7 @@ def agree(position, theirs, length: int = 2) -> None:
     torch.testing.assert_close(
         position.phase(last)[0].float(), frequencies, rtol=5e-6, atol=0
     )  # theirs: float32 powers
-    assert position.temperature**-0.5 == pytest.approx(factor, rel=1e-12)
+    assert position.extension.temperature**-0.5 == pytest.approx(factor, rel=1e-12)
 
 
 def theirs(kind: str, settings, length: int | None = None):
@@ -113,4 +113,4 @@ def test_scores_under_yarn_are_those_of_llama_with_its_scaled_cosines():
     q, k = vectors(2, 1, 1, 300, 32, dtype=torch.float32)
     a, b = position.rotate(q, k, position.prepare(torch.arange(300.0)))
     theirs_q, theirs_k = apply_rotary_pos_emb(q, k, *llama(q, torch.arange(300)[None]))
-    torch.testing.assert_close(a @ b.mT / position.temperature, theirs_q @ theirs_k.mT, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(a @ b.mT / position.extension.temperature, theirs_q @ theirs_k.mT, rtol=1e-3, atol=1e-3)

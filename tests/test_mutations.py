@@ -245,7 +245,7 @@ def test_the_layer_law_sees_a_scheme_at_work_in_the_first_layer_only(monkeypatch
     forward = models.gpt.GPT.hidden
 
     def first_layer_only(self, *given):
-        silent = SimpleNamespace(rotate=lambda q, k, where: (q, k), bias=lambda q, k, where: None, temperature=1.0)
+        silent = SimpleNamespace(rotate=lambda q, k, where: (q, k), bias=lambda q, k, where: None)
         hooks = [
             block.attention.register_forward_pre_hook(lambda module, given: (given[0], silent, *given[2:]))
             for block in self.blocks[1:]
@@ -264,8 +264,8 @@ def test_the_layer_law_sees_a_scheme_at_work_in_the_first_layer_only(monkeypatch
 def test_the_layer_law_sees_an_embedding_added_in_every_layer(monkeypatch):
     forward = models.gpt.Block.forward
 
-    def added_again(self, x, position, where, mask):
-        return forward(self, position.embed(x, where), position, where, mask)
+    def added_again(self, x, position, where, *rest):
+        return forward(self, position.embed(x, where), position, where, *rest)
 
     monkeypatch.setattr(models.gpt.Block, "forward", added_again)
     with pytest.raises(AssertionError):

@@ -12,6 +12,7 @@ from conf.compose import FOLDER
 from experiments.figures.canvas import COLOURS, Drawing, headed, pyplot
 from experiments.schemes import doors
 from models.positions import SCHEMES, Geometry, Position, build_position
+from models.positions.extensions import length_of
 
 if TYPE_CHECKING:
     from experiments.figures.gallery import Gallery
@@ -53,7 +54,8 @@ def scores(position: Position, layer: int, q: Tensor, k: Tensor, length: int) ->
     door = position.layer(layer)
     queries, keys = door.rotate(queries, keys, where)
     bias = door.bias(queries, keys, where)
-    last = queries[..., -1:, :] @ keys.mT * q.shape[-1] ** -0.5 / door.temperature  # (N, H, 1, T)
+    temperature = door.temperature_at(length_of(positions))
+    last = queries[..., -1:, :] @ keys.mT * q.shape[-1] ** -0.5 / temperature  # (N, H, 1, T)
     if bias is not None:
         last = last + bias[..., -1:, :]
     return last.squeeze(-2).flip(-1)

@@ -17,6 +17,7 @@ from models.positions.polar import PoPE
 from models.positions.rescaled import NTK, Base, DynamicNTK, Llama3, Resonance, Yarn
 from models.positions.rotate import LearnedRoPE, PRoPE, RoPE, XPos
 from models.positions.seen import SEEN
+from models.positions.switch import Switch
 
 __all__ = ["EXTENSIONS", "SCHEMES", "SEEN", "SPECTRA", "Extension", "Geometry", "NoPE", "Position", "build_position"]
 
@@ -65,6 +66,7 @@ EXTENSIONS: dict[str, type[Extension]] = {
     "self_extend": SelfExtend,
     "rerope": ReRoPE,
     "drop": Drop,
+    "switch": Switch,
 }
 
 

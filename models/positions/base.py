@@ -82,10 +82,9 @@ class Position(nn.Module):
                 f"and position={knobs.name} has no {extension.changes} that could be changed"
             )
 
-    @property
-    def temperature(self) -> float:
-        """What the scores q·k/√D are divided by before any bias is added, as the extension says."""
-        return self.extension.temperature
+    def temperature_at(self, length: Tensor) -> float | Tensor:
+        """What the scores q·k/√D of texts of this length, (…, 1, 1), are divided by before any bias is added."""
+        return self.extension.temperature_at(length)
 
     @property
     def learning_rates(self) -> dict[str, float]:
@@ -132,9 +131,8 @@ class Layer:
     def __init__(self, doors: "Position | Layer", index: int):
         self.doors, self.index = doors, index
 
-    @property
-    def temperature(self) -> float:
-        return self.doors.temperature
+    def temperature_at(self, length: Tensor) -> float | Tensor:
+        return self.doors.temperature_at(length)
 
     def rotate(self, q: Tensor, k: Tensor, where: Any) -> tuple[Tensor, Tensor]:
         return self.doors.rotate(q, k, where[self.index])

@@ -15,6 +15,11 @@ from conf.base import Settings
 from models.positions.frequencies import phases
 
 
+def length_of(positions: Tensor) -> Tensor:
+    """The length of every text, its last position + 1: (…, T) → (…, 1, 1)."""
+    return positions.amax(dim=-1)[..., None, None] + 1
+
+
 class Extension:
     """Plain extrapolation: positions and frequencies are what they were in training."""
 
@@ -32,7 +37,7 @@ class Extension:
     exempt: ClassVar[dict[str, str]] = {}  # laws of tests/laws.py a scheme cannot obey when read so, with the reason
     depends_on_length: bool = False  # the logits of a text change when more text follows it
     relative: bool = True  # what a relative scheme says still depends on distances alone
-    temperature: float = 1.0  # t of the scores q·k/(t√D), of all channels and beside any bias
+    temperature: float = 1.0  # t of the scores q·k/(t√D), of all channels and beside any bias, where it stretches
     near: int | None = None  # tokens this far from the query and on stand elsewhere (`far`); None: no token does
 
     def __init__(self, knobs: Settings, window: int):
@@ -53,14 +58,17 @@ class Extension:
     def frequencies(self, frequencies: Tensor, length: Tensor) -> Tensor:
         """The frequencies to turn at in place of these, (K,) in float64 → (K,), or (…, 1, K) where length matters.
 
-        length: (…, 1, 1), that of the text read: its last position + 1.
+        length: (…, 1, 1), that of the text read (`length_of`).
         """
         return frequencies
 
+    def temperature_at(self, length: Tensor) -> float | Tensor:
+        """The temperature of texts of this length, (…, 1, 1): one number, or one for every text, (…, 1, 1)."""
+        return self.temperature
+
     def phases(self, positions: Tensor, frequencies: Tensor) -> Tensor:
         """phase = position × frequency, extended: (…, T) and (K,) → (…, T, K) in the dtype of the positions."""
-        length = positions.amax(dim=-1)[..., None, None] + 1
-        return phases(positions, self.frequencies(frequencies, length))
+        return phases(positions, self.frequencies(frequencies, length_of(positions)))
 
     def far(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Where queries and keys at these positions stand for each other, (…, T) twice, if they are not near."""

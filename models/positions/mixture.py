@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 from torch import Tensor
 
-from conf.base import BadInput, Count
+from conf.base import BadInput, Count, cannot_take
 from models.positions.base import Layer, Position, Settings
 from models.positions.extensions import Extension
 from models.positions.frequencies import Geometric
@@ -25,10 +25,7 @@ def _part(value) -> Settings:
     try:
         return SCHEMES[name].Knobs.model_validate(given)
     except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
-        said = fault["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{name} cannot take {place}={fault['input']}: {said}" if place else said) from None
+        raise ValueError(cannot_take(name, error)) from None
 
 
 Part = Annotated[SerializeAsAny[Settings], BeforeValidator(_part)]
