@@ -237,6 +237,7 @@ def _fit(config: Config, folder: RunFolder, here: Place, run) -> dict:
     resumed = latest(folder.checkpoints)
     if resumed is None and config.checkpoint is not None:
         _load_weights(gpt, _same_corpus(load_checkpoint(Path(config.checkpoint)), config, corpus))
+    gpt.recompute = config.trainer.activation_checkpointing
     if config.trainer.compile:
         gpt.compile()  # in place: the state dict keeps its names
 

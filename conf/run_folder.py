@@ -12,7 +12,7 @@ from pathlib import Path
 
 from conf.base import BadInput
 
-CIRCUMSTANCES = ("trainer.progress", "trainer.devices", "trainer.nodes")
+CIRCUMSTANCES = ("trainer.progress", "trainer.devices", "trainer.nodes", "trainer.activation_checkpointing")
 PACKAGES = ("torch", "lightning", "hydra-core", "datasets", "tokenizers", "wandb", "numpy")
 
 
@@ -38,8 +38,8 @@ class RunFolder:
     def opened(self, config: dict, overrides: list[str]):
         """Hold the folder for this configuration: create it, or check that it is this configuration's.
 
-        Where a run logs to is not what it is, nor how many processes share its batches: `logger`, `trainer.progress`,
-        `trainer.devices` and `trainer.nodes` may differ.
+        Where a run logs to is not what it is, nor how many processes share its batches, nor what is computed twice
+        to save memory: `logger` and CIRCUMSTANCES may differ.
 
         Raises:
             BadInput: another process holds the folder, or it belongs to a run with other settings, which are named.

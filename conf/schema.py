@@ -34,6 +34,7 @@ class Trainer(Settings):
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"]
     accumulate: Count
     compile: bool
+    activation_checkpointing: bool = False
     progress: bool
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from conf.base import Count, Settings
 from models.positions import Position
@@ -117,6 +118,8 @@ class GPT(nn.Module):
     that differ in position differ in nothing else.
     """
 
+    recompute = False  # in training, keep of a block its input alone, and compute the rest again in the backward pass
+
     def __init__(self, shape: Shape, vocabulary: int, position: Position, seed: int, separator: int | None = None):
         """Build and initialise.
 
@@ -168,7 +171,11 @@ class GPT(nn.Module):
         x = self.position.embed(self.embedding(tokens) * self.shape.width**0.5, where)  # (B, T, C)
         for index, block in enumerate(self.blocks):
             position = self.position.layer(index)
-            x = block(x, position, where, position.temperature_at(length), mask)
+            given = (x, position, where, position.temperature_at(length), mask)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False)  # no block draws numbers
+            else:
+                x = block(*given)
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
