@@ -73,7 +73,7 @@ def attend(
         if mask is None:
             mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril(later)
         mask = bias.to(q.dtype).masked_fill(~mask, float("-inf"))
-        mask = mask.reshape(-1, *mask.shape[-3:])  # with three dimensions the kernel would be the slow one
+        mask = mask[None] if mask.dim() == 3 else mask  # with three dimensions the kernel would be the slow one
     if isinstance(temperature, Tensor):  # the kernels take one number
         q, temperature = (q / temperature.unsqueeze(-3)).to(q.dtype), 1.0
     scale = width**-0.5 / temperature

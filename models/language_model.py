@@ -61,7 +61,8 @@ class LanguageModel(L.LightningModule):
 
         Args:
             seen: which positions the tokens of a training window stand at (models/positions/seen.py), drawn from
-                the seed and the number of the batch; None for 0 … T - 1. Validation is always contiguous.
+                the seed and the number of the batch, or which windows are cut; None for 0 … T - 1. Validation is
+                always contiguous.
             ranks: processes that share every batch.
             steps: optimizer steps of the whole run, the length of the schedule.
             bytes_per_token: (V,), the UTF-8 length of every token, for bits per byte.
@@ -80,7 +81,12 @@ class LanguageModel(L.LightningModule):
         return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
 
     def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
-        loss = self.nll(batch, self._positions(batch, batch_index)).mean()
+        first = (batch_index * self.ranks + self.global_rank) * len(batch)  # number of the first window
+        parts = self.seen.cut(batch, first, self.gpt.position.geometry.window)
+        if self.device_mesh is None:  # sharded weights take all processes, also one that has no such window
+            parts = [part for part in parts if len(part)]
+        positions = self._positions(batch, batch_index)
+        loss = torch.cat([self.nll(part, positions).flatten() for part in parts]).mean()
         self.loss = loss.detach()
         return loss
 

@@ -1,33 +1,54 @@
 """Positions seen in training: which of a longer range's positions the T tokens of a window stand at.
 
 A model that trains on windows of T tokens can still meet every position up to `longest`, and so every distance,
-without the cost of a longer window. Evaluation is always contiguous. Each way is its own settings and a pure function
-of a generator on the CPU; positions are whole numbers, strictly increasing, in float32, exact up to 2^24.
+without the cost of a longer window; and one that is fine-tuned on longer windows can go on meeting those it was first
+trained on. Evaluation is always contiguous. Each way is its own settings and a pure function of a generator on the CPU,
+or of the number of a window; positions are whole numbers, strictly increasing, in float32, exact up to 2^24.
+
+Letters in shape comments: B batch, T tokens of a window, L those of the window the model was first trained on.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from conf.base import BadInput, Settings
+from models.positions.extensions import Extension
 
 # Counts that float32 holds exactly.
 Longest = Annotated[int, Field(ge=1, le=2**24)]
 
 
-class Contiguous(Settings):
-    """0 … T - 1: every position of the window and no other."""
+class Seen(Settings):
+    """What a way of seeing may say of a window; here nothing."""
 
-    name: Literal["contiguous"] = "contiguous"
+    cuts: ClassVar[bool] = False  # some windows are read as several texts
+
+    def fits(self, window: int, extension: Extension) -> None:
+        """Refuse windows of T tokens, read with this extension, that cannot be seen in this way.
+
+        Raises:
+            BadInput: one sentence that says what it needs.
+        """
+
+    def cut(self, windows: Tensor, first: int, original: int) -> tuple[Tensor, ...]:
+        """Windows (B, T + 1) with the numbers first … first + B - 1 in training → the sequences to read, by length."""
+        return (windows,)
 
     def positions(self, length: int, batch: int, generator: torch.Generator) -> Tensor | None:
         """Positions of a batch of windows, (B, T) in float32; None where the model counts for itself."""
         return None
 
 
-class Randomized(Settings):
+class Contiguous(Seen):
+    """0 … T - 1: every position of the window and no other."""
+
+    name: Literal["contiguous"] = "contiguous"
+
+
+class Randomized(Seen):
     """A sorted sample without replacement of T of `longest` positions (Ruoss et al. 2023, randomized encodings).
 
     Fresh for every batch, and shared by its sequences as in the paper.
@@ -42,7 +63,7 @@ class Randomized(Settings):
         return sample.to(torch.float32).expand(batch, length)
 
 
-class Skipwise(Settings):
+class Skipwise(Seen):
     """PoSE: the window in two chunks, the second moved on by a random gap (Zhu et al. 2024, section 3.2).
 
     Per sequence: the first chunk has 1 … T - 1 tokens and starts at 0; the gap is 0 … longest - T tokens, both
@@ -61,6 +82,40 @@ class Skipwise(Settings):
         return (slots + gap * (slots >= cut)).to(torch.float32)
 
 
+class Mixed(Seen):
+    """A share of the windows cut into chunks of L tokens that are read as first trained, the others whole.
+
+    Mixed context window training (LongRoPE2: Shang et al. 2025, arXiv 2502.20082): a chunk is a text of its own, at
+    positions 0 … L - 1, so an extension that switches by length leaves it alone, while windows of s·L tokens are read
+    stretched. A step trains as many tokens as ever, and every target counts alike; the first token of a chunk is the
+    last target of the one before it. Which windows are cut is a matter of their number, evenly spread, so that every
+    batch has its share, however many processes or passes divide it.
+    """
+
+    name: Literal["mixed"] = "mixed"
+    share: float = Field(0.5, ge=0, le=1)
+    cuts: ClassVar = True
+
+    def fits(self, window: int, extension: Extension) -> None:
+        if window % extension.window or window == extension.window:
+            raise BadInput(
+                f"seen=mixed cuts windows into chunks of the original window of {extension.window} tokens, "
+                f"so window={window} must be two or more of them"
+            )
+        if not extension.depends_on_length:
+            raise BadInput(
+                f"seen=mixed needs an extension that reads texts by their length, such as extend=switch, "
+                f"and extend={extension.knobs.name} reads short and long ones alike"
+            )
+
+    def cut(self, windows: Tensor, first: int, original: int) -> tuple[Tensor, ...]:
+        """The chunks (n·s, L + 1) of n windows, then the other windows (B - n, T + 1); either may be none."""
+        numbers = range(first, first + len(windows))
+        short = torch.tensor([int((n + 1) * self.share) > int(n * self.share) for n in numbers], device=windows.device)
+        chunks = windows[short].unfold(1, original + 1, original)  # (n, s, L + 1)
+        return chunks.flatten(0, 1), windows[~short]
+
+
 def _fits(settings: Settings, length: int) -> None:
     if settings.longest < length:
         raise BadInput(f"seen.longest={settings.longest} is shorter than a window of {length} tokens")
@@ -70,4 +125,5 @@ SEEN: dict[str, type[Settings]] = {
     "contiguous": Contiguous,
     "randomized": Randomized,
     "skipwise": Skipwise,
+    "mixed": Mixed,
 }
