@@ -15,9 +15,10 @@ from data.corpus import prepare
 from data.retrieval import Task
 from experiments.candidates import Fitness, Texts, in_place, known, needles, space
 from experiments.evolution import Evolution, Individual, Scored, Space, best, evolve
-from experiments.longrope import Progress, Search, _main, override, search, table
+from experiments.longrope import Search, _main, override, search
 from experiments.perplexity import Measurement, measure_checkpoint
 from experiments.retrieval import make_trials, needle_perplexity
+from experiments.searching import Progress, table
 from models.positions import SPECTRA
 from tests.cases import WINDOW, Case
 from tests.runs import CACHE, command, finish, tiny
