@@ -37,13 +37,18 @@ NHats = Annotated[
 ]
 
 
-class Search(Searching):
-    """What is searched, on what, and how, as in conf/longrope.yaml."""
+class Longer(Searching):
+    """A search for longer texts, whatever the factor."""
 
-    factor: float = Field(gt=1)
     critical: bool = False
     n_hats: NHats | None = None
     temperature: float | None = Field(1.0, gt=0)
+
+
+class Search(Longer):
+    """What is searched, on what, and how, as in conf/longrope.yaml."""
+
+    factor: float = Field(gt=1)
 
 
 def search(checkpoint: Path, how: Search, cache: str, tell: Progress) -> tuple[dict, Path]:

@@ -290,7 +290,7 @@ def test_needle_fitness_is_the_perplexity_of_the_farthest_keys(base):
 
 
 def test_what_cannot_be_is_one_sentence(base, tmp_path):
-    with pytest.raises(BadInput, match="factor x window is 8"):
+    with pytest.raises(BadInput, match="these have 8"):
         _, config, _ = load_model(base.checkpoint)
         needles(prepare(config.data, CACHE, progress=False), config.data.retrieval, "test", 8, 4, 0)
     words = tiny(tmp_path, "position=none", "name=bare", "steps=2")
