@@ -16,7 +16,7 @@ def progressive_figure(path: Path, readings: Sequence["Stretch"], result: dict) 
     Writes path.png and path.svg.
     """
     plt = pyplot()
-    figure, axes = plt.subplots(figsize=(8, 4.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8.6, 4.6), layout="constrained")
     colours = {("base", 1): "black", ("recovered", result["factors"][-1]): COLOURS[3]}
     colours |= {("direct", result["factors"][-1]): "#7f7f7f"}
     shades = plt.get_cmap("viridis")
@@ -36,13 +36,14 @@ def progressive_figure(path: Path, readings: Sequence["Stretch"], result: dict) 
     axes.set(xscale="log", yscale="log", xlabel="context, tokens", ylabel="perplexity (same targets)")
     contexts = [row["context"] for row in readings[0].rows]
     axes.set_xticks(contexts, [str(context) for context in contexts])
-    axes.tick_params(axis="x", which="minor", bottom=False)
+    axes.xaxis.set_minor_locator(plt.NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.tick_params(axis="y", which="minor", labelsize=7)
     axes.grid(alpha=0.3)
-    axes.set_title(f"{result['run']}: the window {windows[0]} and those of the stages, dotted", fontsize=10)
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    axes.set_title("dotted: the trained window and those of the stages", fontsize=9)
+    figure.suptitle(f"{result['run']}, extended in stages", fontsize=10)
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
     for suffix in (".png", ".svg"):
         figure.savefig(path.with_suffix(suffix), dpi=150)
     plt.close(figure)
