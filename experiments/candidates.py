@@ -74,7 +74,7 @@ def needles(corpus: "Corpus", settings: "Retrieval", split: str, length: int, co
     """
     task = Task(settings, corpus.encode, corpus.separator)
     if length < task.shortest:
-        raise BadInput(f"fitness=needle takes at least {task.shortest} tokens here, and factor x window is {length}")
+        raise BadInput(f"fitness=needle takes texts of at least {task.shortest} tokens here, and these have {length}")
     trials = make_trials(task, corpus.split(split), length, task.farthest(length), count, seed)
     texts = [np.concatenate((trial.prompt, trial.key)) for trial in trials]
     return Texts(texts, list(range(count)), length, task.digits)

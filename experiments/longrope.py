@@ -2,10 +2,13 @@
 
     python -m experiments.longrope checkpoint=runs/default/rope-nano-s1 factor=8
 
-The evolution (experiments/evolution.py) is seeded with PI, NTK and YaRN and scored on validation text. What it found
-is then read from its file and scored on test text beside them: its ratio to the best of them is larger there than on
-the text searched on by the overfit gap. All candidates share one temperature; PI, NTK and YaRN are measured as
+The evolution (experiments/evolution.py) is seeded with PI, NTK and YaRN, and for a model that was fine-tuned with
+factors found before also with those, as they are and interpolated once more. It is scored on validation text. What it
+found is then read from its file and scored on test text beside them: its ratio to the best of them is larger there
+than on the text searched on by the overfit gap. All candidates share one temperature; PI, NTK and YaRN are measured as
 published, YaRN with its own.
+
+With recover=<factors.yaml> the factors for texts within the window are searched instead (experiments/recovery.py).
 
 Results beside the run, in longrope/<checkpoint>-x<factor>-<fitness>-<digest>/: factors.yaml for extend=longrope,
 history.json with every candidate, results.json, figure.png and figure.svg. The history is kept after every
@@ -14,69 +17,38 @@ generation; the same command goes on from there, and finds what it would have fo
 
 import json
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-import yaml
 from pydantic import BeforeValidator, Field
 
-from conf.base import Count, CountOrZero
+from conf.base import BadInput, CountOrZero
 from conf.compose import command_line
-from conf.run_folder import write_json
-from experiments.evolution import STEPS, Evolution, Individual, Scored, best, evolve
-from experiments.readings import corpus_of, digest, request, tracked_reading, where
+from experiments.evolution import Scored
+from experiments.readings import corpus_of, digest, request, tracked_reading
+from experiments.searching import FOUND, Progress, Question, Searching, searched, shown, table, texts
 
 if TYPE_CHECKING:
-    from experiments.candidates import Fitness, Texts
+    from experiments.recovery import Recovery
 
-FOUND = "found"
+FACTOR = 8.0  # if nothing else is said
 NHats = Annotated[
     tuple[CountOrZero, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v), Field(min_length=1)
 ]
 
 
-class Search(Evolution):
-    """What is searched, on what, and how, as in conf/longrope.yaml."""
+class Longer(Searching):
+    """A search for longer texts, whatever the factor."""
 
-    factor: float = Field(gt=1)
-    fitness: Literal["perplexity", "needle"] = "perplexity"
     critical: bool = False
     n_hats: NHats | None = None
     temperature: float | None = Field(1.0, gt=0)
-    tokens: Count = 8192
-    segments: Count = 128
-    batch_tokens: Count = 4096
 
 
-@dataclass
-class Progress:
-    """A bar over candidates with the best score so far; it knows how fast candidates were scored."""
+class Search(Longer):
+    """What is searched, on what, and how, as in conf/longrope.yaml."""
 
-    bar: object
-    start: float = 0.0
-    done: int = 0
-    seconds: float = 0.0
-    best: float = float("inf")
-
-    def __call__(self, scores: list[float]) -> None:
-        now = time.perf_counter()
-        self.done, self.seconds, self.start = self.done + len(scores), self.seconds + now - self.start, now
-        self.best = min(self.best, *scores)
-        self.bar.set_postfix(best=f"{self.best:.4g}", refresh=False)
-        self.bar.update(len(scores))
-
-    def resume(self, history: list[list[Scored]]) -> None:
-        """Start the clock, and the bar where the history ends."""
-        self.start = time.perf_counter()
-        self.best = min((each.score for each in best(history)), default=float("inf"))
-        self.bar.update(sum(len(generation) for generation in history))
-
-    @property
-    def speed(self) -> float | None:
-        """Candidates per second, if any was scored."""
-        return self.done / self.seconds if self.done else None
+    factor: float = Field(gt=1)
 
 
 def search(checkpoint: Path, how: Search, cache: str, tell: Progress) -> tuple[dict, Path]:
@@ -89,7 +61,7 @@ def search(checkpoint: Path, how: Search, cache: str, tell: Progress) -> tuple[d
     Raises:
         BadInput: the scheme has no frequencies to rescale, or there is no text long enough.
     """
-    from experiments.candidates import Fitness, in_place, known, space
+    from experiments.candidates import known, space
     from train import load_model
 
     extend = {"name": "longrope", "factor": how.factor, "temperature": how.temperature}
@@ -100,87 +72,52 @@ def search(checkpoint: Path, how: Search, cache: str, tell: Progress) -> tuple[d
 
     model, config, record = load_model(checkpoint, extend)
     window, longer = config.original_window, int(how.factor * config.original_window)
-    texts = _texts(how, config, corpus_of(checkpoint, config, record, cache), window, longer)
-    there = where()
-    candidates, frequencies = in_place(model.to(there["device"]))
-    vectors = known(frequencies, how.factor, window)
-    fitness = Fitness(model, candidates, texts["search"], how.batch_tokens, there, tell)
-    arena = space(frequencies, how.factor, window, how.n_hats, how.critical)
-    folder.mkdir(parents=True, exist_ok=True)
-    history = run_evolution(folder / "history.json", arena, list(vectors.values()), fitness, how, tell)
-
-    winner = best(history)[0]
+    own = tuned_with(record["config"]["extend"], how.factor)
     about = {"run": config.name, "step": record["step"], "position": config.position.name}
-    _write_factors(folder / "factors.yaml", winner, how, candidates.temperature, about)
-    methods = _scores(checkpoint, how, folder / "factors.yaml", texts, there)
-    result = about | {
-        "checkpoint": str(checkpoint),
-        "label": methods[FOUND]["label"],
-        "extend": methods[FOUND]["extend"],
-        "window": window,
-        "longer": longer,
-        "settings": how.model_dump(mode="json"),
-        "search_documents": sorted(set(texts["search"].owners)) if how.fitness == "perplexity" else None,
-        "search_texts": len(texts["search"].tokens),
-        "evaluations": sum(len(generation) for generation in history),
-        "evaluations_per_second": tell.speed,
-        "score": winner.score,
-        "n_hat": winner.individual.n_hat,
-        "critical": winner.individual.critical,
-        "bounds": [arena.low / STEPS, arena.high / STEPS],
-        "frequencies": frequencies,
-        "vectors": vectors | {FOUND: winner.individual.long},
-        "history": [best(history[: number + 1])[0].score for number in range(len(history))],
-        "methods": methods,
-    }
-    write_json(folder / "results.json", result)
-    return result, folder
+    published = ("interpolate", "ntk", "yarn")
+    readings = {"extrapolation": {"name": "none"}}
+    readings |= {name: {"name": name, "factor": how.factor} for name in published} | own
+
+    def plan(frequencies: list[float]):
+        arena = space(frequencies, how.factor, window, how.n_hats, how.critical)
+        vectors = known(frequencies, how.factor, window)
+        seeds = arena.seeds(list(vectors.values()))
+        for name, each in own.items():
+            vectors[name] = list(each["long"])
+            n_hat = each["n_hat"] if each["n_hat"] in arena.n_hats else min(arena.n_hats)
+            hundredths = [100 * factor for factor in each["long"]]
+            seeds.append(arena.individual(hundredths, n_hat, max(arena.criticals)))
+        return arena, list(dict.fromkeys(seeds)), vectors, listed
+
+    def listed(winner: Scored, temperature: float) -> dict:
+        read = {"factor": how.factor, "n_hat": winner.individual.n_hat, "temperature": temperature}
+        found = {"long": winner.individual.long, "fitness": how.fitness, "score": winner.score}
+        return read | found | {"found_for": about}
+
+    corpus = corpus_of(checkpoint, config, record, cache)
+    question = Question(
+        checkpoint=checkpoint,
+        folder=folder,
+        model=model,
+        texts=texts(how, corpus, config.data.retrieval, longer, (window, longer)),
+        length=longer,
+        readings={name: (checkpoint, extend) for name, extend in readings.items()},
+        rivals=(*published, *own),
+        about=about | {"window": window},
+    )
+    return searched(question, how, plan, tell)
 
 
-def _texts(how: Search, config, corpus, window: int, longer: int) -> dict[str, "Texts"]:
-    """What is searched on, what is held out, and held-out text read at the trained window (and at the longer one)."""
-    from experiments.candidates import needles, stretches
+def tuned_with(extend: dict, factor: float) -> dict[str, dict]:
+    """How a model that was fine-tuned with factors of its own may go on to this factor: with them, or them times more.
 
-    few = max(1, how.tokens // longer)
-    inside, outside = (stretches(corpus, "test", longer, how.segments, context) for context in (window, longer))
-    if how.fitness == "perplexity":
-        searched = stretches(corpus, "validation", longer, few, longer)
-        return {"search": searched, "held out": outside, f"at {window}": inside}
-    keys = config.data.retrieval
-    return {
-        "search": needles(corpus, keys, "validation", longer, few, how.seed),
-        "held out": needles(corpus, keys, "test", longer, how.segments, how.seed + 1),
-        f"at {window}": inside,
-        f"at {longer}": outside,
-    }
-
-
-def run_evolution(path: Path, arena, vectors, fitness: "Fitness", how: Search, tell: Progress) -> list[list[Scored]]:
-    """Every generation, from the history in this file on, which is written after each; the seeds come first."""
-    kept = json.loads(path.read_text()) if path.exists() else []
-    history = [[_scored(each) for each in generation] for generation in kept]
-    tell.resume(history)
-    for generation in evolve(arena, arena.seeds(vectors), fitness, how, history):
-        history.append(generation)
-        write_json(path, [[_plain(each) for each in generation] for generation in history])
-    return history
-
-
-def _plain(scored: Scored) -> dict:
-    one = scored.individual
-    return {"score": scored.score, "n_hat": one.n_hat, "critical": one.critical, "long": one.long}
-
-
-def _scored(plain: dict) -> Scored:
-    factors = tuple(round(STEPS * factor) for factor in plain["long"])
-    return Scored(Individual(factors, plain["n_hat"], plain["critical"]), plain["score"])
-
-
-def _write_factors(path: Path, winner: Scored, how: Search, temperature: float, about: dict) -> None:
-    """What extend=longrope reads, and where it comes from."""
-    read = {"factor": how.factor, "n_hat": winner.individual.n_hat, "temperature": temperature}
-    found = {"long": winner.individual.long, "fitness": how.fitness, "score": winner.score, "found_for": about}
-    path.write_text(yaml.safe_dump(read | found, sort_keys=False, default_flow_style=None, width=120))
+    The latter is the paper's second interpolation as PI has it. Empty for a model that has no factors of its own.
+    """
+    if extend["name"] != "longrope" or extend["long"] is None:
+        return {}
+    own = {**extend, "path": None, "short": None, "n_hat": extend["n_hat"] or 0}
+    again = [each * factor / extend["factor"] for each in extend["long"]]
+    return {"tuned": own, "again": {**own, "factor": factor, "long": again}}
 
 
 def override(factor: float, folder: Path) -> str:
@@ -188,63 +125,42 @@ def override(factor: float, folder: Path) -> str:
     return f"extend=longrope extend.factor={factor:g} extend.path={folder / 'factors.yaml'}"
 
 
-def _scores(checkpoint: Path, how: Search, factors: Path, texts: dict[str, "Texts"], there: dict) -> dict[str, dict]:
-    """Every text read with plain extrapolation, PI, NTK, YaRN and what was found, this from its file."""
-    from train import load_model
+def asked(values: dict) -> "tuple[Search | Recovery, Path | None]":
+    """The settings of either search from plain values, and the file whose short factors are searched, if any.
 
-    methods = {"extrapolation": {"name": "none"}}
-    methods |= {name: {"name": name, "factor": how.factor} for name in ("interpolate", "ntk", "yarn")}
-    methods[FOUND] = {"name": "longrope", "factor": how.factor, "path": str(factors)}
-    scores = {}
-    for method, extend in methods.items():
-        model, config, _ = load_model(checkpoint, extend)
-        rows = {name: each.row(model, batch_tokens=how.batch_tokens, **there) for name, each in texts.items()}
-        scores[method] = {"label": config.extend.label, "extend": config.extend.model_dump(mode="json"), **rows}
-    return scores
+    Raises:
+        BadInput: a setting that only the other one has.
+    """
+    from conf.schema import validate
+    from experiments.recovery import Recovery
 
-
-def rival(methods: dict[str, dict]) -> str:
-    """The best of PI, NTK and YaRN on the text searched on."""
-    return min(("interpolate", "ntk", "yarn"), key=lambda name: methods[name]["search"]["perplexity"])
-
-
-def table(result: dict) -> str:
-    """Perplexities of every method, and those of what was found over them; then the overfit gap in a sentence."""
-    from experiments.statistics import paired_ratio
-
-    methods = result["methods"]
-    columns = [name for name in methods[FOUND] if name not in ("label", "extend")]
-    ratios = {
-        name: {part: paired_ratio(methods[FOUND][part], row[part]) for part in ("search", "held out")}
-        for name, row in methods.items()
-    }
-    head = [f"{'method':<14}", *(f"{name:>10}" for name in columns), "  found / it: search   held out"]
-    lines = ["".join(head)]
-    for name, row in methods.items():
-        cells = "".join(f"{row[column]['perplexity']:>10.3f}" for column in columns)
-        ratio = "" if name == FOUND else f"{ratios[name]['search'].value:>20.3f}   {ratios[name]['held out']}"
-        lines.append(f"{name:<14}{cells}{ratio}".rstrip())
-    other = rival(methods)
-    searched, held_out = (ratios[other][part].value for part in ("search", "held out"))
-    lines.append(
-        f"Of PI, NTK and YaRN, {other} is best on what was searched on; found is {searched:.3f} of it there and "
-        f"{held_out:.3f} on what was held out: an overfit gap of {100 * (held_out / searched - 1):.1f} %."
-    )
-    return "\n".join(lines)
+    path, length = values.pop("recover"), values.pop("length")
+    if path is None:
+        if length is not None:
+            raise BadInput(f"length={length} is for recover=<factors.yaml>: longer texts have factor x window tokens")
+        return validate(Search, values | {"factor": FACTOR if values["factor"] is None else values["factor"]}), None
+    if not isinstance(path, str):
+        raise BadInput(f"recover={path} must be the path of a factors.yaml")
+    del values["temperature"]  # the file's
+    for key, why in {"n_hats": "n̂ is that of the file", "critical": "there is no critical pair within"}.items():
+        if values.pop(key):
+            raise BadInput(f"{key} cannot be set with recover={path}: {why}")
+    return validate(Recovery, values | {"length": length}), Path(path)
 
 
 def _main(values: dict, overrides: list[str]) -> None:
-    from tqdm import tqdm
-
-    from conf.schema import validate
     from experiments.figures.search import search_figure
+    from experiments.recovery import recover, worth
 
-    asked = request(values)
-    how = validate(Search, values)
-    candidates = max(how.population, 3) + how.generations * (how.mutations + how.crossovers)
+    about = request(values)
+    how, factors = asked(values)
+    title = f"{about.trained.name} {f'x{how.factor:g}' if factors is None else 'short'}"
     try:
-        with tqdm(desc=f"{asked.trained.name} x{how.factor:g}", total=candidates, unit="candidate") as bar:
-            result, folder = search(asked.checkpoint, how, asked.cache, Progress(bar))
+        with shown(title, how) as tell:
+            if factors is None:
+                result, folder = search(about.checkpoint, how, about.cache, tell)
+            else:
+                result, folder = recover(about.checkpoint, factors, how, about.cache, tell)
     except KeyboardInterrupt:
         print("stopped; the same command goes on after the last finished generation")
         sys.exit(130)
@@ -255,19 +171,22 @@ def _main(values: dict, overrides: list[str]) -> None:
         f"tokens on {result['search_texts']} texts by {how.fitness}: {result['evaluations']} candidates"
         + (f", {speed:.1f} a second" if speed else "")
     )
-    print(f"{table(result)}\nn̂ = {result['n_hat']}, λ = {' '.join(f'{x:g}' for x in result['vectors'][FOUND])}")
-    print(f"Read with it: {override(how.factor, folder)}\nHistory, numbers and figure: {folder}/")
-    if asked.logger.name == "wandb":
-        _to_wandb(asked, result, how, folder)
+    print(table(result))
+    if factors is not None:
+        print(worth(result))
+    print(f"n̂ = {result['n_hat']}, λ = {' '.join(f'{x:g}' for x in result['vectors'][FOUND])}")
+    print(f"Read with it: {override(result['factor'], folder)}\nHistory, numbers and figure: {folder}/")
+    if about.logger.name == "wandb":
+        _to_wandb(about, result, how, folder)
 
 
-def _to_wandb(asked, result: dict, how: Search, folder: Path) -> None:
+def _to_wandb(about, result: dict, how: Searching, folder: Path) -> None:
     """The best score against tokens read, the table and the figure."""
     import wandb
 
     sizes = [len(generation) for generation in json.loads((folder / "history.json").read_text())]
     tokens = 0
-    with tracked_reading(asked, result, "longrope", how) as run:
+    with tracked_reading(about, result, "longrope", how) as run:
         for size, score in zip(sizes, result["history"], strict=True):
             tokens += size * result["search_texts"] * result["longer"]
             run.log({"tokens": tokens, "search/best": score})

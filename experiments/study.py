@@ -198,6 +198,19 @@ def base_config(scale: dict, overrides: Sequence[str], position: str) -> "Config
     return resolve(compose_values("config", [*size, *told, f"position={position}"]), told)
 
 
+def check_batch(base: "Config", key: str, factors: Sequence[int]) -> None:
+    """Refuse factors at which a step of fine-tuning cannot have as many tokens as one of the base run.
+
+    Raises:
+        BadInput: one sentence with the setting the factors come from.
+    """
+    for factor in factors:
+        if base.batch % factor:
+            raise BadInput(
+                f"batch={base.batch} must be a multiple of {factor} in {key}={list(factors)}, for equal tokens a step"
+            )
+
+
 def tuned_name(base: "Config", arm: Arm, study: Study) -> str:
     """The name of an arm's fine-tuning run."""
     name = f"{base.name}-tuned-{arm.label}-w{base.window * arm.factor}-n{arm.tuning}"
@@ -205,24 +218,46 @@ def tuned_name(base: "Config", arm: Arm, study: Study) -> str:
 
 
 def finetune_config(base: "Config", checkpoint: Path, arm: Arm, study: Study) -> "Config":
-    """The fine-tuning run of an arm: its window and extension, as many tokens a step as the base run had."""
+    """The fine-tuning run of an arm; every number of steps at which it is measured leaves a checkpoint."""
+    window, name, snapshots = base.window * arm.factor, tuned_name(base, arm, study), study.finetune_steps
+    return tuning_config(base, checkpoint, name, arm.extend, window, arm.tuning, study.finetune_lr, snapshots)
+
+
+def tuning_config(
+    base: "Config",
+    checkpoint: Path,
+    name: str,
+    extend: dict,
+    window: int,
+    steps: int,
+    lr: float | None,
+    snapshots: Sequence[int] = (),
+) -> "Config":
+    """A fine-tuning run at another window and extension, with as many tokens a step as the base run had.
+
+    Args:
+        checkpoint: where it starts; lr: constant after a warmup of a tenth of the steps, a quarter of the base run's
+            if None.
+
+    Raises:
+        BadInput: the extension cannot read the scheme.
+    """
     from train import resolve
 
-    window = base.window * arm.factor
     return resolve(
         {
             **base.model_dump(mode="json", exclude={"original_window"}),
-            "name": tuned_name(base, arm, study),
+            "name": name,
             "checkpoint": str(checkpoint),
-            "extend": arm.extend,
+            "extend": extend,
             "window": window,
             "batch": max(1, base.batch * base.window // window),
-            "steps": arm.tuning,
-            "snapshots": list(study.finetune_steps),
+            "steps": steps,
+            "snapshots": list(snapshots),
             "optimizer": base.optimizer.model_dump()
-            | {"lr": study.finetune_lr or base.optimizer.lr / 4, "schedule": "constant", "warmup": arm.tuning // 10},
+            | {"lr": lr or base.optimizer.lr / 4, "schedule": "constant", "warmup": steps // 10},
             "log_every": 1,
-            "validate_every": arm.tuning,
+            "validate_every": steps,
         },
         ["extend", "window", "data"],
     )

@@ -18,7 +18,7 @@ from conf.run_folder import RunFolder
 from experiments.passkey import Passkey
 from experiments.perplexity import Measurement, cut
 from experiments.readings import digest, where
-from experiments.study import ZERO_SHOT, Arm, Study, arms, base_config, tuned_name
+from experiments.study import ZERO_SHOT, Arm, Study, arms, base_config, check_batch, tuned_name
 
 if TYPE_CHECKING:
     from conf.schema import Config
@@ -75,10 +75,7 @@ def make_plan(scale: dict, overrides: Sequence[str], study: Study) -> Plan:
 
     bases = {position: base_config(scale, overrides, position) for position in study.positions}
     first = next(iter(bases.values()))
-    for factor in study.factors:
-        if first.batch % factor:
-            raise BadInput(f"batch={first.batch} must be a multiple of {factor} in study.factors={list(study.factors)}"
-                           ", for equal tokens a step")  # fmt: skip
+    check_batch(first, "study.factors", study.factors)
     if first.window < 8:
         raise BadInput(
             f"window={first.window} is too short for this study: an eighth of it is scored, at least 8 needed"

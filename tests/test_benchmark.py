@@ -10,10 +10,11 @@ import torch
 from conf.base import BadInput
 from conf.compose import compose_values
 from conf.schema import validate
-from experiments.benchmark import evaluation, peers, step, timing
+from experiments.benchmark import evaluation, peers, search_speed, step, timing
 from experiments.benchmark.__main__ import Benchmark, choices
 from experiments.benchmark.memory import peak_bytes
 from experiments.benchmark.workbench import Workbench
+from experiments.candidates import Texts
 from experiments.schemes import doors
 from models.positions import SCHEMES
 from tests.runs import CACHE, command, finish
@@ -21,6 +22,7 @@ from train import compose
 
 CPU = torch.device("cpu")
 TINY = [f"cache={CACHE}", "data.tokenizer.kind=bytes", "data.tokenizer.vocabulary=null", "windows=[16]", "tokens=32"]
+WAYS = (search_speed.ONE, "batched")
 TINY += ["contexts=[64]", "bounded=64", "repeats=1", "seconds=0.001"]
 
 
@@ -193,3 +195,22 @@ def test_a_bad_option_is_one_sentence(override, said):
     with pytest.raises(BadInput, match=said) as caught:
         settings(override)
     assert "\n" not in str(caught.value)
+
+
+def test_a_search_scores_the_same_in_batches_and_one_at_a_time(one_thread):
+    """Three texts of 64 tokens: at 500 tokens a pass two candidates share one, at 64 a candidate takes three."""
+    small = ["search_speed.window=16", "search_speed.factor=4", "search_speed.candidates=12", "search_speed.texts=[3]"]
+    bench = Workbench(settings(*small, "search_speed.batch_tokens=[64,500]"), CPU, 256, 1.0)
+    texts = Texts(list(bench.tokens(3, 65).numpy()), [0, 1, 2], 64)
+    candidates = search_speed.people([1.0 / 4**i for i in range(16)], bench.settings.search_speed)
+    assert len(set(candidates)) > 9 and {each.n_hat for each in candidates} > {0}
+    ways = (search_speed.batched, search_speed.one_at_a_time)
+    scores = [way(bench, "nano", texts, tokens)(candidates) for way in ways for tokens in (64, 500)]
+    for each in scores[1:]:
+        assert each == pytest.approx(scores[0], rel=1e-5)
+    assert len(set(scores[0])) > 9
+    rows = search_speed.run(bench)
+    assert [(row["way"], row["batch_tokens"]) for row in rows] == [(w, t) for t in (64, 500) for w in WAYS]
+    assert all(row["failure"] is None and row["candidates_per_second"]["median"] > 0 for row in rows)
+    assert [row.get("speed_over_one") is not None for row in rows] == [False, True, False, True]
+    assert search_speed.table(rows).count("3 x 64") == 4

@@ -15,9 +15,10 @@ from data.corpus import prepare
 from data.retrieval import Task
 from experiments.candidates import Fitness, Texts, in_place, known, needles, space
 from experiments.evolution import Evolution, Individual, Scored, Space, best, evolve
-from experiments.longrope import Progress, Search, _main, override, search, table
+from experiments.longrope import Search, _main, override, search
 from experiments.perplexity import Measurement, measure_checkpoint
 from experiments.retrieval import make_trials, needle_perplexity
+from experiments.searching import Progress, table
 from models.positions import SPECTRA
 from tests.cases import WINDOW, Case
 from tests.runs import CACHE, command, finish, tiny
@@ -289,7 +290,7 @@ def test_needle_fitness_is_the_perplexity_of_the_farthest_keys(base):
 
 
 def test_what_cannot_be_is_one_sentence(base, tmp_path):
-    with pytest.raises(BadInput, match="factor x window is 8"):
+    with pytest.raises(BadInput, match="these have 8"):
         _, config, _ = load_model(base.checkpoint)
         needles(prepare(config.data, CACHE, progress=False), config.data.retrieval, "test", 8, 4, 0)
     words = tiny(tmp_path, "position=none", "name=bare", "steps=2")

@@ -22,7 +22,7 @@ from data.settings import DataSettings
 if TYPE_CHECKING:
     from experiments.benchmark.workbench import Workbench
 
-SECTIONS = ("ceiling", "step", "schemes", "evaluation", "time_to_loss", "sweep")
+SECTIONS = ("ceiling", "step", "schemes", "evaluation", "search_speed", "time_to_loss", "sweep")
 PEER_PACKAGES = ("transformers", "x-transformers")
 
 
@@ -66,6 +66,16 @@ class Sweep(Settings):
     rounds: int = Field(ge=2)
 
 
+class SearchSpeed(Settings):
+    """What candidates of a search for LongRoPE's factors are scored on, and how many at once."""
+
+    window: Count
+    factor: float = Field(gt=1)
+    candidates: Count
+    texts: Annotated[Counts, Field(min_length=1)]
+    batch_tokens: Annotated[Counts, Field(min_length=1)]
+
+
 class Benchmark(Settings):
     """What is measured, as in conf/benchmark.yaml."""
 
@@ -83,6 +93,7 @@ class Benchmark(Settings):
     folder: str | None
     cache: str
     data: DataSettings
+    search_speed: SearchSpeed
     time_to_loss: TimeToLoss
     sweep: Sweep
 

@@ -5,25 +5,25 @@ import math
 from pathlib import Path
 
 from experiments.figures.canvas import COLOURS, pyplot
-
-NAMED = {"interpolate": "PI", "ntk": "NTK", "yarn": "YaRN", "found": "found"}
+from experiments.searching import FOUND, NAMED
 
 
 def search_figure(path: Path, result: dict) -> None:
-    """Left, every candidate and the best so far by generation; right, λ by pair of PI, NTK, YaRN and what was found.
+    """Left, every candidate and the best so far by generation; right, λ by pair of its rivals and of what was found.
 
     The candidates come from history.json in the folder of `path`. Writes path.png and path.svg.
     """
     plt = pyplot()
-    colours = dict(zip(NAMED, COLOURS, strict=False))
+    rivals = result["rivals"]
+    colours = dict(zip((*rivals[:3], FOUND, *rivals[3:]), COLOURS, strict=False))
     figure, (scores, factors) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     history = json.loads((path.parent / "history.json").read_text())
     points = [(number, each["score"]) for number, generation in enumerate(history) for each in generation]
-    scores.scatter(*zip(*points, strict=True), s=8, color=colours["found"], alpha=0.25, linewidth=0)
-    scores.step(range(len(history)), result["history"], where="post", color=colours["found"], label="best so far")
-    lines = {name: result["methods"][name]["search"]["perplexity"] for name in list(NAMED)[:3]}
+    scores.scatter(*zip(*points, strict=True), s=8, color=colours[FOUND], alpha=0.25, linewidth=0)
+    scores.step(range(len(history)), result["history"], where="post", color=colours[FOUND], label="best so far")
+    lines = {name: result["methods"][name]["search"]["perplexity"] for name in rivals}
     for name, score in lines.items():
-        scores.axhline(score, color=colours[name], linestyle="--", linewidth=1, label=f"{NAMED[name]}, as published")
+        scores.axhline(score, color=colours[name], linestyle="--", linewidth=1, label=NAMED[name])
     top = max(*lines.values(), result["history"][0])
     scores.set(yscale="log", ylim=(result["score"] * 0.97, top * 1.03), xlabel="generation", ylabel="perplexity")
     what = "text" if result["settings"]["fitness"] == "perplexity" else "keys to find"
@@ -37,13 +37,14 @@ def search_figure(path: Path, result: dict) -> None:
     pairs = range(result["critical"], len(result["frequencies"]))
     factors.fill_between(pairs, low, high, color="#dddddd", alpha=0.5, linewidth=0, label="searched")
     for name, vector in result["vectors"].items():
-        style = {"marker": "o", "linewidth": 2} if name == "found" else {"linestyle": "--", "linewidth": 1.2}
+        style = {"marker": "o", "linewidth": 2} if name == FOUND else {"linestyle": "--", "linewidth": 1.2}
         factors.plot(range(len(vector)), vector, color=colours[name], markersize=4, label=NAMED[name], **style)
     turns = [frequency * result["window"] / (2 * math.pi) for frequency in result["frequencies"]]
     whole = sum(turn >= 1 for turn in turns)
     if 0 < whole < len(turns):
         factors.axvline(whole - 0.5, color="black", linestyle=":", linewidth=0.8, label="one turn in the window")
-    factors.set(xlabel="pair, fastest first", ylabel="λ", ylim=(0, high * 1.05))
+    top = max(high, *(factor for vector in result["vectors"].values() for factor in vector))
+    factors.set(xlabel="pair, fastest first", ylabel="λ", ylim=(0, top * 1.05))
     factors.set_title(f"factors; n̂ found: {result['n_hat']}", fontsize=10)
     for panel, place in ((scores, "upper right"), (factors, "lower right")):
         panel.grid(alpha=0.3)

@@ -1,0 +1,114 @@
+"""How many candidates a second a search for LongRoPE's factors scores: in batches, and one at a time.
+
+One at a time means the same model read with extend=longrope and a candidate's factors as its settings, by the same
+protocol and on the same texts, whatever batch_tokens. The weights are untrained: speed does not ask what they say.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments.benchmark.timing import Run, looped, ratio, shown
+from experiments.benchmark.workbench import Workbench
+from experiments.candidates import Fitness, Texts, in_place, known, space
+from experiments.evolution import Individual
+from experiments.readings import where
+from models.gpt import GPT
+from models.positions.longrope import LongRoPE
+from train import build_model, resolve
+
+if TYPE_CHECKING:
+    from experiments.benchmark.__main__ import SearchSpeed
+
+ONE = "one at a time"
+
+
+def run(bench: Workbench) -> list[dict]:
+    """A row per model, number of texts, tokens per forward pass and way of scoring."""
+    asked = bench.settings.search_speed
+    rows = []
+    for model in bench.settings.models:
+        for texts in asked.texts:
+            rows += _rows(bench, model, texts)
+    return rows
+
+
+def _rows(bench: Workbench, model: str, count: int) -> list[dict]:
+    asked = bench.settings.search_speed
+    longer = int(asked.factor * asked.window)
+    texts = Texts(list(bench.tokens(count, longer + 1).cpu().numpy()), list(range(count)), longer)
+
+    def timed(contestant, tokens: int) -> Run:
+        score, (_, frequencies) = contestant(bench, model, texts, tokens), in_place(_model(bench, model))
+        candidates = people(frequencies, asked)
+        return looped(lambda: score(candidates), bench.device)
+
+    builders = {
+        (way, tokens): lambda contestant=contestant, tokens=tokens: timed(contestant, tokens)
+        for tokens in asked.batch_tokens
+        for way, contestant in ((ONE, one_at_a_time), ("batched", batched))
+    }
+    outcomes = bench.compare(f"search {model} {count} x {longer}", builders, warm=1)
+    rows = []
+    for (way, tokens), outcome in outcomes.items():
+        row = {"model": model, "texts": count, "length": longer, "batch_tokens": tokens, "way": way} | asdict(outcome)
+        if outcome.failure is None:
+            row["candidates_per_second"] = asdict(outcome.rate(asked.candidates))
+            if way != ONE and outcomes[ONE, tokens].failure is None:
+                row["speed_over_one"] = asdict(ratio(outcomes[ONE, tokens], outcome))
+        rows.append(row)
+    return rows
+
+
+def people(frequencies: list[float], asked: "SearchSpeed") -> list[Individual]:
+    """The first generation of a search: the seeds, and mutants of them in turn."""
+    arena = space(frequencies, asked.factor, asked.window, None, critical=False)
+    seeds = arena.seeds(list(known(frequencies, asked.factor, asked.window).values()))
+    random = np.random.default_rng(0)
+    mutants = [arena.mutate(seeds[number % len(seeds)], 0.3, random) for number in range(asked.candidates)]
+    return (seeds + mutants)[: asked.candidates]
+
+
+def _model(bench: Workbench, name: str) -> GPT:
+    """A model on the device that is read with extend=longrope."""
+    asked = bench.settings.search_speed
+    values = bench.config(name, "rope", asked.window).model_dump(mode="json", exclude={"original_window"})
+    return build_model(resolve({**values, "extend": {"name": "longrope", "factor": asked.factor}}, [])).to(bench.device)
+
+
+def batched(bench: Workbench, name: str, texts: Texts, batch_tokens: int) -> Fitness:
+    """The fitness of a search, as it is used."""
+    model = _model(bench, name)
+    return Fitness(model, in_place(model)[0], texts, batch_tokens, where())
+
+
+def one_at_a_time(bench: Workbench, name: str, texts: Texts, batch_tokens: int) -> Callable[[list], list[float]]:
+    """The same numbers by a plain loop: each candidate as the settings of the extension the model is read with."""
+    model = _model(bench, name)
+    (part,) = (part for part in model.position.modules() if isinstance(getattr(part, "extension", None), LongRoPE))
+    knobs, window = part.extension.knobs, part.extension.window
+
+    def score(individuals: list[Individual]) -> list[float]:
+        scores = []
+        for each in individuals:
+            said = {"long": tuple(each.long), "n_hat": each.n_hat, "temperature": part.extension.temperature}
+            part.extension = LongRoPE(knobs.model_copy(update=said), window)
+            scores.append(texts.row(model, batch_tokens=batch_tokens, **where())["perplexity"])
+        return scores
+
+    return score
+
+
+def table(rows: list[dict]) -> str:
+    """Candidates a second either way."""
+    lines = [f"{'model':<6} {'texts':>9} {'a pass':>8}  {'way':<14} {'candidates/s':>12}  speed over one at a time"]
+    for row in rows:
+        start = f"{row['model']:<6} {row['texts']:>4} x {row['length']:<4}{row['batch_tokens']:>7}  {row['way']:<14} "
+        if row["failure"]:
+            lines.append(f"{start}{row['failure']}")
+        else:
+            over = shown(row.get("speed_over_one"))
+            lines.append(f"{start}{row['candidates_per_second']['median']:>12.1f}  {over}")
+    return "\n".join(lines)
