@@ -67,6 +67,9 @@ def asked(values: dict) -> Study:
             raise BadInput(f"study.extends={method} is not known; allowed: {', '.join(EXTENSIONS)}")
         if "factor" in _settings(method):
             raise BadInput(f"study.extends={method} names a factor: factors are study.factors, for every method")
+    labels = [_label(method) for method in study.extends]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise BadInput(f"study.extends has {twice[0]} twice: methods need names, settings or files of different names")
     if PLAIN not in study.extends:
         raise BadInput("study.extends must have none: extrapolation is what the others are held to")
     return study
@@ -147,8 +150,9 @@ def _settings(method: str | dict) -> dict:
 
 
 def _label(method: str | dict) -> str:
-    """A method's name, and the settings it was given, in a file name."""
+    """A method's name, and the settings it was given, in a file name; a file's own without its folders."""
     given = _settings(method)
+    given = given | {"path": Path(given["path"]).stem} if isinstance(given.get("path"), str) else given
     told = [re.sub(r"[^A-Za-z0-9.]+", "_", f"{key}{value}") for key, value in given.items() if key != "name"]
     return "-".join([given["name"], *told])
 
