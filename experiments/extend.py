@@ -21,7 +21,7 @@ from conf.compose import command_line
 from conf.run_folder import write_json
 from experiments.passkey import measure_passkey
 from experiments.perplexity import measure_checkpoint
-from experiments.study import Arm, asked, finetune_config, named
+from experiments.study import DECODED, Arm, asked, finetune_config, named
 from experiments.study_plan import Plan, make_plan, snapshot, told
 from experiments.study_report import Findings, Reading, sentences, tables
 
@@ -33,18 +33,19 @@ def run_study(plan: Plan, overrides: list[str]) -> list[Reading]:
     readings, total = [], len(plan.measurements)
 
     def measured(arm: Arm, steps: int, checkpoint: Path) -> None:
-        cache, keys, said = plan.base.cache, plan.passkey(arm), []
-        rows = measure_checkpoint(checkpoint, arm.extend, plan.how, cache)["rows"]
-        if keys is not None:
-            said = measure_passkey(checkpoint, arm.extend, keys, cache)[0]["lengths"]
-        readings.append(Reading(arm.position, arm.method, arm.factor, steps, rows, said))
-        window = f" at {plan.base.window * arm.factor}" if arm.factor > 1 else ""
-        curve = ", ".join(f"{row['perplexity']:.2f} at {row['context']}" for row in rows)
-        print(
-            f"[{len(readings):>{len(str(total))}}/{total}] {arm.position}, {named(arm.method)}{window}, {steps} steps: "
-            f"{curve}",
-            flush=True,
-        )
+        cache, window = plan.base.cache, f" at {plan.base.window * arm.factor}" if arm.factor > 1 else ""
+        for reading in arm.readings:
+            keys, said, method = plan.passkey(arm, reading), [], arm.method + DECODED * (reading == "decoded")
+            rows = measure_checkpoint(checkpoint, arm.extend, plan.perplexity(reading), cache)["rows"]
+            if keys is not None:
+                said = measure_passkey(checkpoint, arm.extend, keys, cache)[0]["lengths"]
+            readings.append(Reading(arm.position, method, arm.factor, steps, rows, said))
+            curve = ", ".join(f"{row['perplexity']:.2f} at {row['context']}" for row in rows)
+            print(
+                f"[{len(readings):>{len(str(total))}}/{total}] {arm.position}, {named(method)}{window}, {steps} steps: "
+                f"{curve}",
+                flush=True,
+            )
 
     for position, base in plan.bases.items():
         trained = train(base, overrides)

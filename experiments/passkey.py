@@ -3,8 +3,9 @@
     python -m experiments.passkey checkpoint=runs/default/rope-nano-s1 extend=interpolate extend.factor=8
 
 A grid of lengths and depths (experiments/retrieval.py says what is measured) over held-out text with held-out keys.
-A model that was not trained to retrieve (data.retrieval.fraction) will hardly do so at small scale. Results go beside
-the run, in passkey/: numbers, and a heat map of exact matches; they are read back when asked again.
+A model that was not trained to retrieve (data.retrieval.fraction) will hardly do so at small scale. A method that
+depends on the length of the text is asked twice, in one pass over prompt and key and as decoded, digit by digit.
+Results go beside the run, in passkey/: numbers, and a heat map of exact matches; they are read back when asked again.
 """
 
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from conf.compose import command_line
 from data.retrieval import Task
 from data.settings import Retrieval
 from experiments.perplexity import default_contexts
-from experiments.readings import bar, kept, request, tracked_reading
+from experiments.readings import Pass, Request, bar, kept, passes, request, tracked_reading
 from experiments.retrieval import ask, cell, make_trials, summarise
 
 
@@ -29,6 +30,7 @@ class Passkey(Settings):
     digits: Count
     keys: Count
     lengths: Counts | None
+    reading: Pass = "whole"
     depths: Count = 10
     trials: Count = 50
     split: Literal["validation", "test"] = "test"
@@ -49,21 +51,22 @@ def measure_passkey(
         lengths = how.lengths or [n for n in default_contexts(config.original_window) if task.fits(n, how.depths)]
         if not lengths:
             raise BadInput(f"template={how.template} takes at least {task.shortest} tokens: name longer lengths=[…]")
-        documents, total = corpus.split(how.split), 2 * how.trials * how.depths * sum(lengths)
-        cells, done = [], 0
+        documents, decoded = corpus.split(how.split), how.reading == "decoded"
+        per_token = 2 * how.trials * (how.digits if decoded else 1)  # times that a token is read, about
+        cells, done, total = [], 0, per_token * how.depths * sum(lengths)
         for length in lengths:
             for depth, k in zip(np.linspace(0, 1, how.depths), task.distances(length, how.depths), strict=True):
                 trials = make_trials(task, documents, length, k, how.trials, how.seed)
-                answers = ask(model, trials, batch_tokens=how.batch_tokens, **where)
+                answers = ask(model, trials, as_decoded=decoded, batch_tokens=how.batch_tokens, **where)
                 cells.append(cell(length, float(depth), k, answers, how.digits))
-                done += 2 * how.trials * length
+                done += per_token * length
                 if progress is not None:
                     progress(done, total)
         chance = {"exact": 10.0**-how.digits, "label_blind": 1 / how.keys, "preferred": 0.5}
         told = {"split": how.split, **settings, "trials": how.trials, "chance": chance}
         return told | {"cells": [asdict(each) for each in cells], **summarise(cells)}
 
-    label = f"{how.template}{how.keys}x{how.digits}"
+    label = f"{how.template}{how.keys}x{how.digits}" + "-decoded" * (how.reading == "decoded")
     return kept("passkey", checkpoint, extend, how, label, cache, measured)
 
 
@@ -129,20 +132,28 @@ def _main(values: dict, overrides: list[str]) -> None:
     asked = request(values)
     for key in ("template", "digits", "keys"):
         values[key] = getattr(asked.trained.data.retrieval, key) if values[key] is None else values[key]
-    how = validate(Passkey, values)
-    with bar(asked.trained.name) as progress:
-        result, place = measure_passkey(asked.checkpoint, asked.extend, how, asked.cache, progress)
-    figure(result, place.with_suffix(""))
-    print(f"{result['run']} at step {result['step']}, read with extend={result['label']}, {how.split}; exact matches:")
-    print(f"{table(result)}\nNumbers and heat map: {place.with_suffix('')}.json, .png, .svg")
-    if asked.logger.name == "wandb":
-        import wandb
+    readings, said = passes(asked, values.pop("reading"))
+    for reading in readings:
+        how = validate(Passkey, {**values, "reading": reading})
+        with bar(asked.trained.name) as progress:
+            result, place = measure_passkey(asked.checkpoint, asked.extend, how, asked.cache, progress)
+        figure(result, place.with_suffix(""))
+        print(f"{result['run']} at step {result['step']}, read with extend={result['label']}, {how.split}"
+              f"{', as decoded' * (reading == 'decoded')}; exact matches:\n{table(result)}\n"
+              f"Numbers and heat map: {place.with_suffix('')}.json, .png, .svg", flush=True)  # fmt: skip
+        if asked.logger.name == "wandb":
+            _to_wandb(asked, result, how, place.with_suffix(".png"))
+    print(said)
 
-        with tracked_reading(asked, result, "passkey", how) as run:
-            for row in result["lengths"]:
-                scores = {"exact": row["exact"]["value"], "needle_perplexity": row["needle_perplexity"]}
-                run.log({"context/length": row["length"], **{f"context/{name}": each for name, each in scores.items()}})
-            run.log({"passkey": wandb.Image(str(place.with_suffix(".png")))})
+
+def _to_wandb(asked: Request, result: dict, how: Passkey, drawn: Path) -> None:
+    import wandb
+
+    with tracked_reading(asked, result, "passkey" + "-decoded" * (how.reading == "decoded"), how) as run:
+        for row in result["lengths"]:
+            scores = {"exact": row["exact"]["value"], "needle_perplexity": row["needle_perplexity"]}
+            run.log({"context/length": row["length"], **{f"context/{name}": each for name, each in scores.items()}})
+        run.log({"passkey": wandb.Image(str(drawn))})
 
 
 def main() -> None:

@@ -3,8 +3,9 @@
     python -m experiments.perplexity checkpoint=runs/default/rope-nano-s1 extend=interpolate extend.factor=8
 
 Held-out documents are cut into disjoint segments as long as the longest context needs, so that a long document gives
-many targets; sums are kept by document, the unit of every interval. Results go beside the run that was measured, in
-perplexity/, and are read from there when the same is asked again.
+many targets; sums are kept by document, the unit of every interval. A method that depends on the length of the text is
+read twice, whole windows at once and as decoded (experiments/protocols.py). Results go beside the run that was
+measured, in perplexity/, and are read from there when the same is asked again.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,7 +16,8 @@ import numpy as np
 
 from conf.base import BadInput, Count, Counts, Settings
 from conf.compose import command_line
-from experiments.readings import bar, kept, request, tracked_reading
+from experiments.readings import Pass, bar, kept, passes, request, tracked_reading
+from experiments.statistics import paired_ratio
 
 if TYPE_CHECKING:
     from data.token_files import Documents
@@ -25,6 +27,7 @@ class Measurement(Settings):
     """How perplexity is measured, as in conf/perplexity.yaml."""
 
     protocol: Literal["fixed_targets", "windows", "sliding"] = "fixed_targets"
+    reading: Pass = "whole"
     contexts: Counts
     stride: Count
     split: Literal["validation", "test"] = "test"
@@ -81,6 +84,7 @@ def measure_checkpoint(checkpoint: Path, extend: dict | None, how: Measurement, 
             how.contexts,
             how.protocol,
             how.stride,
+            as_decoded=how.reading == "decoded",
             bytes_per_token=corpus.bytes_per_token,
             batch_tokens=how.batch_tokens,
             progress=progress,
@@ -88,7 +92,8 @@ def measure_checkpoint(checkpoint: Path, extend: dict | None, how: Measurement, 
         )
         return {"split": how.split, "rows": [by_document(asdict(row), segments.owners) for row in rows]}
 
-    return kept("perplexity", checkpoint, extend, how, how.protocol, cache, measured)[0]
+    label = how.protocol + "-decoded" * (how.reading == "decoded")
+    return kept("perplexity", checkpoint, extend, how, label, cache, measured)[0]
 
 
 def by_document(row: dict, owners: list[int]) -> dict:
@@ -113,28 +118,44 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def both_table(whole: list[dict], decoded: list[dict]) -> str:
+    """Perplexity of the same targets read both ways, and its ratio with an interval over documents."""
+    lines = [f"{'context':>8} {'whole':>11} {'decoded':>11} {'decoded / whole':>22}"]
+    for one, other in zip(whole, decoded, strict=True):
+        ratio = paired_ratio(other, one)
+        lines.append(f"{one['context']:>8} {one['perplexity']:>11.3f} {other['perplexity']:>11.3f} {ratio!s:>22}")
+    return "\n".join(lines)
+
+
 def _main(values: dict, overrides: list[str]) -> None:
     from conf.schema import validate
 
     asked = request(values)
+    readings, said = passes(asked, values.pop("reading"))
     values["contexts"] = values["contexts"] or list(default_contexts(asked.trained.original_window))
     if values["stride"] is None:
         values["stride"] = max(1, min(values["contexts"]) // 2)
-    how = validate(Measurement, values)
-    with bar(asked.trained.name) as progress:
-        result = measure_checkpoint(asked.checkpoint, asked.extend, how, asked.cache, progress)
-    print(f"{result['run']} at step {result['step']}, read with extend={result['label']}, {how.protocol}, {how.split}:")
-    print(table(result["rows"]))
+    results = {}
+    for reading in readings:
+        how = validate(Measurement, {**values, "reading": reading})
+        with bar(asked.trained.name) as progress:
+            result = measure_checkpoint(asked.checkpoint, asked.extend, how, asked.cache, progress)
+        results[reading] = result["rows"]
+        print(f"{result['run']} at step {result['step']}, read with extend={result['label']}, {how.protocol}, "
+              f"{how.split}{', as decoded' * (reading == 'decoded')}:", flush=True)  # fmt: skip
+        print(table(result["rows"]))
+    print(said)
+    if len(results) > 1:
+        print(both_table(**results))
     if asked.logger.name == "wandb":
         with tracked_reading(asked, result, how.protocol, how) as run:
-            for row in result["rows"]:
-                run.log(
-                    {
-                        "context/length": row["context"],
-                        "context/perplexity": row["perplexity"],
-                        "context/nll": row["nll"] / row["tokens"],
-                    }
-                )
+            for rows in zip(*results.values(), strict=True):
+                told = {"context/length": rows[0]["context"]}
+                for reading, row in zip(results, rows, strict=True):
+                    after = "_decoded" * (reading == "decoded")
+                    told[f"context/perplexity{after}"] = row["perplexity"]
+                    told[f"context/nll{after}"] = row["nll"] / row["tokens"]
+                run.log(told)
 
 
 def main() -> None:

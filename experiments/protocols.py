@@ -16,9 +16,10 @@ The targets are the same for every context length in all three. In `windows` and
 fewer poorly informed targets at the start of a window (the early token curse of Press et al. 2021), so part of their
 curve is not about reading far; `fixed_targets` shows context and nothing else.
 
-Caveat: the loss is teacher-forced, a whole window at once. A method whose frequencies depend on the total length
-reads the early tokens of a long window differently from a model that generates them one by one, and its early losses
-are not those of decoding.
+The loss is teacher-forced, a whole window at once. A method whose frequencies depend on the total length then reads
+the early tokens of a window differently from a model that generates them one by one. `decoded` layouts give what
+decoding gives: every target comes from a forward pass of its own, which ends with the token before it, so that no key
+was rotated for a longer text than there is. For all other methods both are the same, to rounding.
 
 Letters in shape comments: B batch, T tokens, C model width, V vocabulary, D documents, N targets of a document.
 """
@@ -86,6 +87,11 @@ def fixed_targets(region: int, context: int, stride: int) -> list[Window]:
     The lab's own headline view: without the early token curse that Press et al. (2021) describe.
     """
     return [Window(region - context, region, region - stride + 1)]
+
+
+def decoded(layout: list[Window]) -> list[Window]:
+    """The same targets from the same context, a window for each: it ends with the token before its target."""
+    return [Window(window.start, target, target) for window in layout for target in window.targets.tolist()]
 
 
 Protocol = Literal["windows", "sliding", "fixed_targets"]
@@ -186,6 +192,7 @@ def token_losses(
     stride: int | None = None,
     *,
     region: int | None = None,
+    as_decoded: bool = False,
     batch_tokens: int = 32_768,
     head_tokens: int = 512,
     device: torch.device | str | None = None,
@@ -202,6 +209,7 @@ def token_losses(
         stride: S of `sliding` and `fixed_targets`, at most the shortest context; `windows` takes none.
         region: targets per document from which the protocol takes its own; by default the longest context, so that
             documents of at least region + 1 tokens count and are cut to that (PI: Proof-pile cut to 32768).
+        as_decoded: give every target a forward pass of its own (`decoded`), in place of one for a whole window.
         batch_tokens, head_tokens: tokens per forward pass (a longer window goes alone); targets whose logits coexist.
         device: where to measure, and where the model stays; by default where it is.
         precision: of the blocks; head and loss are float32 always. bfloat16 needs a GPU.
@@ -217,6 +225,7 @@ def token_losses(
     chosen, tokens = _regions(documents, region)
     model.to(device)
     layouts = [PROTOCOLS[protocol](region, context, stride) for context in contexts]
+    layouts = [decoded(layout) for layout in layouts] if as_decoded else layouts
     total = len(tokens) * sum(window.length for layout in layouts for window in layout)
     read, results = 0, []
     for context, layout in zip(contexts, layouts, strict=True):

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
+
+from pydantic import Field
 
 from conf.base import BadInput, Settings
 from conf.run_folder import write_json
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from data.corpus import Corpus
 
 Progress = Callable[[int, int], None]  # tokens read, tokens to read
+# How targets are read: a whole window in one pass, or each as decoding would, from a pass that ends just before it.
+# The first goes without saying, also in what tells questions apart: results from before the second keep their names.
+Pass = Annotated[Literal["whole", "decoded"], Field(exclude_if="whole".__eq__)]
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,39 @@ def request(values: dict) -> Request:
     extend, cache, runs = values.pop("extend", None), values.pop("cache"), values.pop("runs")
     logger = validate(Logger, values.pop("logger"))
     return Request(checkpoint, extend, cache, runs, logger, validate(Config, read_record(checkpoint)["config"]))
+
+
+def passes(asked: Request, reading: str) -> tuple[list[str], str]:
+    """Which of whole and decoded to measure, and what to say of it: a sentence, or nothing.
+
+    Args:
+        reading: whole, decoded, or both, which is both where they differ: the method depends on the length of the text.
+
+    Raises:
+        BadInput: it is none of these.
+    """
+    both = get_args(Pass.__origin__)
+    if reading not in (*both, "both"):
+        raise BadInput(f"reading={reading} is not known: one of {', '.join(both)}, both")
+    from conf.schema import Config, validate
+
+    told = asked.trained if asked.extend is None else validate(Config, {**asked.trained.model_dump(mode="json"),
+                                                                        "extend": asked.extend})  # fmt: skip
+    name = f"extend={told.extend.label}"
+    if not depends_on_length(told.extend, told.original_window):
+        said = f"{name} does not depend on the length of the text: read whole or as decoded, losses are the same."
+        return (["whole"] if reading == "both" else [reading]), said
+    said = f"{name} depends on the length of the text: of a whole window early tokens are read as in no decoding"
+    if reading == "whole":
+        return [reading], f"{said}; reading=both measures that too, in a forward pass for every target."
+    return (list(both) if reading == "both" else [reading]), f"{said}. Decoded: every target from a pass of its own."
+
+
+def depends_on_length(extend: Settings, window: int) -> bool:
+    """Whether, read with these settings, the logits of a text change when more text follows it."""
+    from models.positions import EXTENSIONS
+
+    return EXTENSIONS[extend.name](extend, window).depends_on_length
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -11,8 +11,8 @@ distance, counted in tokens from the end of the prompt (data/retrieval.py). Of N
   where it is above zero. Chance is one half: it is a far weaker test than exact, and not comparable with it. The wrong
   key is one of the other keys of the prompt where there are several, else one that occurs nowhere.
 
-Caveat: a method whose frequencies depend on the total length already has that of the whole answer when it reads the
-prompt, and not, as in decoding, one token more with every digit.
+A method whose frequencies depend on the total length already has that of the whole answer when it reads the prompt in
+this one pass. Read as decoded, every digit has a pass of its own, over prompt and the digits before it.
 """
 
 import math
@@ -59,7 +59,7 @@ class Cell:
 
 
 def ask(model: "GPT", trials: Sequence[Trial], **options) -> Answers:
-    """Put trials of one length to a model; options are those of token_losses (batch_tokens, device, precision …)."""
+    """Put trials of one length to a model; options are those of token_losses (as_decoded, batch_tokens, device …)."""
     right, top = _key_losses(model, trials, [trial.key for trial in trials], options)
     wrong, _ = _key_losses(model, trials, [trial.other for trial in trials], options)
     return Answers(top.all(axis=1), right.sum(axis=1), wrong.sum(axis=1))

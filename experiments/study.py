@@ -5,7 +5,7 @@ An arm is a scheme read by a method at a factor s, from L tokens, the window its
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from conf.schema import Config
 
 PLAIN, CONTROL = "none", "control"  # what the others are held to: extrapolation; fine-tuning at the window there was
+DECODED = "-decoded"  # after the name of a method that depends on the length of the text: what decoding makes of it
 # Methods that are never fine-tuned, and why.
 ZERO_SHOT = {
     "dynamic_ntk": "its frequencies follow the length of the text read, and windows of one length would teach one set",
@@ -66,6 +67,9 @@ def asked(values: dict) -> Study:
             raise BadInput(f"study.extends={method} is not known; allowed: {', '.join(EXTENSIONS)}")
         if "factor" in _settings(method):
             raise BadInput(f"study.extends={method} names a factor: factors are study.factors, for every method")
+    labels = [_label(method) for method in study.extends]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise BadInput(f"study.extends has {twice[0]} twice: methods need names, settings or files of different names")
     if PLAIN not in study.extends:
         raise BadInput("study.extends must have none: extrapolation is what the others are held to")
     return study
@@ -76,6 +80,7 @@ class Arm:
     """A scheme read by a method, and the steps of fine-tuning after which it is measured (0: as it was trained).
 
     factor: s of the method, or of the window it is fine-tuned at; 1 where there is neither. extend: plain settings.
+    depends_on_length: its early logits depend on how much text follows, so that decoding sees others than a window.
     """
 
     position: str
@@ -83,6 +88,12 @@ class Arm:
     factor: int
     extend: dict
     steps: tuple[int, ...]
+    depends_on_length: bool = False
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """How its texts are read (readings.Pass): whole windows at once, and as decoded where that differs."""
+        return ("whole", "decoded") if self.depends_on_length else ("whole",)
 
     @property
     def label(self) -> str:
@@ -123,13 +134,13 @@ def arms(base: "Config", study: Study) -> tuple[list[Arm], list[str]]:
                 wanted += [Arm(position, label, factor, _settings(method), tuned) for factor in study.factors]
         for arm in wanted:
             try:
-                _readable(base, arm.extend, longest)
+                depends_on_length = _depends_on_length(base, arm.extend, longest)
             except BadInput as error:
                 if label == PLAIN:
                     raise BadInput(f"study.positions={position} cannot be read at {longest} tokens: {error}") from None
                 left_out.append(str(error))
             else:
-                found.append(arm)
+                found.append(replace(arm, depends_on_length=depends_on_length))
     found.append(Arm(position, CONTROL, 1, {"name": PLAIN}, study.finetune_steps))
     return found, list(dict.fromkeys(left_out))
 
@@ -139,8 +150,9 @@ def _settings(method: str | dict) -> dict:
 
 
 def _label(method: str | dict) -> str:
-    """A method's name, and the settings it was given, in a file name."""
+    """A method's name, and the settings it was given, in a file name; a file's own without its folders."""
     given = _settings(method)
+    given = given | {"path": Path(given["path"]).stem} if isinstance(given.get("path"), str) else given
     told = [re.sub(r"[^A-Za-z0-9.]+", "_", f"{key}{value}") for key, value in given.items() if key != "name"]
     return "-".join([given["name"], *told])
 
@@ -160,8 +172,8 @@ def _takes_factor(method: str | dict) -> bool:
     return low != high
 
 
-def _readable(base: "Config", extend: dict, length: int) -> None:
-    """Refuse, before anything is trained, a scheme and an extension that do not read a text of this length.
+def _depends_on_length(base: "Config", extend: dict, length: int) -> bool:
+    """Whether an extension does; refuses, before anything is trained, a scheme that it cannot read so far.
 
     Raises:
         BadInput: one sentence that says why.
@@ -175,6 +187,7 @@ def _readable(base: "Config", extend: dict, length: int) -> None:
     geometry = Geometry(config.model.width, config.model.heads, config.model.layers, base.window)
     position = build_position(config.position, config.frequencies, config.extend, geometry)
     position.prepare(position.extension.positions(torch.arange(length, dtype=torch.float32)))
+    return position.extension.depends_on_length
 
 
 def base_config(scale: dict, overrides: Sequence[str], position: str) -> "Config":

@@ -50,18 +50,22 @@ class Plan:
         return [self.base.window * factor for factor in (1, *sorted(self.study.factors))]
 
     @property
-    def measurements(self) -> list[tuple[Arm, int]]:
-        """Every arm and the steps after which it is measured."""
-        return [(arm, steps) for arm in self.arms for steps in arm.steps]
+    def measurements(self) -> list[tuple[Arm, int, str]]:
+        """Every arm, the steps after which it is measured, and how its texts are then read."""
+        return [(arm, steps, reading) for arm in self.arms for steps in arm.steps for reading in arm.readings]
 
-    def passkey(self, arm: Arm) -> Passkey | None:
-        """How an arm is asked for keys: at the window of its factor, or at all windows if it has none."""
+    def perplexity(self, reading: str) -> Measurement:
+        """How perplexity is measured."""
+        return self.how.model_copy(update={"reading": reading})
+
+    def passkey(self, arm: Arm, reading: str) -> Passkey | None:
+        """How an arm is asked for keys: at the windows up to that of its factor, or at all of them if it has none."""
         if not self.study.passkey:
             return None
-        task = self.base.data.retrieval
-        lengths = self.windows if arm.factor == 1 else [self.base.window * arm.factor]
-        study = self.study
-        return Passkey(template=task.template, digits=task.digits, keys=task.keys, lengths=tuple(lengths),
+        task, study = self.base.data.retrieval, self.study
+        longest = max(self.windows) if arm.factor == 1 else self.base.window * arm.factor
+        lengths = tuple(window for window in self.windows if window <= longest)
+        return Passkey(template=task.template, digits=task.digits, keys=task.keys, lengths=lengths, reading=reading,
                        depths=study.depths, trials=study.trials, split=study.split)  # fmt: skip
 
 
@@ -120,7 +124,7 @@ def told(plan: Plan) -> str:
     to_read = [each for each in plan.measurements if not _is_there(plan, *each)]
     per_step = base.batch * base.window
     training = per_step * (base.steps * len(to_train) + sum(arm.tuning for arm in to_tune))
-    reading = sum(_tokens(plan, arm) for arm, _ in to_read)
+    reading = sum(_tokens(plan, arm, how) for arm, _, how in to_read)
     reading += sum(base.window * arm.factor for arm in to_tune) * base.validation_windows
 
     lines = [
@@ -136,6 +140,8 @@ def told(plan: Plan) -> str:
     for why in dict.fromkeys(ZERO_SHOT.values()):
         if names := [name for name in ZERO_SHOT if name in shown and ZERO_SHOT[name] == why]:
             lines.append(f"  not fine-tuned: {', '.join(names)}: {why}")
+    if names := list(dict.fromkeys(arm.method for arm in plan.arms if arm.depends_on_length)):
+        lines.append(f"  read twice, whole and as decoded: {', '.join(names)}: the length of the text matters to it")
     lines += [f"  left out: {sentence}" for sentence in plan.left_out]
     if not training and not reading:
         return "\n".join([*lines, "All of it is there already."])
@@ -154,11 +160,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _tokens(plan: Plan, arm: Arm) -> int:
-    """Tokens read to measure an arm once."""
-    keys = plan.passkey(arm)
-    asked = 0 if keys is None else 2 * keys.trials * keys.depths * sum(keys.lengths)
-    return asked + plan.segments * sum(plan.how.contexts)
+def _tokens(plan: Plan, arm: Arm, reading: str) -> int:
+    """Tokens read to measure an arm once; as decoded, about as many times as a window has targets."""
+    keys, decoded = plan.passkey(arm, reading), reading == "decoded"
+    asked = 0 if keys is None else 2 * keys.trials * keys.depths * sum(keys.lengths) * (keys.digits if decoded else 1)
+    return asked + plan.segments * sum(plan.how.contexts) * (plan.how.stride if decoded else 1)
 
 
 def _tuned_run(plan: Plan, arm: Arm) -> tuple["Config", str]:
@@ -175,7 +181,7 @@ def _results(base: "Config", name: str) -> dict | None:
     return _folder(base, name).results
 
 
-def _is_there(plan: Plan, arm: Arm, steps: int) -> bool:
+def _is_there(plan: Plan, arm: Arm, steps: int, reading: str) -> bool:
     """Whether an arm has been measured after these steps, as this study asks it."""
     base, name = _tuned_run(plan, arm)
     name = name if steps else base.name
@@ -183,7 +189,7 @@ def _is_there(plan: Plan, arm: Arm, steps: int) -> bool:
     if results is None:
         return False
     checkpoint = snapshot(folder.path, steps) if steps else folder.path / results["checkpoint"]
-    asked = {"perplexity": plan.how, "passkey": plan.passkey(arm)}
+    asked = {"perplexity": plan.perplexity(reading), "passkey": plan.passkey(arm, reading)}
     return checkpoint.exists() and all(
         any((folder.path / kind).glob(f"{checkpoint.stem}-*-{digest(checkpoint, arm.extend, how)}.json"))
         for kind, how in asked.items()

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from experiments.statistics import Estimate, paired_ratio
-from experiments.study import CONTROL, PLAIN, Study, named
+from experiments.study import CONTROL, DECODED, PLAIN, Study, named
 
 
 @dataclass(frozen=True)
 class Reading:
     """An arm measured once: scheme, method, factor (1: none of its own), steps of fine-tuning, and what was measured.
 
+    arm: the method, with DECODED after it where it depends on the length of the text and was read as decoded.
     rows: one per context length, as measure_checkpoint gives them; passkey: one per length, as measure_passkey does.
     """
 
@@ -81,32 +82,46 @@ class Findings:
             return None
         return paired_ratio(ours.at(self.window * factor), theirs.at(self.window * factor))
 
+    @cached_property
+    def twice(self) -> set[str]:
+        """The methods that depend on the length of the text, and were read whole and as decoded."""
+        return {reading.arm.removesuffix(DECODED) for reading in self.readings if reading.arm.endswith(DECODED)}
+
+    def name(self, method: str) -> str:
+        """A method as tables name it, with a mark where losses of whole windows are not those of decoding."""
+        return named(method) + "*" * (method in self.twice)
+
+    @property
+    def widest(self) -> int:
+        """Characters of the longest name."""
+        return max(14, *(len(self.name(reading.arm)) for reading in self.readings))
+
     def by_steps(self) -> list[tuple[str, str, int]]:
         """The rows of a table by steps: scheme, method, factor."""
         return [(position, method, factor) for position in self.study.positions for factor in sorted(self.study.factors)
                 for method in self.methods(position)]  # fmt: skip
 
 
-def _row(position: str, method: str, window, cells: list, widths: Sequence[int]) -> str:
+def _row(found: Findings, position: str, method: str, window, cells: list, widths: Sequence[int]) -> str:
     told = " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-    return f"{position:<12} {method:<14} {window:>6} {told}".rstrip()
+    return f"{position:<12} {found.name(method):<{found.widest}} {window:>6} {told}".rstrip()
 
 
 def perplexity_table(found: Findings) -> str:
     """Perplexity by scheme, arm, window it was extended or tuned to, and steps (rows), and context (columns)."""
     contexts = [row["context"] for row in found.readings[0].rows]
     widths = (5, *(8 for _ in contexts))
-    lines = [_row("position", "arm", "window", ["steps", *contexts], widths)]
+    lines = [_row(found, "position", "arm", "window", ["steps", *contexts], widths)]
     for reading in found.ordered:
         cells = [str(reading.steps), *(_short(row["perplexity"]) for row in reading.rows)]
-        lines.append(_row(reading.position, named(reading.arm), found.window * reading.factor, cells, widths))
+        lines.append(_row(found, reading.position, reading.arm, found.window * reading.factor, cells, widths))
     return "\n".join(lines)
 
 
 def steps_table(found: Findings) -> str:
     """Perplexity at the longer window by steps of fine-tuning, marked where it differs from extrapolation's."""
     widths = [11] * len(found.steps)
-    lines = [_row("position", "arm", "window", [f"{steps} steps " for steps in found.steps], widths)]
+    lines = [_row(found, "position", "arm", "window", [f"{steps} steps " for steps in found.steps], widths)]
     for position, method, factor in found.by_steps():
         cells = []
         for steps in found.steps:
@@ -114,20 +129,20 @@ def steps_table(found: Findings) -> str:
             ratio = found.against_plain(position, method, factor, steps)
             mark = " " if ratio is None else "<" if ratio.high < 1 else ">" if ratio.low > 1 else "="
             cells.append("" if reading is None else _short(reading.at(found.window * factor)["perplexity"]) + mark)
-        lines.append(_row(position, named(method), found.window * factor, cells, widths))
+        lines.append(_row(found, position, method, found.window * factor, cells, widths))
     return "\n".join(lines)
 
 
 def k_max_table(found: Findings) -> str:
     """k_max by PI's rule, with its interval, by steps of fine-tuning; asked at the window of the row."""
     widths = [16] * len(found.steps)
-    lines = [_row("position", "arm", "window", [f"{steps} steps" for steps in found.steps], widths)]
+    lines = [_row(found, "position", "arm", "window", [f"{steps} steps" for steps in found.steps], widths)]
     trained = [(position, method, 1) for position in found.study.positions for method in (PLAIN, CONTROL)]
     for position, method, factor in sorted([*trained, *found.by_steps()], key=lambda row: (row[0], row[2])):
         readings = [found.get(position, method, factor, steps) for steps in found.steps]
         values = [reading and reading.k_max(found.window * factor) for reading in readings]
         cells = ["" if each is None else f"{each['value']} [{each['low']}, {each['high']}]" for each in values]
-        lines.append(_row(position, named(method), found.window * factor, cells, widths))
+        lines.append(_row(found, position, method, found.window * factor, cells, widths))
     return "\n".join(lines)
 
 
@@ -136,14 +151,14 @@ def cost_table(found: Findings) -> str:
     inside = [row["context"] for row in found.readings[0].rows if row["context"] <= found.window]
     widths = (5, 9, *(21 for _ in inside))
     head = ["steps", f"at {found.window}", *(f"ratio at {context}" for context in inside)]
-    lines = [_row("position", "arm", "window", head, widths)]
+    lines = [_row(found, "position", "arm", "window", head, widths)]
     for reading in found.ordered:
         base = found.base(reading.position)
         if reading is base or reading.steps not in (0, found.steps[-1]):
             continue
         ratios = [str(paired_ratio(reading.at(context), base.at(context))) for context in inside]
         cells = [str(reading.steps), _short(reading.at(found.window)["perplexity"]), *ratios]
-        lines.append(_row(reading.position, named(reading.arm), found.window * reading.factor, cells, widths))
+        lines.append(_row(found, reading.position, reading.arm, found.window * reading.factor, cells, widths))
     return "\n".join(lines)
 
 
@@ -171,6 +186,11 @@ def tables(found: Findings) -> str:
             "2023), by fine-tuning steps:",
             k_max_table(found),
         ]
+    if found.twice:
+        parts.append(
+            "* depends on the length of the text, and reads a whole window as its last token needs. "
+            f"{DECODED}: the same targets as decoding sees them, each from a pass that ends with the token before it."
+        )
     return "\n\n".join(parts)
 
 

@@ -171,6 +171,30 @@ def test_equals_decoding_token_by_token_whatever_the_batching():
     assert needle_perplexity(model, trials) == pytest.approx(math.exp(answers.nll.mean() / 2), rel=1e-6)
 
 
+class Lengthwise(Reader):
+    """Early logits that depend on how long the whole text is, as with dynamic NTK."""
+
+    def hidden(self, tokens):
+        return super().hidden(tokens) + 3 * torch.tensor(noise(str(tokens.shape[1])), dtype=torch.float32)
+
+
+def test_as_decoded_every_digit_is_read_from_a_text_that_ends_before_it():
+    """Against a plain greedy loop, which the reading of a whole text then does not equal."""
+    model, builder = Lengthwise(lambda text: 3 * noise(text) + says(copy(text), 17.0)), task(digits=3)
+    trials = make_trials(builder, Held(900), 40, 20, 24, seed=5)
+    decoded, whole = ask(model, trials, as_decoded=True), ask(model, trials)
+    for trial, exact, nll in zip(trials, decoded.exact, decoded.nll, strict=True):
+        said, seen, total = trial.prompt.tolist(), trial.prompt.tolist(), 0.0
+        for digit in trial.key.tolist():
+            said.append(int(model.hidden(torch.tensor([said]))[0, -1].argmax()))
+            total -= model.hidden(torch.tensor([seen]))[0, -1].double().log_softmax(-1)[digit].item()
+            seen.append(digit)
+        assert exact == (said[-3:] == trial.key.tolist()) and nll == pytest.approx(total, rel=1e-4, abs=1e-4)
+    assert 0.2 < decoded.exact.mean() < 0.95 and np.median(np.abs(decoded.nll - whole.nll)) > 0.1
+    steady = Reader(model.function)
+    np.testing.assert_allclose(ask(steady, trials, as_decoded=True).nll, ask(steady, trials).nll, rtol=1e-5, atol=1e-6)
+
+
 def test_trials_are_a_function_of_the_seed_their_text_is_held_out_and_has_no_separator():
     builder, held = task(), Held(80, 300, 20)
     first, again, other = (make_trials(builder, held, 70, 30, 20, seed) for seed in (0, 0, 1))

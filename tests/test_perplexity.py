@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from conf.base import BadInput
-from experiments.protocols import PROTOCOLS, measure, token_losses
+from experiments.protocols import PROTOCOLS, measure, summarise, token_losses
 from models.gpt import GPT, Shape
 from models.positions import EXTENSIONS, SCHEMES, SPECTRA, Geometry, build_position
 
@@ -25,9 +25,9 @@ VOCABULARY, SEPARATOR = 17, 0
 REGION, STRIDE, CONTEXTS = 23, 3, (3, 7, 8, 23)  # 7 and 8 leave a remainder; 23 is the whole region
 
 
-def tiny_gpt(position, separator=None):
+def tiny_gpt(position, separator=None, extend="none", **knobs):
     shape = Shape(name="tiny", layers=2, heads=2, width=16)
-    settings = SCHEMES[position].Knobs(), SPECTRA["geometric"](), EXTENSIONS["none"].Knobs()
+    settings = SCHEMES[position].Knobs(), SPECTRA["geometric"](), EXTENSIONS[extend].Knobs(**knobs)
     scheme = build_position(*settings, Geometry(width=16, heads=2, layers=2, window=8))
     model = GPT(shape, VOCABULARY, scheme, seed=1, separator=separator)
     with torch.no_grad():  # far from uniform, so that a wrong context or target shows
@@ -117,6 +117,42 @@ def test_equals_the_token_by_token_oracle(protocol, position):
         assert result.document_nll == pytest.approx(sums, rel=1e-5)
         assert result.perplexity == pytest.approx(math.exp(sum(sums) / result.tokens), rel=1e-5)
         assert (result.tokens, result.document_tokens) == (3 * len(expected[0]), (len(expected[0]),) * 3)
+
+
+SWITCH = {"factor": 4.0, "short": (1.0,) * 4, "long": (1.0, 2.0, 4.0, 6.0)}  # from the ninth token on all are long
+LENGTH_MATTERS = [("rope", "dynamic_ntk", {}), ("sinusoidal", "dynamic_ntk", {}), ("rope", "longrope", SWITCH)]
+
+
+@pytest.mark.parametrize(("position", "extend", "knobs"), LENGTH_MATTERS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_as_decoded_is_the_oracle_where_the_length_matters_and_a_whole_window_is_not(protocol, position, extend, knobs):
+    model, documents = tiny_gpt(position, extend=extend, **knobs), ragged_documents()
+    assert model.position.extension.depends_on_length
+    whole = token_losses(model, documents, [23], protocol, STRIDE)[0]
+    decoded = token_losses(model, documents, [23], protocol, STRIDE, as_decoded=True, batch_tokens=60)[0]
+    expected = [list(oracle(model, documents[index], protocol, 23).values()) for index in (0, 1, 3)]
+    np.testing.assert_allclose(decoded.nll, expected, rtol=1e-4, atol=1e-4)
+    for name in ("positions", "seen", "tokens"):
+        np.testing.assert_array_equal(getattr(decoded, name), getattr(whole, name))
+    assert summarise(decoded).token_set == summarise(whole).token_set
+    apart = np.abs(decoded.nll - whole.nll)
+    same = whole.seen > 8 if extend == "longrope" else whole.seen == 23  # passes that end there turn as the window does
+    np.testing.assert_allclose(apart[:, same], 0, atol=1e-4)
+    assert same.all() or apart[:, ~same].max() > 0.02
+
+
+@pytest.mark.parametrize(("position", "extend"), [("rope", "none"), ("rope", "yarn"), ("sinusoidal", "interpolate"),
+                                                  ("alibi", "none"), ("fire", "none")])  # fmt: skip
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_as_decoded_changes_nothing_where_the_length_does_not_matter(protocol, position, extend):
+    knobs = {} if extend == "none" else {"factor": 3.0}
+    model, documents = tiny_gpt(position, extend=extend, **knobs), ragged_documents()
+    whole = token_losses(model, documents, CONTEXTS, protocol, STRIDE)
+    for one, other in zip(
+        whole, token_losses(model, documents, CONTEXTS, protocol, STRIDE, as_decoded=True), strict=True
+    ):
+        np.testing.assert_allclose(one.nll, other.nll, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(one.top, other.top)
 
 
 def test_isolating_model_is_measured_alike():

@@ -1,12 +1,14 @@
 """The extension study on tiny models: its plan, its arms, its runs, and what it says of them."""
 
 import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from conf.base import BadInput
 from conf.compose import FOLDER, compose_values
+from experiments import extend_seeds
 from experiments.study import arms, asked, base_config
 from experiments.study_report import (
     Findings,
@@ -16,6 +18,7 @@ from experiments.study_report import (
     perplexity_table,
     sentences,
     steps_table,
+    tables,
 )
 from tests.runs import command, finish, tiny
 from train import compose
@@ -73,6 +76,7 @@ SENTENCES = {
     "study.segments=many": "study.segments='many'",
     "study.extends=[none,yarm]": "study.extends=yarm is not known; allowed: none, interpolate",
     "study.extends=[yarn]": "study.extends must have none",
+    "study.extends=[none,{name: longrope, path: a/f.yaml},{name: longrope, path: b/f.yaml}]": "longrope-pathf twice",
     "study.extends=[none,{name: ntk, factor: 4}]": "study.factors",
 }
 
@@ -170,7 +174,7 @@ def test_the_study_measures_every_arm_and_reuses_what_it_has(tmp_path):
     assert "left out: extend=self_extend" in plan and results["left_out"] and "not fine-tuned: self_extend" in plan
     assert results["found"] in rest and "extrapolation" in rest
     assert (folder / "table.txt").read_text().strip() in rest
-    drawn = {"figure-rope", "figure-sinusoidal", "recovery"}
+    drawn = {f"{name}-{position}" for name in ("figure", "recovery") for position in both}
     assert {path.stem for path in folder.glob("*.png")} == {path.stem for path in folder.glob("*.svg")} == drawn
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("all/*/results.json") if path.parent != folder}
     assert len(trained) == 12
@@ -192,6 +196,11 @@ def test_one_factor_makes_one_figure_and_seeds_are_swept(tmp_path):
         assert (folder / "figure.png").stat().st_size > 10_000
     first, second = (json.loads((folder / "results.json").read_text())["readings"] for folder in folders)
     assert first[0]["rows"][0]["nll"] != second[0]["rows"][0]["nll"]
+    status, out, err = finish(command(f"studies={tmp_path}/seeds/study-*", module="experiments.extend_seeds"))
+    assert status == 0, err
+    assert "Over seeds 1, 2" in out and (tmp_path / "seeds" / folders[0].name.replace("study", "seeds", 1)).is_dir()
+    status, out, err = finish(command(f"studies=[{folders[0]}]", module="experiments.extend_seeds"))
+    assert (status, out) == (1, "") and "1 found" in err and err.count("\n") == 1
 
 
 def test_stages_start_from_one_another_and_keys_are_asked_for(tmp_path):
@@ -213,7 +222,40 @@ def test_stages_start_from_one_another_and_keys_are_asked_for(tmp_path):
         for r in study_folder(tmp_path, "stages")[1]["readings"]
     }
     assert lengths["none", 1, 0] == lengths["control", 1, 1] == [32, 64, 128]
-    assert lengths["none", 4, 1] == lengths["interpolate", 4, 0] == [128] and lengths["interpolate", 2, 1] == [64]
+    assert lengths["none", 4, 1] == lengths["interpolate", 4, 0] == [32, 64, 128]
+    assert lengths["interpolate", 2, 1] == [32, 64]
+    drawn = {path.stem for path in study_folder(tmp_path, "stages")[0].glob("*.png")}
+    assert drawn == {f"{name}-rope" for name in ("figure", "recovery", "k_max", "passkey")}
+
+
+def test_what_follows_the_length_is_read_twice_and_said_to_be(tmp_path):
+    (tmp_path / "found.yaml").write_text(
+        "factor: 2.0\nlong: [1, 1, 2, 2, 2, 2, 2, 2]\nshort: [1, 1, 1, 1, 1, 1, 1, 1]\n"
+    )
+    methods = f"[none,yarn,dynamic_ntk,{{name: longrope, path: {tmp_path}/found.yaml}}]"
+    words = tiny(tmp_path, "group=twice", "study.positions=[rope]", f"study.extends={methods}", "study.factors=[2]",
+                 "study.finetune_steps=[1]", "study.segments=4", "study.passkey=true", "study.depths=3",
+                 "study.trials=4", "data.retrieval.fraction=0.5")  # fmt: skip
+    status, out, err = finish(command(*words, module="experiments.extend"))
+    assert status == 0, err
+    assert "read twice, whole and as decoded: dynamic_ntk, longrope-pathfound: " in out
+    folder, results = study_folder(tmp_path, "twice")
+    found = {(r["arm"], r["steps"]): r for r in results["readings"]}
+    longrope = "longrope-pathfound-decoded"
+    assert {arm for arm, _ in found if arm.endswith("-decoded")} == {"dynamic_ntk-decoded", longrope}
+    assert (longrope, 1) in found and ("dynamic_ntk-decoded", 1) not in found
+    whole, decoded = found["dynamic_ntk", 0], found["dynamic_ntk-decoded", 0]
+    assert [row["token_set"] for row in whole["rows"]] == [row["token_set"] for row in decoded["rows"]]
+    nats = [[row["nll"] for row in each["rows"]] for each in (whole, decoded)]
+    np.testing.assert_allclose(
+        *(each[:-1] for each in nats), rtol=1e-6
+    )  # up to the trained window nothing is stretched
+    assert abs(nats[0][-1] - nats[1][-1]) > 1e-5 * nats[0][-1]  # rounding is a hundredth of it
+    table = (folder / "table.txt").read_text()
+    assert "dynamic_ntk* " in table and "dynamic_ntk-decoded " in table and "\n* depends on the length" in table
+    assert "yarn*" not in table
+    status, again, _ = finish(command(*words, module="experiments.extend"))
+    assert status == 0 and "All of it is there already" in again
 
 
 def reading(arm, factor, steps, perplexities, k_max=None, noise=0.0):
@@ -246,6 +288,66 @@ def found(tmp_path):
         reading("control", 1, 5, (5, 4, 2.7, 9, 19), {32: 29, 128: 33}),
     ]
     return Findings(32, study, readings)
+
+
+def test_no_mark_and_no_footnote_where_the_length_does_not_matter(found):
+    assert found.twice == set() and "*" not in tables(found)
+
+
+@pytest.fixture
+def seeds(found):
+    """Three studies: interpolation is a tenth better than extrapolation after 5 steps, more or less by seed."""
+
+    def study(gain):
+        moved = [replace(r, rows=[_scaled(row, gain) for row in r.rows], passkey=[]) if (r.arm, r.steps) ==
+                 ("interpolate", 5) else r for r in found.readings]  # fmt: skip
+        return Findings(32, found.study, moved)
+
+    return {seed: study(gain) for seed, gain in ((1, 1.11), (2, 1.12), (3, 1.14))}
+
+
+def _scaled(row, by):
+    nll = (np.array(row["document_nll"]) + np.log(by) * np.array(row["document_tokens"])).tolist()
+    return row | {"perplexity": row["perplexity"] * by, "document_nll": nll}
+
+
+def test_seeds_make_one_table_with_intervals_over_seeds(seeds):
+    printed, rows = extend_seeds.table(seeds)
+    at = {(row["arm"], row["window"], row["steps"]): row for row in rows}
+    tuned = at["interpolate", 128, 5]
+    gain = (1.11 * 1.12 * 1.14) ** (1 / 3)
+    assert tuned["perplexity"] == pytest.approx(4 * gain) and tuned["by seed"] == pytest.approx([4.44, 4.48, 4.56])
+    over = tuned["over extrapolation"]
+    assert over["value"] == pytest.approx(4 * gain / 5) and over["low"] < 4.44 / 5 and over["high"] > 4.56 / 5
+    assert over["word"] == "lower" and at["yarn", 128, 5]["over extrapolation"]["word"] == "equal"
+    assert at["none", 32, 0]["cost"] is None and at["none", 128, 0]["over extrapolation"] is None
+    assert at["control", 128, 5]["k_max"] == [33, 33, 33] and len(rows) == len(set(at)) == 9
+    assert len(printed.splitlines()) == 10 and "extrapolation" in printed
+
+
+def written(folder, found, seed, **changes):
+    folder.mkdir(parents=True)
+    base = {"seed": seed, "name": f"s{seed}", "original_window": 32, "steps": 6, "model": {"layers": 2}} | changes
+    held = {"study": found.study.model_dump(mode="json"), "base": base, "left_out": [], "found": ""}
+    (folder / "results.json").write_text(json.dumps(held | {"readings": [asdict(r) for r in found.readings]}))
+    return folder
+
+
+def test_studies_that_are_not_one_are_refused(seeds, tmp_path):
+    one, two = (written(tmp_path / f"study-{seed}", seeds[seed], seed) for seed in (1, 2))
+    assert list(extend_seeds.read_studies([two, one])) == [1, 2]
+    again = written(tmp_path / "again", seeds[1], 1)
+    longer = written(tmp_path / "longer", seeds[3], 3, steps=7, model={"layers": 3})
+    (tmp_path / "empty").mkdir()
+    for folders, said in (
+        ([one], "1 found"),
+        ([], "0 found"),
+        ([one, tmp_path / "empty"], "no results.json"),
+        ([one, again], "has seed 1, which another one has"),
+        ([one, longer], r"base.steps \(6 there, 7 here\), base.model.layers \(2 there, 3 here\)"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            extend_seeds.read_studies(folders)
 
 
 def rows_of(table):
