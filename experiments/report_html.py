@@ -14,6 +14,7 @@ MARKS = {
     "inconclusive": ("open", "?"),
     NOT_RUN: ("none", "–"),
 }
+ROOM = 7  # columns of a table that fit beside the paper's numbers
 # What a browser may load: nothing but what the page carries.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -96,16 +97,18 @@ def _claim(label: str, result: dict, figure: str | None) -> str:
         for each in result["parts"]
     )
     paper = "".join(f"<li>{escape(each)}</li>" for each in result["paper"].split("; "))
-    tables = "".join(_table(block, title) for block in blocks(result["rows"]))
+    tables = blocks(result["rows"])
+    beside = "beside wide" if max(len(block[0]) for block in tables) > ROOM else "beside"
+    numbers = "".join(_table(block, title) for block in tables)
     return f"""<article id="{name}" aria-labelledby="{name}-title">
 <h2 id="{name}-title">{escape(title)} {_badge(result["verdict"])}</h2>
 <blockquote><p>{escape(result["statement"])}</p><footer>{escape(result["source"])}</footer></blockquote>
 <h3>What came of it</h3>
 <ul class="parts">
 {parts}</ul>
-{_figure(figure, title)}<div class="beside">
+{_figure(figure, title)}<div class="{beside}">
 <section><h3>Our numbers</h3>
-{tables}</section>
+{numbers}</section>
 <aside><h3>In the paper</h3><ul>{paper}</ul></aside>
 </div>
 <h3>The rule, written before</h3>
@@ -127,15 +130,23 @@ def _figure(uri: str | None, title: str) -> str:
 
 
 def _table(rows: list[dict], title: str) -> str:
-    """Rows with the same columns; the first column names the row."""
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in rows[0])
+    """Rows with the same columns, numbers to the right and words to the left; the first column names the row."""
+    words = {column for column in rows[0] if all(isinstance(row[column], str | None) for row in rows)}
+
+    def told(name: str, column: str, text: str, scope: str = "") -> str:
+        kind = ' class="words"' if column in words else ""
+        return f"<{name}{scope}{kind}>{escape(text)}</{name}>"
+
+    head = "".join(told("th", column, column, ' scope="col"') for column in rows[0])
     body = ""
     for row in rows:
-        first, *rest = (escape(cell(value)) for value in row.values())
-        body += f'<tr><th scope="row">{first}</th>{"".join(f"<td>{each}</td>" for each in rest)}</tr>\n'
-    caption = f"{title}, by {next(iter(rows[0]))}"
-    parts = f"<caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>"
-    return _scrolled(f"<table>\n{parts}</table>", caption) + "\n"
+        (first, value), *rest = row.items()
+        cells = [told("th", first, cell(value), ' scope="row"')]
+        cells += [told("td", column, cell(each)) for column, each in rest]
+        body += f"<tr>{''.join(cells)}</tr>\n"
+    by = f"by {next(iter(rows[0]))}"
+    parts = f"<caption><span>{escape(by)}</span></caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>"
+    return _scrolled(f"<table>\n{parts}</table>", f"{title}, {by}") + "\n"
 
 
 def _made(result: dict) -> str:
@@ -208,5 +219,5 @@ def _inline(text: str) -> str:
             continue
         piece = re.sub(r"\[([^\]]+)\]\(((?:https?://|#)[^)\s]+)\)", r'<a href="\2">\1</a>', piece)
         piece = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", piece)
-        told.append(re.sub(r"(?<![\w*])\*([^*]+)\*(?![\w*])", r"<em>\1</em>", piece))
+        told.append(re.sub(r"\*(?! )([^*]+)(?<! )\*", r"<em>\1</em>", piece))
     return "".join(told)
