@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench report lint clean
 
 demo: .venv/ready
 	$(PY) -m experiments.extend experiment=demo
@@ -14,6 +14,10 @@ test: .venv/ready-dev
 # Wants the machine to itself.
 bench: .venv/ready-dev
 	$(PY) -m experiments.benchmark
+
+# What is in experiments/results/claims, as a page and as the README's table.
+report: .venv/ready
+	$(PY) -m experiments.report readme=README.md
 
 lint: .venv/ready-dev
 	$(PY) -m ruff check .

@@ -8,6 +8,8 @@ from pathlib import Path
 from conf.run_folder import RunFolder
 
 ONLINE_PATIENCE = 20  # seconds to wait for a server before going on offline
+# The x axis of every curve. No key falls under two patterns: W&B would take either.
+X_AXES = {"tokens": ("train/*", "validation/*", "speed/*", "search/*"), "context/length": ("context/*",)}
 
 
 def axes(config) -> list[str]:
@@ -43,10 +45,10 @@ def tracked(logger, runs: Path, **identity):
         identity: what wandb.init takes: id, name, group, job_type, tags, config.
     """
     run = _start(logger, runs, identity)
-    run.define_metric("tokens", hidden=True)
-    run.define_metric("*", step_metric="tokens")
-    run.define_metric("context/length", hidden=True)
-    run.define_metric("context/*", step_metric="context/length")
+    for axis, curves in X_AXES.items():
+        run.define_metric(axis, hidden=True)
+        for names in curves:
+            run.define_metric(names, step_metric=axis)
     try:
         yield run
     except BaseException:

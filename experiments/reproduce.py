@@ -202,6 +202,7 @@ def record(name, claim: Claim, asked: Asked, first, found: Found, verdicts, over
         "parts": parts,
         "scale": scale,
         "command": "python -m experiments.reproduce " + " ".join(words),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
         **{key: made[key] for key in ("versions", "commit", "changed")},
         **where(),
         "rows": plain(found.rows),

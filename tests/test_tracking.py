@@ -3,7 +3,11 @@
 import json
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 
+from conf.compose import compose_values
+from conf.schema import Logger, validate
+from conf.tracking import tracked
 from tests.runs import command, finish, tiny
 
 
@@ -62,3 +66,25 @@ def test_training_needs_neither_wandb_nor_datasets(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_curves_overlay_on_one_x_axis_each(tmp_path):
+    """Of two runs: points over context have no tokens beside them, and no metric falls under two patterns."""
+    logger = validate(Logger, compose_values("perplexity", ["checkpoint=none", "logger.mode=offline"])["logger"])
+    for name in ("first", "second"):
+        with tracked(logger, tmp_path, id=name, name=name, group="g", job_type="eval", tags=[], config={}) as run:
+            run.log({"tokens": 64, "train/loss": 2.0, "speed/mfu": 0.1})
+            run.log({"tokens": 64, "validation/perplexity": 9.0})
+            for length in (16, 32):
+                run.log({"context/length": length, "context/perplexity": 2.0 * length})
+    folders = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    assert len(folders) == 2
+    for records in map(inspect, folders):
+        rows = [record["history"]["item"] for record in records if "history" in record]
+        rows = [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
+        assert rows[2:] == [{"context/length": each, "context/perplexity": 2 * each} for each in (16, 32)]
+        defined = [record["metric"] for record in records if "metric" in record]
+        axes = {each["glob_name"]: each["step_metric"] for each in defined if "glob_name" in each}
+        for key in (key for row in rows for key in row if key not in axes.values()):
+            (axis,) = [axis for pattern, axis in axes.items() if fnmatchcase(key, pattern)]
+            assert axis == ("context/length" if key.startswith("context/") else "tokens")

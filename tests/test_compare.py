@@ -1,0 +1,147 @@
+"""Runs beside each other: a run says the same from its folder and from W&B, and only what differs is told."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from conf.base import BadInput
+from conf.compose import compose_values
+from experiments import perplexity
+from experiments.compare import columns, compare, contexts, differences, draw, finals, letters, notes, text
+from experiments.recorded import Point, Recorded, json_lines, read
+from tests.runs import CACHE, command, finish, tiny
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Two runs that differ in the base alone, each read at three contexts; everything logged offline too."""
+    from train import compose, train
+
+    place, folders = tmp_path_factory.mktemp("runs"), []
+    for name, base in (("usual", 10_000), ("small", 500)):
+        words = tiny(place, "logger=wandb", "logger.mode=offline", f"name={name}", f"frequencies.base={base}")
+        folders.append(train(compose(words)).folder)
+        asked = [f"checkpoint={folders[-1]}", f"runs={place}", f"cache={CACHE}", "logger.mode=offline", "segments=8"]
+        perplexity._main(compose_values("perplexity", [*asked, "contexts=[16,32,64]", "stride=8"]), [])
+    offline = sorted((place / "wandb").glob("offline-run-*"))
+    return (
+        folders,
+        [each for each in offline if "default-" in each.name],
+        [e for e in offline if "default-" not in e.name],
+    )
+
+
+def test_a_folder_and_its_offline_run_say_the_same(recorded):
+    folders, trained, readings = recorded
+    folder, offline, reading = (read(str(each[0])) for each in (folders, trained, readings))
+    assert folder.name == offline.name == "usual" and folder.state == offline.state == "done"
+    assert folder.config == offline.config == reading.config and folder.config["frequencies.base"] == 10_000
+    assert set(folder.final) == set(offline.final) and "validation/nll" in folder.final
+    for key, value in folder.final.items():
+        assert offline.final[key] == pytest.approx(value)
+    for curve, points in ((6, "train/loss"), (2, "validation/nll")):
+        assert len(folder.curves[points]) == curve and folder.curves[points][-1][0] == 6 * 4 * 32
+        assert offline.curves[points] == folder.curves[points]
+    ((name, ours),), ((_, theirs),) = folder.readings.items(), reading.readings.items()
+    assert name == "none, fixed_targets, test, step 6" and list(reading.readings) == ["none-fixed_targets"]
+    assert [(p.context, p.perplexity) for p in ours] == [(p.context, pytest.approx(p.perplexity)) for p in theirs]
+    assert [p.context for p in ours] == [16, 32, 64] and all(p.low < p.perplexity < p.high for p in ours)
+
+
+def test_only_what_differs_is_told_and_the_table_has_the_numbers(recorded, tmp_path):
+    folders, _, readings = recorded
+    sources = [*map(str, folders), str(readings[1])]
+    runs = [read(source) for source in sources]
+    assert differences(runs) == {"frequencies.base": [10_000, 500, 500]}
+    told = compare(sources, tmp_path / "new" / "c")
+    metrics = json.loads((folders[1] / "results.json").read_text())["metrics"]
+    assert f"{metrics['validation/perplexity']:.5g}" in told and "seed" not in told
+    for point in runs[0].readings["none, fixed_targets, test, step 6"]:
+        assert f"{point.perplexity:.5g}" in told
+    assert finals(runs)["tokens"] == [768, 768, None]
+    assert len(contexts(runs)) == 4 and contexts(runs)["tokens of context"] == [16, 32, 64]
+    assert (tmp_path / "new" / "c.txt").read_text() == told + "\n"
+    assert (tmp_path / "new" / "c.png").stat().st_size > 10_000 and (tmp_path / "new" / "c.svg").is_file()
+    losses, reading = draw(runs).figure.axes
+    assert len(losses.lines) == 4 and [line.get_xdata()[-1] for line in losses.lines] == [768] * 4
+    assert len(reading.lines) == 3 + 1 and len(reading.collections) == 2, "three curves, the window; two bands"
+
+
+def test_a_killed_run_is_read_as_far_as_it_came(recorded, tmp_path):
+    folders, trained, _ = recorded
+    copy = tmp_path / "killed"
+    shutil.copytree(folders[0], copy)
+    (copy / "results.json").unlink()
+    (copy / "status.json").write_text('{"state": "running"}')
+    lines = (copy / "metrics.jsonl").read_text().splitlines()
+    (copy / "metrics.jsonl").write_text("\n".join([*lines[:3], lines[3][:20]]))
+    run = read(str(copy))
+    assert run.final["step"] == 3 and len(run.curves["train/loss"]) == 3 and run.state == "running"
+    (file,) = trained[0].glob("*.wandb")
+    torn = tmp_path / file.name
+    torn.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
+    half = read(str(torn))
+    assert half.state == "running" and 0 < len(half.curves["train/loss"]) < 6
+    assert "Not finished, and shown as far as they came: killed, usual." in notes([run, half])
+
+
+def made(name="a", targets="x", state="done", **config):
+    return Recorded(name, name, state, config, {}, {}, {"r": [Point(8, 2.0, 1.0, 3.0, targets)]})
+
+
+def test_what_cannot_be_compared_is_said():
+    (said,) = notes([made(targets="x"), made(targets="y")])
+    assert said.startswith("Not all readings scored the same targets")
+    (said,) = notes([made(**{"data.name": "a"}), made(**{"data.name": "b"})])
+    assert said.startswith("The runs differ in their data")
+    assert not notes([made(), made()]) and "No setting differs." in text([made(), made()])
+
+
+def test_where_a_run_is_kept_is_no_difference():
+    runs = [made(name, runs=name, cache=name, **{"logger.mode": name, "seed": 1}) for name in "ab"]
+    assert differences(runs) == {}
+    assert differences([made(seed=1), made(steps=2)]) == {"seed": [1, None], "steps": [None, 2]}
+
+
+def test_tables_and_letters():
+    assert letters(28)[-3:] == ["Z", "A2", "B2"]
+    assert columns({"": ["A", "B"], "loss": [1 / 3, None]}) == "            A  B\nloss  0.33333  -"
+    assert list(json_lines('{"a": 1}\n3\nnot\n{"b"')) == [{"a": 1}]
+    assert math.isclose(next(json_lines('{"a": NaN, "b": 2}'))["b"], 2)
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("nowhere", "nowhere: there is no such run folder or offline run, and it is no entity/project/id of W&B"),
+        (".", "is no run: it has neither a config.json nor a run-"),
+        ("torn.wandb", "torn.wandb cannot be read as an offline run"),
+    ],
+)
+def test_what_is_no_run_is_one_sentence(source, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "torn.wandb").write_bytes(b"nothing")
+    with pytest.raises(BadInput) as told:
+        read(source)
+    assert sentence in str(told.value) and "\n" not in str(told.value)
+
+
+def test_a_server_without_a_key_is_one_sentence(tmp_path):
+    words = ("entity/project/id", "a/b/c")
+    status, out, err = finish(command(*words, module="experiments.compare", WANDB_API_KEY="", HOME=str(tmp_path)))
+    assert status == 1 and not out
+    assert err.startswith("entity/project/id: there is no such run folder") and "No API key configured" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_help_needs_neither_torch_nor_wandb():
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['wandb'] = sys.modules['matplotlib'] = None\n"
+        "sys.argv = ['compare', '--help']; from experiments.compare import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "a W&B path" in done.stdout, done.stderr
