@@ -68,7 +68,8 @@ def resolve(values: dict, overrides: Sequence[str]) -> Config:
     else:
         values = {**values, "original_window": values["window"]}
     config = validate(Config, {**values, "name": values["name"] or "unnamed"})
-    _position(config)  # refuses what only shows when the scheme meets the model and the extension
+    position = _position(config)  # refuses what only shows when the scheme meets the model and the extension
+    config.seen.fits(config.window, position.extension)
     return config if values["name"] else config.model_copy(update={"name": run_name(config, overrides)})
 
 

@@ -90,7 +90,6 @@ class Config(Settings):
             raise ValueError(
                 "optimizer=muon needs whole matrices, and trainer.strategy=fsdp has rows of them: take adamw, or ddp"
             )
-        self.seen.fits(self.window, EXTENSIONS[self.extend.name](self.extend, self.original_window))
         if self.seen.cuts and self.data.retrieval.fraction:
             raise ValueError(f"seen={self.seen.name} would cut keys from questions: set data.retrieval.fraction=0")
         if getattr(self.seen, "longest", self.window) < self.window:

@@ -44,7 +44,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, position: Position, where, temperature: float | Tensor, mask: Tensor | None) -> Tensor:
         batch, length, width = x.shape
-        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)  # nothing inferred: B may be 0
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if self.qk_norm:  # before the rotation, which keeps norms
             q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
         q, k = position.rotate(q, k, where)
