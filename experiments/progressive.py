@@ -104,7 +104,8 @@ def make_plan(checkpoint: Path, how: Progressive, cache: str, **changes) -> Plan
     from experiments.perplexity import cut
     from train import load_model
 
-    _, config, record = load_model(checkpoint, {"name": "longrope", "factor": float(max(how.factors))})
+    longrope = {"name": "longrope", "factor": float(how.factors[-1])}
+    _, config, record = load_model(checkpoint, longrope)
     trained = record["config"]
     if trained["extend"]["name"] != "none" or trained["window"] != trained["original_window"]:
         raise BadInput(f"checkpoint={checkpoint} was extended already: progressive extension starts from a base model")
@@ -114,13 +115,18 @@ def make_plan(checkpoint: Path, how: Progressive, cache: str, **changes) -> Plan
     base = validate(Config, {**trained, **place, **changes})
     check_batch(base, "factors", how.factors)
 
-    corpus, window, longest = corpus_of(checkpoint, config, record, cache), base.window, base.window * how.factors[-1]
-    contexts = sorted({window // 2, window, *(window * 2**power for power in range(1, how.factors[-1].bit_length()))})
-    contexts = sorted({*contexts, *(window * factor for factor in how.factors)})
-    reading = Measurement(contexts=contexts, stride=max(1, window // 8), segments=how.segments, split=how.split)
+    corpus, window = corpus_of(checkpoint, config, record, cache), base.window
+    if window < 8:
+        raise BadInput(f"window={window} of the base model is too short: an eighth of it is scored, at least 8 needed")
+    for factor, steps in (*zip(how.factors, how.steps, strict=True), (how.factors[-1], sum(how.steps))):
+        if steps:  # what training would refuse, before anything is searched
+            tuning_config(base, checkpoint, base.name, longrope, window * factor, steps, how.lr)
     lengths = [window, *(window * factor for factor in how.factors)]
+    doubled = (window * 2**power for power in range(1, how.factors[-1].bit_length()))
+    contexts = sorted({window // 2, *lengths, *doubled})
+    reading = Measurement(contexts=contexts, stride=max(1, window // 8), segments=how.segments, split=how.split)
     few = {length: max(1, how.search.tokens // length) for length in lengths}
-    cut(corpus.split(how.split), longest + 1, how.segments)
+    cut(corpus.split(how.split), lengths[-1] + 1, how.segments)
     if how.search.fitness == "needle":
         needles(corpus, config.data.retrieval, "validation", window, 1, 0)
     searched = {length: len(cut(corpus.split("validation"), length + 1, few[length]).tokens) for length in lengths}

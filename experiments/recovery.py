@@ -113,10 +113,10 @@ def _read(factors: Path) -> dict:
 
 def _base(checkpoint: Path, trained: dict) -> Path | None:
     """The checkpoint that all fine-tuning began with; None if there was none, or it is gone."""
+    from train import read_record
+
     here = checkpoint
     while trained["checkpoint"] is not None:
-        from train import read_record
-
         here = Path(trained["checkpoint"])
         if not here.is_file():
             return None

@@ -167,6 +167,9 @@ def test_what_cannot_be_is_one_sentence(base, result, tmp_path):
     given = tiny(tmp_path, "window=16", "name=narrow", "steps=2")
     with pytest.raises(BadInput, match="fitness=needle takes texts of at least"):  # the recovery's have 16 tokens
         plan(train(compose(given), given), "search.fitness=needle", "factors=[2,4]")
+    given = tiny(tmp_path, "seen=randomized", "seen.longest=64", "name=random", "steps=2")
+    with pytest.raises(BadInput, match="longest=64 must be at least window=128"):  # before anything is searched
+        plan(train(compose(given), given))
     given = tiny(tmp_path, "position=alibi", "name=bare", "steps=2")
     with pytest.raises(BadInput, match="position=alibi has no frequencies"):
         plan(train(compose(given), given))

@@ -48,7 +48,7 @@ def search_figure(path: Path, result: dict) -> None:
     factors.set_title(f"factors; n̂ found: {result['n_hat']}", fontsize=10)
     for panel, place in ((scores, "upper right"), (factors, "lower right")):
         panel.grid(alpha=0.3)
-        panel.legend(frameon=False, fontsize=8, loc=place)
+        panel.legend(fontsize=8, loc=place, framealpha=0.85, edgecolor="none")
     figure.suptitle(
         f"{result['run']}, trained at {result['window']}, searched at {result['longer']} tokens", fontsize=10
     )
