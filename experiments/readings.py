@@ -71,16 +71,17 @@ def passes(asked: Request, reading: str) -> tuple[list[str], str]:
         raise BadInput(f"reading={reading} is not known: one of {', '.join(both)}, both")
     from conf.schema import Config, validate
 
-    told = asked.trained if asked.extend is None else validate(Config, {**asked.trained.model_dump(mode="json"),
-                                                                        "extend": asked.extend})  # fmt: skip
-    name = f"extend={told.extend.label}"
-    if not depends_on_length(told.extend, told.original_window):
-        said = f"{name} does not depend on the length of the text: read whole or as decoded, losses are the same."
-        return (["whole"] if reading == "both" else [reading]), said
-    said = f"{name} depends on the length of the text: of a whole window early tokens are read as in no decoding"
+    extend = asked.trained.extend
+    if asked.extend is not None:
+        extend = validate(Config, {**asked.trained.model_dump(mode="json"), "extend": asked.extend}).extend
+    if not depends_on_length(extend, asked.trained.original_window):
+        said = f"extend={extend.label} does not depend on the length of the text: as decoded, losses are the same."
+        return [reading if reading != "both" else "whole"], said
+    said = f"extend={extend.label} depends on the length of the text: in a window read whole, early tokens are turned "
+    said += "as the last one needs, which no decoding does"
     if reading == "whole":
-        return [reading], f"{said}; reading=both measures that too, in a forward pass for every target."
-    return (list(both) if reading == "both" else [reading]), f"{said}. Decoded: every target from a pass of its own."
+        return [reading], f"{said}; reading=both adds what decoding sees, at a forward pass for every target."
+    return (list(both) if reading == "both" else [reading]), f"{said}. As decoded, every target has a pass of its own."
 
 
 def depends_on_length(extend: Settings, window: int) -> bool:

@@ -7,7 +7,7 @@ import pytest
 
 from conf.base import BadInput
 from experiments.perplexity import Measurement, cut, default_contexts, measure_checkpoint
-from experiments.readings import find_checkpoint
+from experiments.readings import digest, find_checkpoint
 from experiments.statistics import paired_ratio
 from tests.runs import CACHE, command, finish, tiny
 from train import compose, train
@@ -87,6 +87,37 @@ def test_the_perplexity_command(base):
     assert "extend=interpolate2" in out and out.splitlines()[1].split()[:2] == ["context", "perplexity"]
     status, _, err = finish(command("checkpoint=nowhere", module="experiments.perplexity"))
     assert status == 1 and "nowhere" in err and "Traceback" not in err
+
+
+def test_both_readings_side_by_side_where_the_length_matters_and_a_sentence_where_not(base):
+    words = [f"checkpoint={base.folder}", f"cache={CACHE}", "segments=4", "logger=none", "contexts=[32,128]"]
+
+    def said(*more):
+        status, out, err = finish(command(*words, *more, module="experiments.perplexity"))
+        assert status == 0, err
+        return out
+
+    plain = said("extend=none")
+    assert "does not depend on the length of the text" in plain and plain.count(" perplexity ") == 1
+    both = said("extend=dynamic_ntk")
+    assert "depends on the length of the text" in both and both.count("context") == 3
+    head, first, second = both.splitlines()[-3:]
+    assert head.split("  ")[-1].strip() == "decoded / whole"
+    assert first.split()[3] == "1.000" and second.split()[1] != "nan"
+    assert {path.name.split("fixed_targets-")[1][:7] for path in (base.folder / "perplexity").glob("*dynamic_ntk-f*")} > {
+        "decoded"}  # fmt: skip
+    whole = said("extend=dynamic_ntk", "reading=whole")
+    assert "reading=both adds" in whole and "as decoded" not in whole.split("depends")[0]
+    status, _, err = finish(command(*words, "reading=twice", module="experiments.perplexity"))
+    assert status == 1 and "reading=twice is not known: one of whole, decoded, both" in err and err.count("\n") == 1
+
+
+def test_the_reading_that_goes_without_saying_leaves_old_results_their_names(base):
+    whole = Measurement(contexts=(8,), stride=2)
+    told = {"protocol": "fixed_targets", "contexts": [8], "stride": 2, "split": "test", "segments": 128}
+    assert whole.model_dump(mode="json") == told | {"batch_tokens": 16384}
+    decoded = whole.model_copy(update={"reading": "decoded"})
+    assert digest(base.checkpoint, None, whole) != digest(base.checkpoint, None, decoded)
 
 
 def row(nll, tokens, token_set="same"):

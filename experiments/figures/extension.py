@@ -38,7 +38,9 @@ def study_figures(folder: Path, found: "Findings") -> list[Path]:
         kinds = {"figure": (_reading, "reading further"), "recovery": (_recovering, "recovery by fine-tuning")}
         drawn = _panels(found, folder, kinds)
     if found.study.passkey:
-        drawn += _panels(found, folder, {"k_max": (_reaching, "the farthest key"), "passkey": (_finding, "keys found")})
+        drawn += _panels(
+            found, folder, {"k_max": (_reaching, "the farthest key found"), "passkey": (_finding, "keys found")}
+        )
     return drawn
 
 
@@ -231,8 +233,11 @@ def _steps(axes: "Axes", found: "Findings") -> None:
 
 
 def _grid(axes: "Axes") -> None:
+    from matplotlib.ticker import LogLocator
+
     axes.grid(alpha=0.3)
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(LogLocator(subs=range(2, 8)))  # 8 and 9 would run into 10
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.tick_params(axis="y", which="minor", labelsize=7)
 
