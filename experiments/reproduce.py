@@ -17,67 +17,18 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from pydantic import BeforeValidator
-
-from conf.base import BadInput, Count, Settings
-from conf.compose import command_line, compose_values
-from conf.run_folder import RunFolder, environment, write_json
+from conf.base import BadInput
+from conf.compose import command_line
+from conf.run_folder import environment, write_json
 from experiments.claims.claim import INCONCLUSIVE, Claim, Found, Verdict
 from experiments.claims.page import page, plain
+from experiments.claims.plan import Asked, folder, plan
 
 if TYPE_CHECKING:
     from conf.schema import Config
     from train import Result
-
-Overrides = Annotated[
-    tuple[str, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-]
-
-
-class Scale(Settings):
-    """The size at which a claim is tested, as in conf/scale; train: overrides of every run."""
-
-    name: str
-    seeds: Count
-    segments: Count
-    train: Overrides
-
-
-class Asked(Settings):
-    """What is to be reproduced and where, as in conf/reproduce.yaml."""
-
-    claim: str
-    scale: Scale
-    seeds: Count | None
-    train: Overrides
-    group: str | None
-    trainer: dict
-    logger: dict
-    runs: str
-    cache: str
-    results: str
-
-    @property
-    def count(self) -> int:
-        """How many seeds."""
-        return self.seeds or self.scale.seeds
-
-
-def plan(claim: Claim, asked: Asked) -> dict[str, list["Config"]]:
-    """The runs of a claim, by arm and one for each seed, named by what tells arms apart."""
-    from train import resolve
-
-    shared = [*asked.scale.train, *asked.train]
-    window = compose_values("config", shared)["window"]
-    fixed = {"group": asked.group or f"claims-{asked.scale.name}"}
-    fixed |= {key: getattr(asked, key) for key in ("trainer", "logger", "runs", "cache")}
-    runs = {}
-    for arm, overrides in claim.arms(window).items():
-        values = compose_values("config", [*shared, *overrides]) | fixed
-        runs[arm] = [resolve({**values, "seed": seed + 1}, overrides) for seed in range(asked.count)]
-    return runs
 
 
 def said(name: str, asked: Asked, runs: dict[str, list["Config"]]) -> str:
@@ -94,10 +45,6 @@ def said(name: str, asked: Asked, runs: dict[str, list["Config"]]) -> str:
         f"{len(configs)} runs; {len(configs) - len(left)} are done, {len(left)} to train: {tokens / 1e6:.1f} M tokens"
         + (f", {time}" if left else "")
     )
-
-
-def folder(config: "Config") -> RunFolder:
-    return RunFolder(Path(config.runs) / config.group / config.name)
 
 
 def train_all(runs: dict[str, list["Config"]]) -> dict[str, list["Result"]]:
@@ -143,7 +90,7 @@ def reproduce(name: str, asked: Asked, overrides: list[str]) -> dict:
     runs = plan(claim, asked)
     print(said(name, asked, runs), flush=True)
     trained = train_all(runs)
-    first = next(iter(runs.values()))[0] if runs else None
+    first = next((arm[0] for arm in runs.values() if arm[0].checkpoint is None), None)
     found = claim.measure(Evidence(trained, first, asked.scale.segments))
     verdicts = enough(claim.judge(found), asked.count, asked.scale.seeds) if runs else claim.judge(found)
     result = record(name, claim, asked, first, found, verdicts, overrides)

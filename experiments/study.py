@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from conf.base import BadInput, Count, Counts, Settings
+from experiments.finetuning import customary
 
 if TYPE_CHECKING:
     from conf.schema import Config
@@ -205,21 +206,10 @@ def finetune_config(base: "Config", checkpoint: Path, arm: Arm, study: Study) ->
     """The fine-tuning run of an arm: its window and extension, as many tokens a step as the base run had."""
     from train import resolve
 
-    window = base.window * arm.factor
-    return resolve(
-        {
-            **base.model_dump(mode="json", exclude={"original_window"}),
-            "name": tuned_name(base, arm, study),
-            "checkpoint": str(checkpoint),
-            "extend": arm.extend,
-            "window": window,
-            "batch": max(1, base.batch * base.window // window),
-            "steps": arm.tuning,
-            "snapshots": list(study.finetune_steps),
-            "optimizer": base.optimizer.model_dump()
-            | {"lr": study.finetune_lr or base.optimizer.lr / 4, "schedule": "constant", "warmup": arm.tuning // 10},
-            "log_every": 1,
-            "validate_every": arm.tuning,
-        },
-        ["extend", "window", "data"],
-    )
+    window, values = base.window * arm.factor, base.model_dump(mode="json", exclude={"original_window"})
+    values |= customary(values, values, window, arm.tuning) | {"snapshots": list(study.finetune_steps)}
+    if study.finetune_lr:
+        values["optimizer"]["lr"] = study.finetune_lr
+    values |= {"name": tuned_name(base, arm, study), "checkpoint": str(checkpoint), "extend": arm.extend}
+    values |= {"window": window, "steps": arm.tuning, "log_every": 1, "validate_every": arm.tuning}
+    return resolve(values, ["extend", "window", "data"])

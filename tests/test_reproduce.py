@@ -13,8 +13,9 @@ from conf.compose import compose_values
 from conf.schema import validate
 from experiments import reproduce as engine
 from experiments.claims import CLAIMS, bound
-from experiments.claims.claim import Found, adjusted
+from experiments.claims.claim import Claim, Found, adjusted
 from experiments.claims.convergence import Convergence, log_share, reached
+from experiments.claims.evidence import Evidence
 from experiments.claims.extrapolation import Extrapolation
 from experiments.claims.page import plain, table
 from experiments.claims.spacing import Spacing
@@ -250,3 +251,82 @@ def test_a_wrong_name_is_one_sentence(tmp_path):
     status, _, err = finish(command("claim=luck", f"runs={tmp_path}", module="experiments.reproduce"))
     assert status == 1 and "claim=luck is not known; allowed: convergence" in err and "Traceback" not in err
     assert not list(Path(tmp_path).iterdir())
+
+
+class Chain(Claim):
+    """Fine-tuning from fine-tuning, named before what it starts from."""
+
+    title = source = statement = rule = paper = settle = "a chain"
+
+    def arms(self, window):
+        further = ["extend=interpolate", "optimizer.warmup=2"]
+        return {
+            "twice": ["checkpoint=@once", f"window={4 * window}", "steps=2", *further, "extend.factor=4"],
+            "once": ["checkpoint=@base", f"window={2 * window}", "steps=20", "snapshots=[2]", *further,
+                     "extend.factor=2"],
+            "base": ["position=rope", "frequencies.base=100", "data.retrieval.fraction=0.5", "data.retrieval.digits=3",
+                     "optimizer.lr=1e-2"],
+        }  # fmt: skip
+
+
+def test_fine_tuned_arms_are_planned_before_their_base_is_there_and_start_from_its_end(tmp_path, one_thread):
+    wanted = asked(tmp_path, "convergence", "seeds=1", 'train=["data.retrieval.keys=1"]')
+    runs = plan(Chain(), wanted)
+    assert list(runs) == ["base", "once", "twice"], "a base comes before what needs it"
+    base, once, twice = (arm[0] for arm in runs.values())
+    assert once.checkpoint == f"{tmp_path}/claims-tiny/{base.name}/checkpoints/step-00000006.ckpt"
+    assert twice.checkpoint == f"{tmp_path}/claims-tiny/{once.name}/checkpoints/step-00000020.ckpt"
+    assert (once.frequencies, twice.model, once.data) == (base.frequencies, base.model, base.data)
+    assert [each.batch * each.window for each in (base, once, twice)] == [128] * 3
+    assert [each.original_window for each in (base, once, twice)] == [32] * 3
+    assert (once.optimizer.lr, once.optimizer.schedule, once.optimizer.warmup) == (2.5e-3, "constant", 2)
+    assert twice.optimizer.lr == 2.5e-3 and twice.snapshots == () and once.snapshots == (2,)
+    assert once.name.startswith(base.name.removesuffix("-s1") + "-tuned-inter") and once.name.endswith("-s1")
+
+    trained = engine.train_all(runs)
+    start, end = (torch.load(path, weights_only=True) for path in (once.checkpoint, trained["once"][0].checkpoint))
+    first = torch.load(trained["once"][0].folder / "checkpoints" / "snapshot-00000002.ckpt", weights_only=True)
+    moved = [
+        (each["state_dict"]["gpt.embedding.weight"] - start["state_dict"]["gpt.embedding.weight"]).norm()
+        for each in (first, end)
+    ]
+    assert 0 < moved[0] < moved[1] and end["lab"]["config"]["original_window"] == 32
+
+    evidence = Evidence(trained, base, segments=8)
+    tuned, plainly = evidence.perplexity("twice"), evidence.perplexity("twice", "none")
+    assert set(tuned) == {32, 64, 128} and tuned[128][0]["nll"] != plainly[128][0]["nll"]
+    assert tuned[128] == evidence.perplexity("twice", "interpolate", 4)[128]
+    assert set(evidence.perplexity("once", step=2, contexts=(32, 256))) == {32, 256}
+    (row,) = evidence.in_window("once", window=64)
+    assert row["context"] == 64
+    (reading,) = evidence.by_position("once", context=64)
+    assert reading["rows"][-1]["high"] == 64
+    (keys,) = evidence.passkey("twice", "interpolate", 4, lengths=(64,), depths=2, trials=2)
+    assert keys["digits"] == 3 and [each["length"] for each in keys["lengths"]] == [64]
+
+
+@pytest.mark.parametrize(
+    ("arms", "sentence"),
+    [
+        ({"a": ["checkpoint=@b"]}, "@b: an arm is fine-tuned from another"),
+        ({"a": ["checkpoint=@b"], "b": ["checkpoint=@a"]}, "@a: an arm is fine-tuned from another"),
+        ({"a": [], "b": ["checkpoint=@a", "position=alibi"]}, "position comes from checkpoint="),
+    ],
+)
+def test_arms_that_cannot_be_fine_tuned_are_refused_in_the_plan(tmp_path, arms, sentence):
+    class Wrong(Chain):
+        def arms(self, window):
+            return arms
+
+    with pytest.raises(BadInput, match=sentence):
+        plan(Wrong(), asked(tmp_path, "convergence", "seeds=1"))
+
+
+def test_two_ways_to_say_the_same_are_one_run(tmp_path):
+    class Twins(Chain):
+        def arms(self, window):
+            knobs = ["frequencies=geometric", "frequencies.base=100", "position=rope"]
+            return {"short": ["frequencies.base=100"], "long": knobs}
+
+    short, long = plan(Twins(), asked(tmp_path, "convergence", "seeds=1")).values()
+    assert short == long
