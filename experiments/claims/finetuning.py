@@ -4,6 +4,7 @@ import numpy as np
 
 from experiments.claims.claim import Claim, Found, Verdict, adjusted, verdict
 from experiments.claims.evidence import Rows, mean
+from experiments.claims.plan import nearest
 from experiments.claims.tuning import CONTROL, DIRECT, STEPS, crossing, tuned
 from experiments.statistics import MARGIN, Comparison, Estimate, compare, contrast
 
@@ -58,8 +59,12 @@ class Finetuning(Claim):
         for factor in FACTORS:
             read = {(method, 0): read_at(evidence, BASE, factor, 0, method) for method in METHODS}
             for step in STEPS:
-                read |= {(method, step): read_at(evidence, arm_of(method, factor), factor, step) for method in METHODS}
-            control = {step: read_at(evidence, CONTROL if step else BASE, factor, step)[1] for step in (0, *STEPS)}
+                read |= {
+                    (method, step): read_at(evidence, arm_of(method, factor), factor, step, method)
+                    for method in METHODS
+                }
+            control = {step: read_at(evidence, CONTROL, factor, step, DIRECT)[1] for step in STEPS}
+            control[0] = read[DIRECT, 0][1]
             for (method, step), (longer, inside) in read.items():
                 row = {"windows": factor, "positions": "direct" if method == DIRECT else method, "steps": step}
                 row |= {"perplexity": mean(longer), "over direct": None}
@@ -81,24 +86,17 @@ class Finetuning(Claim):
     def growth(self, evidence) -> tuple[list[dict], list[Estimate]]:
         """PI over direct for a model that was trained less, and the gain of all its training; by steps."""
         factor, rows, ratios = FACTORS[0], [], []
-        config = evidence.config
-        start = nearest(config.snapshots, EARLY * config.steps)
+        start = nearest(evidence.config, EARLY)
         for step in (0, *STEPS):
-            pairs = []
-            for early in (False, True):
-                at = start if early else None
-                pairs.append(
-                    [
-                        read_at(evidence, arm_of(method, factor, early), factor, step)[0]
-                        if step
-                        else evidence.perplexity(BASE, method, factor, at, contexts(evidence, factor))[
-                            factor * evidence.window
-                        ]
-                        for method in (PI, DIRECT)
-                    ]
-                )
-            row = {"windows": factor, "base trained for": start, "of": config.steps, "steps": step}
-            row |= {"PI over direct": compare(*pairs[1]), "all training over it": more(*pairs)}
+            late, early = (
+                [
+                    read_at(evidence, arm_of(method, factor, less) if step else BASE, factor, step, method, start)[0]
+                    for method in (PI, DIRECT)
+                ]
+                for less, start in ((False, None), (True, start))
+            )
+            row = {"windows": factor, "base trained for": start, "of": evidence.config.steps, "steps": step}
+            row |= {"PI over direct": compare(*early), "all training over it": more(late, early)}
             rows.append(row)
             ratios.append(row["PI over direct"].ratio)
         return rows, ratios
@@ -136,7 +134,7 @@ class Finetuning(Claim):
                            label=f"{method}, {factor * window} tokens")  # fmt: skip
                 panel.plot(range(len(steps)), [row["in one window"] for row in read], color=colour, marker=".",
                            linestyle=":", label=f"{method}, {window} tokens")  # fmt: skip
-            panel.set(title=f"tuned on {factor} windows", ylabel="perplexity", yscale="log")
+            panel.set(title=f"tuned on {factor} windows", ylabel="perplexity")
         gains = panels[-1]
         for (arm, ratio), colour in zip(found.curves["ratios"].items(), COLOURS, strict=False):
             value, low, high = np.array(ratio).T
@@ -144,11 +142,11 @@ class Finetuning(Claim):
             gains.plot(range(len(steps)), value, line, color=colour, marker="o", label=arm)
             gains.fill_between(range(len(steps)), low, high, color=colour, alpha=0.15, linewidth=0)
         gains.axhline(1, color="black", linewidth=0.8)
-        gains.set(title="over direct fine-tuning", ylabel="perplexity over that of direct", yscale="log")
+        gains.set(title="over direct fine-tuning", ylabel="perplexity over that of direct")
         for panel in panels:
             panel.set_xticks(range(len(steps)), [f"{step}" for step in steps])
             panel.set_xlabel("steps of fine-tuning")
-            panel.grid(alpha=0.3, which="both")
+            panel.grid(alpha=0.3)
             panel.legend(fontsize=7)
         caption = (
             f"Trained on windows of {window}; same targets, seeds paired; 95 % over seeds and documents; early: "
@@ -158,19 +156,17 @@ class Finetuning(Claim):
         return Drawing(figure, self.title, self.statement)
 
 
-def contexts(evidence, factor: int) -> tuple[int, int]:
-    return evidence.window, factor * evidence.window
+def read_at(evidence, arm: str, factor: int, step: int, method: str, start: int | None = None) -> tuple[Rows, Rows]:
+    """The same targets with so many windows of context, and with one.
 
-
-def read_at(evidence, arm: str, factor: int, step: int, method: str | None = None) -> tuple[Rows, Rows]:
-    """The same targets at so many windows and at one; step 0: the base by a method, else tuned and read as tuned."""
-    read = evidence.perplexity(arm, method, factor if step == 0 else 1, step or None, contexts(evidence, factor))
-    return read[factor * evidence.window], read[evidence.window]
-
-
-def nearest(snapshots: tuple[int, ...], step: float) -> int:
-    """The snapshot nearest to a step."""
-    return min(snapshots, key=lambda each: abs(each - step))
+    step: of fine-tuning, read as it was tuned; at 0 the base is read by the method, at its end or at a snapshot.
+    """
+    contexts = evidence.window, factor * evidence.window
+    if step:
+        read = evidence.perplexity(arm, step=step, contexts=contexts)
+    else:
+        read = evidence.perplexity(arm, method, 1 if method == DIRECT else factor, start, contexts)
+    return read[contexts[1]], read[contexts[0]]
 
 
 def more(late: list[Rows], early: list[Rows]) -> Comparison:

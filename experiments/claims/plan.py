@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 Overrides = Annotated[
     tuple[str, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 ]
-FROM = "checkpoint=@"  # an arm with this override is fine-tuned from another one, run by run of the same seed
+# An arm with this override is fine-tuned from another one, run by run of the same seed: from its end, or with a share
+# behind a slash, as in @rope/0.25, from the snapshot nearest to that share of its steps.
+FROM = "checkpoint=@"
 
 
 class Scale(Settings):
@@ -67,28 +69,30 @@ def plan(claim: Claim, asked: Asked) -> dict[str, list["Config"]]:
             return
         if arm in above or arm not in arms:
             raise BadInput(f"{FROM}{arm}: an arm is fine-tuned from another of its claim: {', '.join(arms)}")
-        start, own = origin(arms[arm]), [each for each in arms[arm] if not each.startswith(FROM)]
+        (start, share), own = origin(arms[arm]), [each for each in arms[arm] if not each.startswith(FROM)]
         values = compose_values("config", [*shared, *own]) | fixed
         if start is None:
             planned[arm] = [_scratch(values | {"seed": seed + 1}, telling(own, common)) for seed in range(asked.count)]
         else:
             add(start, (*above, arm))
             pairs = zip(planned[start], planned[_root(arm, arms)], strict=True)
-            planned[arm] = [_tuned(base, root, values, sorted(own)) for base, root in pairs]
+            planned[arm] = [_tuned(base, root, values, sorted(own), share) for base, root in pairs]
 
     for arm in arms:
         add(arm)
     return planned
 
 
-def origin(overrides: list[str]) -> str | None:
-    """The arm that an arm is fine-tuned from, or None."""
-    return next((each.removeprefix(FROM) for each in overrides if each.startswith(FROM)), None)
+def origin(overrides: list[str]) -> tuple[str | None, float]:
+    """The arm that an arm is fine-tuned from, or None, and after which share of its steps."""
+    start = next((each.removeprefix(FROM) for each in overrides if each.startswith(FROM)), None)
+    arm, _, share = (start or "").partition("/")
+    return arm or None, float(share or 1)
 
 
 def _root(arm: str, arms: dict[str, list[str]]) -> str:
     """The arm trained from scratch at the end of a chain."""
-    while start := origin(arms[arm]):
+    while start := origin(arms[arm])[0]:
         arm = start
     return arm
 
@@ -115,8 +119,8 @@ def _scratch(values: dict, own: list[str]) -> "Config":
     return config.model_copy(update={"name": name})
 
 
-def _tuned(base: "Config", root: "Config", values: dict, own: list[str]) -> "Config":
-    """The run that goes on from the end of another and is named after it.
+def _tuned(base: "Config", root: "Config", values: dict, own: list[str], share: float) -> "Config":
+    """The run that goes on from the end of another, or from a share of it, and is named after it.
 
     root: the run from scratch whose batch and optimizer fine-tuning starts from. values: composed with the arm's own
     overrides; what these do not say is as in the base run, or customary.
@@ -128,10 +132,15 @@ def _tuned(base: "Config", root: "Config", values: dict, own: list[str]) -> "Con
     usual = customary(whole, values if "optimizer" in said else whole, window, values["steps"])
     usual["optimizer"] |= {key: value for key, value in values["optimizer"].items() if f"optimizer.{key}" in said}
     usual |= {key: values[key] for key in ("batch", "snapshots") if key in said}
-    values = values | usual | {"seed": base.seed, "checkpoint": str(last(base))}
+    values = values | usual | {"seed": base.seed, "checkpoint": str(after(base, share))}
     config = resolve(values, own, base.model_dump(mode="json"))
     extend = config.extend.label if {"extend", "extend.factor"} & said else ""
-    parts = [base.name.removesuffix(f"-s{base.seed}"), "tuned", extend, *labels(own, _unnamed())]
+    parts = [
+        base.name.removesuffix(f"-s{base.seed}"),
+        "tuned" if share == 1 else f"tuned-from{share:g}",
+        extend,
+        *labels(own, _unnamed()),
+    ]
     return config.model_copy(update={"name": joined(parts, base.seed)})
 
 
@@ -147,6 +156,23 @@ def folder(config: "Config") -> RunFolder:
     return RunFolder(Path(config.runs) / config.group / config.name)
 
 
-def last(config: "Config") -> Path:
-    """The checkpoint that a run leaves at its end."""
-    return folder(config).checkpoints / f"step-{config.steps:08d}.ckpt"
+def after(config: "Config", share: float = 1) -> Path:
+    """The checkpoint that a run leaves at its end, or the snapshot nearest to a share of its steps.
+
+    Raises:
+        BadInput: it keeps no snapshots.
+    """
+    if share == 1:
+        return folder(config).checkpoints / f"step-{config.steps:08d}.ckpt"
+    return folder(config).checkpoints / f"snapshot-{nearest(config, share):08d}.ckpt"
+
+
+def nearest(config: "Config", share: float) -> int:
+    """The step of a run's snapshot that is nearest to a share of its steps.
+
+    Raises:
+        BadInput: it keeps no snapshots.
+    """
+    if not config.snapshots:
+        raise BadInput(f"{FROM}…/{share:g} needs snapshots=[…] of {config.name}, which keeps none")
+    return min(config.snapshots, key=lambda step: abs(step - share * config.steps))
