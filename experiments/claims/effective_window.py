@@ -139,7 +139,7 @@ class EffectiveWindow(Claim):
             panel.axhline(inside, color="black", linewidth=0.8, label="farthest in the trained window")
             panel.set_xticks(range(len(steps)), [f"{step}" for step in steps])
             panel.set(title=f"tuned on {factor * window} tokens", xlabel="steps of fine-tuning", ylabel="k_max, tokens")
-            panel.set_ylim(bottom=0)
+            panel.set_ylim(bottom=-2)
             panel.grid(alpha=0.3)
             panel.legend(fontsize=8)
         caption = f"Trained on windows of {window}, tuned with keys no farther back. Lines: means; dashes: seeds."

@@ -12,7 +12,7 @@ BASE, PI = "rope", "interpolate"
 METHODS = (DIRECT, PI, "yarn")
 FACTORS = (4, 8)
 EARLY = 0.25  # of the base's training, after which models that were trained less are tuned
-SHORT, LONG = STEPS[-2], STEPS[-1]
+SHORT, LONG = -2, -1  # of STEPS, those that verdicts are given on
 COST = 1.02  # perplexity within the window that the papers put up with
 
 
@@ -28,11 +28,11 @@ class Finetuning(Claim):
         "than if they were not; and within its own window it loses little."
     )
     rule = (
-        f"Perplexity of the same targets at 4 and at 8 windows after {SHORT} and after {LONG} steps, PI's over that of "
-        "direct fine-tuning, paired by seed and document: reproduced if below 1 at both windows (one family with all "
-        f"steps and YaRN, Holm); not, if at either its interval leaves less than {MARGIN:.1%} to gain; else "
-        f"inconclusive. Within the window, PI's over that of the control tuned there: reproduced if below {COST} for "
-        "both, not if above for either."
+        f"Perplexity of the same targets at 4 and at 8 windows after {STEPS[SHORT]} and after {STEPS[LONG]} steps, "
+        "PI's over that of direct fine-tuning, paired by seed and document: reproduced if below 1 at both windows (one "
+        f"family with all steps and YaRN, Holm); not, if at either its interval leaves less than {MARGIN:.1%} to gain; "
+        "else inconclusive. Within the window, PI's over that of the control, tuned there for as many steps: "
+        f"reproduced if below {COST} for both, not if above for either."
     )
     paper = (
         "PG-19, LLaMA 7B at 2048 and 8192: as trained 7.20 and over 1000; PI to 8192 in 1000 steps 7.13 and 6.95; "
@@ -45,14 +45,12 @@ class Finetuning(Claim):
     )
 
     def arms(self, window: int) -> dict[str, list[str]]:
-        arms = {BASE: [f"position={BASE}"], CONTROL: tuned(BASE, window, DIRECT)}
-        arms |= {
-            arm_of(method, factor): tuned(BASE, window, method, factor) for factor in FACTORS for method in METHODS
-        }
-        early = f"{BASE}/{EARLY}"
-        return arms | {
-            arm_of(method, FACTORS[0], early=True): tuned(early, window, method, FACTORS[0]) for method in METHODS[:2]
-        }
+        arms = {BASE: [f"position={BASE}"], CONTROL: tuned(BASE, window, DIRECT, 1, STEPS)}
+        for factor in FACTORS:
+            arms |= {arm_of(method, factor): tuned(BASE, window, method, factor, STEPS) for method in METHODS}
+        for method in (DIRECT, PI):
+            arms[arm_of(method, FACTORS[0], early=True)] = tuned(f"{BASE}/{EARLY}", window, method, FACTORS[0], STEPS)
+        return arms
 
     def measure(self, evidence) -> Found:
         rows, crossings, ratios = [], [], {}
@@ -103,7 +101,7 @@ class Finetuning(Claim):
 
     def judge(self, found: Found) -> dict[str, Verdict]:
         verdicts = {}
-        for steps in (SHORT, LONG):
+        for steps in (STEPS[SHORT], STEPS[LONG]):
             rows = [found.row(windows=factor, positions=PI, steps=steps) for factor in FACTORS]
             gains = [row["over direct"].ratio for row in rows]
             reason = "; ".join(f"at {row['windows']} windows {row['over direct'].ratio}" for row in rows)
@@ -112,7 +110,7 @@ class Finetuning(Claim):
                 any(gain.low > 1 - MARGIN for gain in gains),
                 f"PI's perplexity over that of direct fine-tuning is {reason}; {crosses(found)}",
             )
-        costs = [found.row(windows=factor, positions=PI, steps=LONG) for factor in FACTORS]
+        costs = [found.row(windows=factor, positions=PI, steps=STEPS[LONG]) for factor in FACTORS]
         inside = [row["in one window, over control"].ratio for row in costs]
         verdicts["within the window PI costs little"] = verdict(
             all(each.high < COST for each in inside),
@@ -181,7 +179,7 @@ def told(gains: list[Estimate]) -> str:
     found = crossing((0, *STEPS), gains)
     if found is None:
         return f"never: {'below' if gains[0].value < 1 else 'above'} at every reading"
-    return f"at {found.value:.0f} [{found.low:.0f}, {found.high:.0f}]".replace("inf", f"beyond {LONG}")
+    return f"at {found.value:.0f} [{found.low:.0f}, {found.high:.0f}]".replace("inf", f"beyond {STEPS[LONG]}")
 
 
 def crosses(found: Found) -> str:

@@ -43,8 +43,8 @@ class PositionFree(Claim):
     def arms(self, window: int) -> dict[str, list[str]]:
         arms = {BASE: [f"position={BASE}"]}
         arms |= {partial(share): ["position=p_rope", f"position.p={share}"] for share in SHARES}
-        arms |= {NOPE: [f"position={NOPE}"], CONTROL: tuned(BASE, window, DIRECT)}
-        return arms | {DROPPED: tuned(BASE, window, "drop")}
+        arms |= {NOPE: [f"position={NOPE}"], CONTROL: tuned(BASE, window, DIRECT, 1, STEPS)}
+        return arms | {DROPPED: tuned(BASE, window, "drop", 1, STEPS)}
 
     def measure(self, evidence) -> Found:
         one, two, four = (count * evidence.window for count in (1, 2, 4))
@@ -52,19 +52,19 @@ class PositionFree(Claim):
         plain = {arm: evidence.perplexity(arm) for arm in evidence.runs}
         yarn = {arm: {length: evidence.perplexity(arm, "yarn", length // one)[length] for length in (two, four)}
                 for arm in (BASE, CONTROL)}  # fmt: skip
-        rows = []
+        rows, beyond = [], []
         for arm in evidence.runs:
             rival = CONTROL if arm in (CONTROL, DROPPED) else BASE
             row = {"arm": arm, "rival": rival, "in the window": mean(inside[arm])}
-            row["in the window, over it"] = None if arm == rival else compare(inside[arm], inside[rival])
-            row["at one"] = mean(plain[arm][one])
-            for name, length in (("two", two), ("four", four)):
-                row[f"at {name}"] = mean(plain[arm][length])
-                row[f"at {name}, over it"] = None if arm == rival else compare(plain[arm][length], plain[rival][length])
-                row[f"{name} by YaRN"] = mean(yarn[arm][length]) if arm == rival else None
-                row[f"at {name}, over its YaRN"] = compare(plain[arm][length], yarn[rival][length])
+            row["over the rival"] = None if arm == rival else compare(inside[arm], inside[rival])
+            row |= {f"at {length}": mean(plain[arm][length]) for length in (one, two, four)}
+            row |= {f"YaRN at {length}": mean(yarn[arm][length]) if arm == rival else None for length in (two, four)}
             rows.append(row)
-        rows = adjusted(rows, "in the window, over it", *(f"at {name}, over its YaRN" for name in ("two", "four")))
+            for length in (two, four):
+                told = {"arm": arm, "tokens": length, "rival there": rival}
+                told["over it there"] = None if arm == rival else compare(plain[arm][length], plain[rival][length])
+                beyond.append(told | {"over its YaRN": compare(plain[arm][length], yarn[rival][length])})
+        rows = adjusted(rows, "over the rival") + adjusted(beyond, "over it there", "over its YaRN")
         recovery = []
         for step in (0, *STEPS):
             ours = evidence.in_window(DROPPED, step=step) if step else evidence.in_window(BASE, "drop")
@@ -74,16 +74,21 @@ class PositionFree(Claim):
         return Found([*rows, *recovery], {"window": one})
 
     def judge(self, found: Found) -> dict[str, Verdict]:
-        dropped, none, most = (found.row(arm=arm) for arm in (DROPPED, NOPE, partial(SHARES[0])))
-        farther = [dropped[f"at {name}, over its YaRN"].ratio for name in ("two", "four")]
-        again, spared, cost = (row["in the window, over it"].ratio for row in (dropped, most, none))
-        beyond = none["at four, over it"].ratio
+        two, four = (count * found.curves["window"] for count in (2, 4))
+        farther = [found.row(arm=DROPPED, tokens=length) for length in (two, four)]
+        ratios = [row["over its YaRN"].ratio for row in farther]
+        again, spared, cost = (
+            found.row(arm=arm, rival=rival)["over the rival"].ratio
+            for arm, rival in ((DROPPED, CONTROL), (partial(SHARES[0]), BASE), (NOPE, BASE))
+        )
+        none = found.row(arm=NOPE, tokens=four)
+        beyond = none["over it there"].ratio
         return {
             "dropped positions read longer windows better than YaRN": verdict(
-                all(dropped[f"at {name}, over its YaRN is"] == "lower" for name in ("two", "four")),
-                any(each.low > 1 - MARGIN for each in farther),
-                f"of the control read by YaRN at two windows {farther[0]}, at four {farther[1]}; of the control as it "
-                f"is at four {dropped['at four, over it'].ratio}",
+                all(row["over its YaRN is"] == "lower" for row in farther),
+                any(each.low > 1 - MARGIN for each in ratios),
+                f"of the control read by YaRN at two windows {ratios[0]}, at four {ratios[1]}; of the control as it is "
+                f"at four {farther[1]['over it there'].ratio}",
             ),
             "and the window as well as before": verdict(
                 again.high < COST, again.low > COST, f"{again} of the control after {STEPS[-1]} steps"
@@ -95,7 +100,7 @@ class PositionFree(Claim):
                 cost.low > 1 and beyond.high < 1,
                 cost.high < 1 or beyond.low > 1,
                 f"of RoPE in the window {cost}, at four windows {beyond}, of RoPE read by YaRN "
-                f"{none['at four, over its YaRN'].ratio}",
+                f"{none['over its YaRN'].ratio}",
             ),
         }
 
@@ -104,21 +109,22 @@ class PositionFree(Claim):
 
         plt, window = pyplot(), found.curves["window"]
         figure, (inside, beyond, recovery) = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
-        rows = [row for row in found.rows if "arm" in row]
+        rows = [row for row in found.rows if "rival" in row]
         for place, row in enumerate(rows):
-            if row["in the window, over it"] is not None:
-                ratio = row["in the window, over it"].ratio
+            if row["over the rival"] is not None:
+                ratio = row["over the rival"].ratio
                 inside.plot([max(ratio.low, 0.01), min(ratio.high, 100)], [place, place], color=COLOURS[0])
                 inside.plot(ratio.value, place, "o", color=COLOURS[0])
         inside.set_yticks(range(len(rows)), [row["arm"] for row in rows])
         inside.invert_yaxis()
+        inside.locator_params(axis="x", nbins=6)
         inside.set(title="in the window", xlabel="perplexity over RoPE's (dropped: over control's)")
         for row, colour in zip(rows, (*COLOURS, "black"), strict=True):
-            read = [row["at one"], row["at two"], row["at four"]]
+            read = [row[f"at {count * window}"] for count in (1, 2, 4)]
             beyond.plot(range(3), read, color=colour, marker="o", label=f"{row['arm']}, as trained")
             if row["arm"] == row["rival"]:
-                beyond.plot(range(1, 3), [row["two by YaRN"], row["four by YaRN"]], color=colour, marker=".",
-                            linestyle=":", label=f"{row['arm']}, YaRN")  # fmt: skip
+                longer = [row[f"YaRN at {count * window}"] for count in (2, 4)]
+                beyond.plot((1, 2), longer, ":", color=colour, marker=".", label=f"{row['arm']}, YaRN")
         beyond.set_xticks(range(3), [f"{window}", f"{2 * window}", f"{4 * window}"])
         beyond.set(title="same targets, more context", xlabel="tokens of context", ylabel="perplexity")
         steps = [row for row in found.rows if "steps without positions" in row]
@@ -126,7 +132,7 @@ class PositionFree(Claim):
             name = "dropped" if key == "perplexity" else key
             recovery.plot(range(len(steps)), [row[key] for row in steps], color=colour, marker="o", label=name)
         recovery.set_xticks(range(len(steps)), [f"{row['steps without positions']}" for row in steps])
-        recovery.set(title="taking the rotation away, and tuning", xlabel="steps of fine-tuning", yscale="log",
+        recovery.set(title="taking the rotation away, and tuning", xlabel="steps of fine-tuning",
                      ylabel=f"perplexity within {window} tokens")  # fmt: skip
         for panel in (beyond, recovery):
             panel.legend(fontsize=7)

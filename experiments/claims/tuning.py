@@ -6,16 +6,17 @@ import numpy as np
 
 from experiments.statistics import Estimate
 
-STEPS = (2, 8, 32, 128)  # of fine-tuning after which every arm is read; the last is its length
+STEPS = (2, 8, 32, 128)  # of fine-tuning after which an arm is read; the last is its length
 DIRECT, CONTROL = "none", "control"  # fine-tuned on longer windows as it is, and at the window there was
 
 
-def tuned(start: str, window: int, method: str, factor: int = 1, steps: Sequence[int] = STEPS) -> list[str]:
+def tuned(start: str, window: int, method: str, factor: int, steps: Sequence[int]) -> list[str]:
     """Overrides of an arm that goes on from another's run of the same seed, on windows of factor · window tokens.
 
     Args:
         start: the other arm; or "<arm>/<share>", the snapshot nearest to that share of its steps.
         method: an extension, at this factor if it has one (all but none and drop).
+        steps: those it is read after, the last of them its length.
     """
     how = [f"extend={method}"] + ([] if method in (DIRECT, "drop") else [f"extend.factor={factor}"])
     length = [f"window={factor * window}", f"steps={steps[-1]}", f"snapshots={list(steps)}".replace(" ", "")]
