@@ -43,7 +43,7 @@ def reproduce(claims: Sequence[str], asked: Asked, overrides: list[str]) -> dict
     print(told(plan), flush=True)
     progress, results, failures, troubles = Progress(missing(list(plan.runs.values()))), {}, {}, {}
     for portion in plan.portions():
-        failures |= train_all(plan, portion, progress)
+        failures = train_all(plan, portion, progress, failures)
         for claim in portion:
             if any(run.name in failures for run in plan.of([claim])):
                 troubles[claim] = "some of its runs failed"

@@ -10,6 +10,7 @@ import torch
 from conf.base import BadInput
 from experiments import launch, reproduce
 from experiments.claims import CLAIMS
+from experiments.claims import plan as claims_plan
 from experiments.claims.claim import Claim, Found, verdict
 from experiments.claims.evidence import Evidence
 from experiments.claims.plan import make_plan, missing, told, train_all
@@ -54,7 +55,7 @@ def test_fine_tuned_arms_are_planned_before_their_base_is_there_and_start_from_i
     assert once.name.startswith(base.name.removesuffix("-s1") + "-tuned-inter") and once.name.endswith("-s1")
 
     whole = make_plan(["chain"], wanted)
-    assert train_all(whole, ["chain"], Progress(missing(list(whole.runs.values())))) == {}
+    assert train_all(whole, ["chain"], Progress(missing(list(whole.runs.values()))), {}) == {}
     trained = {arm: [train(run) for run in each] for arm, each in whole.arms["chain"].items()}
     start, end = (torch.load(path, weights_only=True) for path in (once.checkpoint, trained["once"][0].checkpoint))
     first = torch.load(trained["once"][0].folder / "checkpoints" / "snapshot-00000002.ckpt", weights_only=True)
@@ -174,6 +175,7 @@ def test_a_failing_run_stops_its_dependents_alone_and_is_tried_again(
         return original(config)
 
     wanted = asked(tmp_path, "[other,pair]", "seeds=1")
+    monkeypatch.setattr(claims_plan, "ROUNDS", 1)  # one claim after the other; what failed for one is not tried again
     monkeypatch.setattr(train, "train", breaking)
     with pytest.raises(BadInput) as failed:
         reproduce.reproduce(["other", "pair"], wanted, [])

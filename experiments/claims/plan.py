@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -36,9 +37,11 @@ class Plan:
         names = {run.name for claim in claims for arm in self.arms[claim].values() for run in arm}
         return [run for name, run in self.runs.items() if name in names]
 
-    def base(self, run: "Config") -> "Config | None":
-        """The run that one goes on from."""
-        return next((each for each in self.runs.values() if str(last(each)) == run.checkpoint), None)
+    @cached_property
+    def bases(self) -> dict[str, str]:
+        """By the name of a run that goes on from another one, that of the other."""
+        ends = {str(last(run)): name for name, run in self.runs.items()}
+        return {name: ends[run.checkpoint] for name, run in self.runs.items() if run.checkpoint in ends}
 
     def portions(self) -> Iterator[list[str]]:
         """The claims in the order asked for, so many at a time that training seldom waits for their verdicts."""
@@ -133,25 +136,28 @@ def _time(plan: Plan, left: list["Config"]) -> str:
     return f"about {duration(seconds / plan.at_once)} ({how})"
 
 
-def train_all(plan: Plan, claims: Sequence[str], progress: Progress) -> dict[str, str]:
+def train_all(plan: Plan, claims: Sequence[str], progress: Progress, failures: dict[str, str]) -> dict[str, str]:
     """Train what these claims miss; returns, by name, in a sentence each, why some runs did not come to an end.
 
     A failing run stops only those that go on from it. What was not trained is trained when the same is asked again.
+
+    Args:
+        failures: of what was trained before, which is not tried twice; they are returned too.
     """
     from data.corpus import prepare
 
-    failures: dict[str, str] = {}
-    left = missing(plan.of(claims))
+    failures = dict(failures)
+    left = [run for run in missing(plan.of(claims)) if run.name not in failures]
     for data in {run.data.model_dump_json(): run for run in left}.values():
         prepare(data.data, Path(data.cache), progress=data.trainer.progress)  # no job has to
     while left:
         names = {run.name for run in left}
-        ready = [run for run in left if (base := plan.base(run)) is None or base.name not in names]
+        ready = [run for run in left if plan.bases.get(run.name) not in names]
         left = [run for run in left if run not in ready]
-        for run in [run for run in ready if (base := plan.base(run)) is not None and base.name in failures]:
-            failures[run.name] = f"not started, because {plan.base(run).name} failed, which it goes on from"
-            ready.remove(run)
-        if ready:
+        stopped = [run for run in ready if plan.bases.get(run.name) in failures]
+        for run in stopped:
+            failures[run.name] = f"not started, because {plan.bases[run.name]} failed, which it goes on from"
+        if ready := [run for run in ready if run not in stopped]:
             with progress.watching(ready):
                 failures |= launch(ready, plan.asked.launcher, plan.at_once)
     return failures
