@@ -188,7 +188,7 @@ def train(config: Config, overrides: Sequence[str] = ()) -> Result:
             the devices asked for are not there.
         SystemExit: a signal stopped the run, after it was saved; the status is 128 + signal.
     """
-    folder, here = RunFolder(Path(config.runs) / config.group / config.name), _place(config)
+    folder, here = RunFolder.of(config), _place(config)
     if here.chief:
         with folder.opened(config.model_dump(mode="json"), list(overrides)):
             results = folder.results or _run(config, folder, here)

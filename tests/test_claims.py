@@ -7,17 +7,20 @@ import pytest
 
 from conf.base import BadInput
 from experiments import reproduce as engine
-from experiments.claims import effective_window, finetuning, position_free, search
+from experiments.claims import CLAIMS, effective_window, finetuning, position_free, search
 from experiments.claims.claim import Found, adjusted
 from experiments.claims.effective_window import EffectiveWindow
 from experiments.claims.finetuning import Finetuning
 from experiments.claims.page import plain
-from experiments.claims.plan import plan
+from experiments.claims.plan import make_plan
 from experiments.claims.position_free import PositionFree
+from experiments.claims.runs import plan
 from experiments.claims.search import SearchClaim
 from experiments.claims.tuning import crossing, tuned
 from experiments.statistics import Estimate
-from tests.test_reproduce import Chain, asked, ratio, words
+from tests.runs import asked
+from tests.test_plan import Chain
+from tests.test_reproduce import ratio, words
 
 BELOW, WITHIN, ABOVE = ratio(0.9, 0.95, p=0.0001), ratio(0.97, 1.02), ratio(1.03, 1.05, p=0.0001)
 REPRODUCED, NOT, OPEN = "reproduced", "not reproduced", "inconclusive"
@@ -176,7 +179,7 @@ def test_curves_cross_where_their_ratio_passes_one_and_their_interval_does():
     assert open_end.low == 0 and open_end.high == math.inf and 1 < open_end.value < 3
 
 
-def test_an_arm_is_tuned_from_the_snapshot_nearest_to_a_share_of_anothers_training(tmp_path):
+def test_an_arm_is_tuned_from_the_snapshot_nearest_to_a_share_of_anothers_training(tmp_path, monkeypatch):
     class Early(Chain):
         def arms(self, window):
             return {
@@ -185,10 +188,15 @@ def test_an_arm_is_tuned_from_the_snapshot_nearest_to_a_share_of_anothers_traini
                 "late": tuned("base", window, "interpolate", 2, (1, 3)),
             }
 
-    runs = plan(Early(), asked(tmp_path, "convergence", "seeds=1"))
+    wanted = asked(tmp_path, "early", "seeds=1")
+    runs = plan(Early(), wanted)
     early, late = (runs[arm][0] for arm in ("early", "late"))
     assert early.checkpoint.endswith("snapshot-00000002.ckpt") and late.checkpoint.endswith("step-00000008.ckpt")
     assert early.name != late.name and early.window == late.window == 64 and early.steps == 3
+
+    monkeypatch.setitem(CLAIMS, "early", Early)
+    both = make_plan(["early"], wanted)
+    assert both.bases == {run.name: runs["base"][0].name for run in (early, late)}, "the base is waited for"
 
     class Missing(Early):
         def arms(self, window):
@@ -220,7 +228,7 @@ def brief(monkeypatch):
 )
 def test_every_claim_on_tuned_models_comes_to_a_verdict(name, parts, shared, brief, one_thread):
     wanted = asked(shared, name, "seeds=1", 'train=["steps=4","snapshots=[1,2]"]')
-    result = engine.reproduce(name, wanted, [])
+    result = engine.reproduce([name], wanted, [])[name]
     assert [part["word"] for part in result["parts"]] == [OPEN] * parts
     text = json.dumps(result, allow_nan=False)
     assert str(shared) not in text

@@ -9,20 +9,18 @@ import pytest
 import torch
 
 from conf.base import BadInput
-from conf.compose import compose_values
-from conf.schema import validate
 from experiments import reproduce as engine
 from experiments.claims import CLAIMS, bound
-from experiments.claims.claim import Claim, Found, adjusted
+from experiments.claims.claim import Found, adjusted
 from experiments.claims.convergence import Convergence, log_share, reached
-from experiments.claims.evidence import Evidence
 from experiments.claims.extrapolation import Extrapolation
 from experiments.claims.page import plain, table
+from experiments.claims.runs import plan
 from experiments.claims.spacing import Spacing
 from experiments.claims.starting_positions import LARGE, StartingPositions, difference, moved
-from experiments.reproduce import Asked, enough, plan
+from experiments.reproduce import enough
 from experiments.statistics import Comparison, Estimate
-from tests.runs import CACHE, command, finish
+from tests.runs import asked, command, finish
 
 WORDS = ("reproduced", "not reproduced", "inconclusive")
 
@@ -166,12 +164,6 @@ def test_few_seeds_are_inconclusive_whatever_they_say():
     assert said.word == "inconclusive" and "2 of the 5 seeds" in said.reason and "so far reproduced" in said.reason
 
 
-def asked(folder, claim, *overrides) -> Asked:
-    words = [f"claim={claim}", "scale=tiny", f"runs={folder}", f"results={folder}/results", f"cache={CACHE}"]
-    words += ["logger=none", "trainer=cpu", "trainer.progress=false", *overrides]
-    return validate(Asked, compose_values("reproduce", words))
-
-
 def test_a_name_stands_for_one_configuration_over_all_claims(tmp_path):
     """So claims share runs, and none of them trains the same thing twice."""
     configs = {}
@@ -204,13 +196,13 @@ def test_a_claim_is_trained_measured_judged_and_picked_up_where_it_stopped(tmp_p
         return original(config)
 
     monkeypatch.setattr(train, "train", breaking)
-    with pytest.raises(BadInput, match=r"1 of 4 runs failed.*sinusoidal-nano-s2.*a cable came loose"):
-        engine.reproduce("convergence", wanted, [])
+    with pytest.raises(BadInput, match=r"sinusoidal-nano-s2: .*a cable came loose[^$]*1 of 4 runs failed"):
+        engine.reproduce(["convergence"], wanted, [])
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("claims-tiny/*/results.json")}
     assert len(trained) == 4 and len(kept) == 3, "one that fails stops no other"
-    result = engine.reproduce("convergence", wanted, [])
+    result = engine.reproduce(["convergence"], wanted, [])["convergence"]
     out = capsys.readouterr().out
-    assert "4 runs; 3 are done, 1 to train: 0.0 M tokens, about" in out
+    assert "4 runs, 0 fine-tuned from others; 3 are done, 1 to train: 0.0 M tokens, about" in out
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert result["verdict"] in WORDS and f"{result['parts'][0]['part']}: {result['verdict'].upper()}" in out
 
@@ -222,7 +214,7 @@ def test_a_claim_is_trained_measured_judged_and_picked_up_where_it_stopped(tmp_p
     assert full["rows"][1]["perplexity ratio"]["seeds"] == 2 and str(tmp_path) not in summary.read_text()
     assert (folder / "figure.png").stat().st_size > 5000 and summary.with_suffix(".svg").is_file()
     readings = {path: path.stat().st_mtime_ns for path in tmp_path.glob("claims-tiny/*/perplexity/*")}
-    again = engine.reproduce("convergence", wanted, [])
+    again = engine.reproduce(["convergence"], wanted, [])["convergence"]
     assert again["rows"] == result["rows"] and len(readings) == 4
     assert {path: path.stat().st_mtime_ns for path in readings} == readings
 
@@ -236,7 +228,7 @@ def shared(tmp_path_factory):
 def test_every_trained_claim_comes_to_a_verdict(name, shared, one_thread):
     """With one seed and shared base models; two seeds are what the engine's own test has."""
     wanted = asked(shared, name, "seeds=1", 'train=["steps=4","snapshots=[2]"]')
-    result = engine.reproduce(name, wanted, [])
+    result = engine.reproduce([name], wanted, [])[name]
     assert [part["word"] for part in result["parts"]] == ["inconclusive"] * 2 and result["scale"]["seeds"] == 1
     json.dumps(result, allow_nan=False)
 
@@ -251,82 +243,3 @@ def test_a_wrong_name_is_one_sentence(tmp_path):
     status, _, err = finish(command("claim=luck", f"runs={tmp_path}", module="experiments.reproduce"))
     assert status == 1 and "claim=luck is not known; allowed: convergence" in err and "Traceback" not in err
     assert not list(Path(tmp_path).iterdir())
-
-
-class Chain(Claim):
-    """Fine-tuning from fine-tuning, named before what it starts from."""
-
-    title = source = statement = rule = paper = settle = "a chain"
-
-    def arms(self, window):
-        further = ["extend=interpolate", "optimizer.warmup=2"]
-        return {
-            "twice": ["checkpoint=@once", f"window={4 * window}", "steps=2", *further, "extend.factor=4"],
-            "once": ["checkpoint=@base", f"window={2 * window}", "steps=20", "snapshots=[2]", *further,
-                     "extend.factor=2"],
-            "base": ["position=rope", "frequencies.base=100", "data.retrieval.fraction=0.5", "data.retrieval.digits=3",
-                     "optimizer.lr=1e-2"],
-        }  # fmt: skip
-
-
-def test_fine_tuned_arms_are_planned_before_their_base_is_there_and_start_from_its_end(tmp_path, one_thread):
-    wanted = asked(tmp_path, "convergence", "seeds=1", 'train=["data.retrieval.keys=1"]')
-    runs = plan(Chain(), wanted)
-    assert list(runs) == ["base", "once", "twice"], "a base comes before what needs it"
-    base, once, twice = (arm[0] for arm in runs.values())
-    assert once.checkpoint == f"{tmp_path}/claims-tiny/{base.name}/checkpoints/step-00000006.ckpt"
-    assert twice.checkpoint == f"{tmp_path}/claims-tiny/{once.name}/checkpoints/step-00000020.ckpt"
-    assert (once.frequencies, twice.model, once.data) == (base.frequencies, base.model, base.data)
-    assert [each.batch * each.window for each in (base, once, twice)] == [128] * 3
-    assert [each.original_window for each in (base, once, twice)] == [32] * 3
-    assert (once.optimizer.lr, once.optimizer.schedule, once.optimizer.warmup) == (2.5e-3, "constant", 2)
-    assert twice.optimizer.lr == 2.5e-3 and twice.snapshots == () and once.snapshots == (2,)
-    assert once.name.startswith(base.name.removesuffix("-s1") + "-tuned-inter") and once.name.endswith("-s1")
-
-    trained = engine.train_all(runs)
-    start, end = (torch.load(path, weights_only=True) for path in (once.checkpoint, trained["once"][0].checkpoint))
-    first = torch.load(trained["once"][0].folder / "checkpoints" / "snapshot-00000002.ckpt", weights_only=True)
-    moved = [
-        (each["state_dict"]["gpt.embedding.weight"] - start["state_dict"]["gpt.embedding.weight"]).norm()
-        for each in (first, end)
-    ]
-    assert 0 < moved[0] < moved[1] and end["lab"]["config"]["original_window"] == 32
-
-    evidence = Evidence(trained, base, segments=8)
-    tuned, plainly = evidence.perplexity("twice"), evidence.perplexity("twice", "none")
-    assert set(tuned) == {32, 64, 128} and tuned[128][0]["nll"] != plainly[128][0]["nll"]
-    assert tuned[128] == evidence.perplexity("twice", "interpolate", 4)[128]
-    assert set(evidence.perplexity("once", step=2, contexts=(32, 256))) == {32, 256}
-    (row,) = evidence.in_window("once", window=64)
-    assert row["context"] == 64
-    (reading,) = evidence.by_position("once", context=64)
-    assert reading["rows"][-1]["high"] == 64
-    (keys,) = evidence.passkey("twice", "interpolate", 4, lengths=(64,), depths=2, trials=2)
-    assert keys["digits"] == 3 and [each["length"] for each in keys["lengths"]] == [64]
-
-
-@pytest.mark.parametrize(
-    ("arms", "sentence"),
-    [
-        ({"a": ["checkpoint=@b"]}, "@b: an arm is fine-tuned from another"),
-        ({"a": ["checkpoint=@b"], "b": ["checkpoint=@a"]}, "@a: an arm is fine-tuned from another"),
-        ({"a": [], "b": ["checkpoint=@a", "position=alibi"]}, "position comes from checkpoint="),
-    ],
-)
-def test_arms_that_cannot_be_fine_tuned_are_refused_in_the_plan(tmp_path, arms, sentence):
-    class Wrong(Chain):
-        def arms(self, window):
-            return arms
-
-    with pytest.raises(BadInput, match=sentence):
-        plan(Wrong(), asked(tmp_path, "convergence", "seeds=1"))
-
-
-def test_two_ways_to_say_the_same_are_one_run(tmp_path):
-    class Twins(Chain):
-        def arms(self, window):
-            knobs = ["frequencies=geometric", "frequencies.base=100", "position=rope"]
-            return {"short": ["frequencies.base=100"], "long": knobs}
-
-    short, long = plan(Twins(), asked(tmp_path, "convergence", "seeds=1")).values()
-    assert short == long

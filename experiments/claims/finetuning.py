@@ -4,7 +4,7 @@ import numpy as np
 
 from experiments.claims.claim import Claim, Found, Verdict, adjusted, verdict
 from experiments.claims.evidence import Rows, mean
-from experiments.claims.plan import nearest
+from experiments.claims.runs import nearest
 from experiments.claims.tuning import CONTROL, DIRECT, STEPS, crossing, tuned
 from experiments.statistics import MARGIN, Comparison, Estimate, compare, contrast
 

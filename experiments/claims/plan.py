@@ -1,178 +1,164 @@
-"""The runs that claims ask for: their settings, those that are fine-tuned from others, and what tells runs apart."""
+"""One plan for all claims that are asked for: every run once, bases before what goes on from them, done ones left."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from statistics import mean
+from typing import TYPE_CHECKING
 
-from pydantic import BeforeValidator
-
-from conf.base import BadInput, Count, Settings
-from conf.compose import compose_values
+from conf.base import BadInput
 from conf.run_folder import RunFolder
-from experiments.claims.claim import Claim
-from experiments.finetuning import customary
+from experiments.claims.runs import Asked, plan
+from experiments.launch import Progress, jobs, launch, threads, tokens
 
 if TYPE_CHECKING:
     from conf.schema import Config
 
-Overrides = Annotated[
-    tuple[str, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-]
-# An arm with this override is fine-tuned from another one, run by run of the same seed: from its end, or with a share
-# behind a slash, as in @rope/0.25, from the snapshot nearest to that share of its steps.
-FROM = "checkpoint=@"
+ROUNDS = 8  # runs for each place, at least, before a claim's measurement makes the places wait
 
 
-class Scale(Settings):
-    """The size at which a claim is tested, as in conf/scale; train: overrides of every run."""
+@dataclass(frozen=True)
+class Plan:
+    """Runs of claims: arms by claim, arm and seed; runs by name, each with the names of the claims that look at it."""
 
-    name: str
-    seeds: Count
-    segments: Count
-    train: Overrides
-
-
-class Asked(Settings):
-    """What is to be reproduced and where, as in conf/reproduce.yaml."""
-
-    claim: str
-    scale: Scale
-    seeds: Count | None
-    train: Overrides
-    group: str | None
-    trainer: dict
-    logger: dict
-    runs: str
-    cache: str
-    results: str
+    asked: Asked
+    arms: dict[str, dict[str, list["Config"]]]
+    runs: dict[str, "Config"]
+    users: dict[str, list[str]]
 
     @property
-    def count(self) -> int:
-        """How many seeds."""
-        return self.seeds or self.scale.seeds
+    def at_once(self) -> int:
+        """How many runs are trained at once."""
+        return jobs(self.asked.launcher, self.asked.jobs_on_gpu)
+
+    def of(self, claims: Sequence[str]) -> list["Config"]:
+        """The runs that these claims look at, each once."""
+        names = {run.name for claim in claims for arm in self.arms[claim].values() for run in arm}
+        return [run for name, run in self.runs.items() if name in names]
+
+    @cached_property
+    def bases(self) -> dict[str, str]:
+        """By the name of a run that goes on from another one, that of the other."""
+        folders = {RunFolder.of(run).path: name for name, run in self.runs.items()}
+        starts = {name: Path(run.checkpoint).parent.parent for name, run in self.runs.items() if run.checkpoint}
+        return {name: folders[start] for name, start in starts.items() if start in folders}
+
+    def portions(self) -> Iterator[list[str]]:
+        """The claims in the order asked for, so many at a time that training seldom waits for their verdicts."""
+        portion: list[str] = []
+        for claim in self.arms:
+            portion.append(claim)
+            if len(missing(self.of(portion))) >= ROUNDS * self.at_once:
+                yield portion
+                portion = []
+        if portion:
+            yield portion
 
 
-def plan(claim: Claim, asked: Asked) -> dict[str, list["Config"]]:
-    """The runs of a claim, by arm and one for each seed, named by what tells arms apart; bases before what needs them.
+def make_plan(claims: Sequence[str], asked: Asked) -> Plan:
+    """All runs of some claims.
 
-    Raises:
-        BadInput: an arm cannot be composed, or is fine-tuned from one that there is not, or from itself.
-    """
-    shared = [*asked.scale.train, *asked.train]
-    common = compose_values("config", shared)
-    arms = claim.arms(common["window"])
-    fixed = {"group": asked.group or f"claims-{asked.scale.name}", "checkpoint": None}
-    fixed |= {key: getattr(asked, key) for key in ("trainer", "logger", "runs", "cache")}
-    planned: dict[str, list[Config]] = {}
-
-    def add(arm: str, above: tuple[str, ...] = ()) -> None:
-        if arm in planned:
-            return
-        if arm in above or arm not in arms:
-            raise BadInput(f"{FROM}{arm}: an arm is fine-tuned from another of its claim: {', '.join(arms)}")
-        (start, share), own = origin(arms[arm]), [each for each in arms[arm] if not each.startswith(FROM)]
-        values = compose_values("config", [*shared, *own]) | fixed
-        if start is None:
-            planned[arm] = [_scratch(values | {"seed": seed + 1}, telling(own, common)) for seed in range(asked.count)]
-        else:
-            add(start, (*above, arm))
-            pairs = zip(planned[start], planned[_root(arm, arms)], strict=True)
-            planned[arm] = [_tuned(base, root, values, sorted(own), share) for base, root in pairs]
-
-    for arm in arms:
-        add(arm)
-    return planned
-
-
-def origin(overrides: list[str]) -> tuple[str | None, float]:
-    """The arm that an arm is fine-tuned from, or None, and after which share of its steps."""
-    start = next((each.removeprefix(FROM) for each in overrides if each.startswith(FROM)), None)
-    arm, _, share = (start or "").partition("/")
-    return arm or None, float(share or 1)
-
-
-def _root(arm: str, arms: dict[str, list[str]]) -> str:
-    """The arm trained from scratch at the end of a chain."""
-    while start := origin(arms[arm])[0]:
-        arm = start
-    return arm
-
-
-def telling(own: list[str], common: dict) -> list[str]:
-    """The overrides that change anything, in the order of their keys: two ways to say one thing give one name."""
-
-    def changes(override: str) -> bool:
-        key, _, value = override.lstrip("+~").partition("=")
-        here = common
-        for part in key.split("."):
-            here = here.get(part) if isinstance(here, dict) else None
-        return value != str(here["name"] if isinstance(here, dict) and "name" in here else here)
-
-    return sorted(filter(changes, own))
-
-
-def _scratch(values: dict, own: list[str]) -> "Config":
-    from train import joined, labels, resolve
-
-    config = resolve(values, own)
-    extend = config.extend.label if config.extend.name != "none" else ""
-    name = joined([config.position.name, extend, config.model.name, *labels(own, _unnamed())], config.seed)
-    return config.model_copy(update={"name": name})
-
-
-def _tuned(base: "Config", root: "Config", values: dict, own: list[str], share: float) -> "Config":
-    """The run that goes on from the end of another, or from a share of it, and is named after it.
-
-    root: the run from scratch whose batch and optimizer fine-tuning starts from. values: composed with the arm's own
-    overrides; what these do not say is as in the base run, or customary.
-    """
-    from train import joined, labels, resolve
-
-    said, whole = {each.lstrip("+~").partition("=")[0] for each in own}, root.model_dump(mode="json")
-    window = values["window"] if "window" in said else base.window
-    usual = customary(whole, values if "optimizer" in said else whole, window, values["steps"])
-    usual["optimizer"] |= {key: value for key, value in values["optimizer"].items() if f"optimizer.{key}" in said}
-    usual |= {key: values[key] for key in ("batch", "snapshots") if key in said}
-    values = values | usual | {"seed": base.seed, "checkpoint": str(after(base, share))}
-    config = resolve(values, own, base.model_dump(mode="json"))
-    extend = config.extend.label if {"extend", "extend.factor"} & said else ""
-    parts = [
-        base.name.removesuffix(f"-s{base.seed}"),
-        "tuned" if share == 1 else f"tuned-from{share:g}",
-        extend,
-        *labels(own, _unnamed()),
-    ]
-    return config.model_copy(update={"name": joined(parts, base.seed)})
-
-
-def _unnamed() -> set[str]:
-    """As train.py names runs, but two arms of claims may differ in what is recorded alone."""
-    from train import UNNAMED
-
-    return UNNAMED - {"log_every", "validate_every", "validation_windows", "checkpoint_every", "snapshots"}
-
-
-def folder(config: "Config") -> RunFolder:
-    """Where a run is kept."""
-    return RunFolder(Path(config.runs) / config.group / config.name)
-
-
-def after(config: "Config", share: float = 1) -> Path:
-    """The checkpoint that a run leaves at its end, or the snapshot nearest to a share of its steps.
+    A run is tagged for W&B with the claims of this plan that look at it; where it logs to is not what it is.
 
     Raises:
-        BadInput: it keeps no snapshots.
+        BadInput: an arm cannot be had, or two different runs would have one name.
     """
-    if share == 1:
-        return folder(config).checkpoints / f"step-{config.steps:08d}.ckpt"
-    return folder(config).checkpoints / f"snapshot-{nearest(config, share):08d}.ckpt"
+    from experiments.claims import CLAIMS
+
+    known: dict[str, Config] = {}
+    arms = {claim: plan(CLAIMS[claim](), asked, known) for claim in claims}
+    users: dict[str, list[str]] = {}
+    for claim, its_arms in arms.items():
+        for run in (run for arm in its_arms.values() for run in arm):
+            if claim not in users.setdefault(run.name, []):
+                users[run.name].append(claim)
+    runs: dict[str, Config] = {}
+    for run in known.values():
+        if run.name in runs:
+            raise BadInput(f"two runs would be called {run.name}, though their settings differ: {users[run.name]}")
+        logger = run.logger.model_copy(update={"tags": (*run.logger.tags, *users[run.name])})
+        runs[run.name] = run.model_copy(update={"logger": logger})
+    return Plan(asked, arms, runs, users)
 
 
-def nearest(config: "Config", share: float) -> int:
-    """The step of a run's snapshot that is nearest to a share of its steps.
+def missing(runs: Sequence["Config"]) -> list["Config"]:
+    """Those that are not done."""
+    return [run for run in runs if RunFolder.of(run).status["state"] != "done"]
 
-    Raises:
-        BadInput: it keeps no snapshots.
+
+def told(plan: Plan) -> str:
+    """The plan in words: claims, runs, those that are done, the tokens of the rest and how long they take."""
+    runs, left = list(plan.runs.values()), missing(list(plan.runs.values()))
+    tuned = sum(run.checkpoint is not None for run in runs)
+    lines = [f"The plan at scale {plan.asked.scale.name}, with {plan.asked.count} seeds of every arm:"]
+    for claim, arms in plan.arms.items():
+        own = plan.of([claim])
+        shared = sum(len(plan.users[run.name]) > 1 for run in own)
+        lines.append(
+            f"  {claim:<20} {len(arms)} arms, {len(own)} runs, {len(own) - len(missing(own))} done, "
+            f"{shared} shared with other claims"
+            if arms
+            else f"  {claim:<20} computed, nothing to train"
+        )
+    lines.append(
+        f"  {'together':<20} {len(runs)} runs, {tuned} fine-tuned from others; {len(runs) - len(left)} are done, "
+        f"{len(left)} to train: {sum(map(tokens, left)) / 1e6:.1f} M tokens"
+    )
+    if left:
+        lines[-1] += f", {_time(plan, left)}, {plan.at_once} at a time by launcher={plan.asked.launcher.name}"
+    return "\n".join(lines)
+
+
+def _time(plan: Plan, left: list["Config"]) -> str:
+    """How long training takes, by the speed of finished runs of the same size, else by a few timed steps."""
+    import torch
+
+    from experiments.study_plan import PER_RUN, duration, training_speed
+
+    def size(run: "Config") -> tuple:
+        return run.model, run.window
+
+    known: dict[tuple, list[float]] = {}
+    for run in plan.runs.values():
+        if results := RunFolder.of(run).results:
+            speed = results["metrics"].get("speed/tokens_per_second")
+            known.setdefault(size(run), []).extend([speed] if speed else [])
+    before, fewer = torch.get_num_threads(), threads(plan.asked.launcher, plan.at_once)
+    torch.set_num_threads(fewer or before)
+    seconds, timed = 0.0, {}
+    for run in left:
+        if not known.get(size(run)) and size(run) not in timed:
+            timed[size(run)] = training_speed(run)[0]
+        speed = mean(known[size(run)]) if known.get(size(run)) else timed[size(run)]
+        seconds += tokens(run) / speed + PER_RUN
+    torch.set_num_threads(before)
+    how = "some sizes timed just now" if timed else "as fast as the finished ones"
+    return f"about {duration(seconds / plan.at_once)} ({how})"
+
+
+def train_all(plan: Plan, claims: Sequence[str], progress: Progress, failures: dict[str, str]) -> dict[str, str]:
+    """Train what these claims miss; returns, by name, in a sentence each, why some runs did not come to an end.
+
+    A failing run stops only those that go on from it. What was not trained is trained when the same is asked again.
+
+    Args:
+        failures: of what was trained before, which is not tried twice; they are returned too.
     """
-    if not config.snapshots:
-        raise BadInput(f"{FROM}…/{share:g} needs snapshots=[…] of {config.name}, which keeps none")
-    return min(config.snapshots, key=lambda step: abs(step - share * config.steps))
+    from data.corpus import prepare
+
+    failures = dict(failures)
+    left = [run for run in missing(plan.of(claims)) if run.name not in failures]
+    for data in {run.data.model_dump_json(): run for run in left}.values():
+        prepare(data.data, Path(data.cache), progress=data.trainer.progress)  # no job has to
+    while left:
+        names = {run.name for run in left}
+        ready = [run for run in left if plan.bases.get(run.name) not in names]
+        left = [run for run in left if run not in ready]
+        stopped = [run for run in ready if plan.bases.get(run.name) in failures]
+        for run in stopped:
+            failures[run.name] = f"not started, because {plan.bases[run.name]} failed, which it goes on from"
+        if ready := [run for run in ready if run not in stopped]:
+            with progress.watching(ready):
+                failures |= launch(ready, plan.asked.launcher, plan.at_once)
+    return failures
