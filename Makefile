@@ -2,10 +2,15 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test bench report lint clean
+.PHONY: demo claims test bench report lint clean
 
 demo: .venv/ready
 	$(PY) -m experiments.extend experiment=demo
+
+# Every claim at the smallest scale that decides, over this machine's cores; the plan is printed first. Killed anywhere,
+# the same goes on.
+claims: .venv/ready
+	$(PY) -m experiments.reproduce claim=all scale=pico launcher=joblib
 
 # One thread: the models of the tests are too small to share.
 test: .venv/ready-dev

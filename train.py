@@ -53,8 +53,13 @@ def compose(overrides: Sequence[str]) -> Config:
     return resolve(compose_values("config", overrides), overrides)
 
 
-def resolve(values: dict, overrides: Sequence[str]) -> Config:
-    """Plain composed values → Config: what comes from a checkpoint is filled in, the run is named, all is checked."""
+def resolve(values: dict, overrides: Sequence[str], trained: dict | None = None) -> Config:
+    """Plain composed values → Config: what comes from a checkpoint is filled in, the run is named, all is checked.
+
+    Args:
+        trained: settings of the run that will leave the checkpoint, for a plan made before it is there; None reads
+            them from it.
+    """
     from conf.schema import Config, validate
 
     if "original_window" in values:
@@ -64,7 +69,7 @@ def resolve(values: dict, overrides: Sequence[str]) -> Config:
     if not isinstance(values.get("checkpoint"), str | None):
         raise BadInput(f"checkpoint={values['checkpoint']} must be a path")
     if values.get("checkpoint") is not None:
-        values = _inherit(values, given)
+        values = _inherit(values, given, trained or read_record(Path(values["checkpoint"]))["config"])
     else:
         values = {**values, "original_window": values["window"]}
     config = validate(Config, {**values, "name": values["name"] or "unnamed"})
@@ -73,9 +78,8 @@ def resolve(values: dict, overrides: Sequence[str]) -> Config:
     return config if values["name"] else config.model_copy(update={"name": run_name(config, overrides)})
 
 
-def _inherit(values: dict, given: set[str]) -> dict:
-    """Fill in what a fine-tuned run takes from its checkpoint, unless the command line says otherwise."""
-    trained = read_record(Path(values["checkpoint"]))["config"]
+def _inherit(values: dict, given: set[str], trained: dict) -> dict:
+    """Fill in what a fine-tuned run takes from that of its checkpoint, unless the command line says otherwise."""
     groups = {key.split(".")[0] for key in given}
     if fixed := sorted(groups & set(FIXED)):
         raise BadInput(f"{fixed[0]} comes from checkpoint={values['checkpoint']} and cannot be changed after training")
@@ -85,16 +89,26 @@ def _inherit(values: dict, given: set[str]) -> dict:
 
 def run_name(config: Config, overrides: Sequence[str]) -> str:
     """What a run is, in a folder name: scheme, extension, model, whatever else was overridden, seed."""
-    parts = [config.position.name, config.extend.label if config.extend.name != "none" else "", config.model.name]
+    extend = config.extend.label if config.extend.name != "none" else ""
+    return joined([config.position.name, extend, config.model.name, *labels(overrides, UNNAMED)], config.seed)
+
+
+def labels(overrides: Sequence[str], unnamed: set[str]) -> list[str]:
+    """What overrides come to in a name, save those of unnamed keys, of loggers and of trainers."""
+    parts = []
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if key in UNNAMED or key.startswith(("logger", "trainer", "hydra")):
+        if key in unnamed or key.startswith(("logger", "trainer", "hydra")):
             continue
         label = "" if key in ("data", "optimizer", "frequencies", "seen") else key.split(".")[-1]
         parts.append(label + re.sub(r"[^A-Za-z0-9.]+", "_", value).strip("_"))
-    parts.append(f"s{config.seed}")
-    name = "-".join(part for part in parts if part)
-    return name if len(name) <= 80 else f"{name[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}-s{config.seed}"
+    return parts
+
+
+def joined(parts: Sequence[str], seed: int) -> str:
+    """The parts of a name, and the seed; a long one is cut, and a digest tells it from others."""
+    name = "-".join(part for part in (*parts, f"s{seed}") if part)
+    return name if len(name) <= 80 else f"{name[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}-s{seed}"
 
 
 def _position(config: Config):
@@ -175,7 +189,7 @@ def train(config: Config, overrides: Sequence[str] = ()) -> Result:
             the devices asked for are not there.
         SystemExit: a signal stopped the run, after it was saved; the status is 128 + signal.
     """
-    folder, here = RunFolder(Path(config.runs) / config.group / config.name), _place(config)
+    folder, here = RunFolder.of(config), _place(config)
     if here.chief:
         with folder.opened(config.model_dump(mode="json"), list(overrides)):
             results = folder.results or _run(config, folder, here)

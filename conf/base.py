@@ -39,3 +39,4 @@ def _tuple(value):
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
 CountOrZero = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
 Counts = Annotated[tuple[Count, ...], BeforeValidator(_tuple)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_tuple)]

@@ -34,6 +34,11 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
 
+    @classmethod
+    def of(cls, config) -> "RunFolder":
+        """The folder of a training run's Config."""
+        return cls(Path(config.runs) / config.group / config.name)
+
     @contextmanager
     def opened(self, config: dict, overrides: list[str]):
         """Hold the folder for this configuration: create it, or check that it is this configuration's.
@@ -59,7 +64,7 @@ class RunFolder:
             raise BadInput(f"{self.path} holds checkpoints of a run that is not known: its config.json is missing")
         if recorded is None:
             write_json(self.path / "config.json", config)
-        elif different := differing_keys(_identity(recorded), _identity(config)):
+        elif different := differing_keys(identity(recorded), identity(config)):
             raise BadInput(
                 f"{self.path} holds a run with another {', '.join(different)}; give this one another name= or group=, "
                 "or remove the folder"
@@ -91,7 +96,8 @@ class RunFolder:
         self.set_status("done")
 
 
-def _identity(config: dict) -> dict:
+def identity(config: dict) -> dict:
+    """The settings, flat, that make a run what it is; not where it logs to, nor how it shares its work."""
     flat = flatten(config)
     return {key: value for key, value in flat.items() if not key.startswith("logger.") and key not in CIRCUMSTANCES}
 

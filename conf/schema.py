@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Union
 
 from pydantic import Field, ValidationError, model_validator
 
-from conf.base import BadInput, Count, CountOrZero, Counts, Settings
+from conf.base import BadInput, Count, CountOrZero, Counts, Settings, Words
 from data.settings import DataSettings
 from models.gpt import Shape
 from models.language_model import Optimizer
@@ -41,12 +41,14 @@ class Trainer(Settings):
 class Logger(Settings):
     """Where metrics go besides the run's own folder, as in conf/logger.
 
-    mode auto means: WANDB_MODE if it is set, else online when an API key is known, else offline.
+    mode auto means: WANDB_MODE if it is set, else online when an API key is known, else offline. tags: beside those
+    that say what a run is.
     """
 
     name: Literal["wandb", "csv", "none"]
     project: str = "positions"
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    tags: Words = ()
 
 
 class Config(Settings):

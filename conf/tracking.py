@@ -29,7 +29,7 @@ def wandb_run(config, folder: RunFolder, job_type: str):
         name=config.name,
         group=config.group,
         job_type=job_type,
-        tags=axes(config),
+        tags=[*axes(config), *config.logger.tags],
         config=config.model_dump(mode="json"),
         resume="allow",
     )

@@ -1,11 +1,12 @@
 """From a claim of a paper to a verdict: train what is missing, measure it, judge it by the rule written before.
 
     python -m experiments.reproduce claim=bound
-    python -m experiments.reproduce claim=convergence scale=nano seeds=2
-    python -m experiments.reproduce claim=all
+    python -m experiments.reproduce claim=[convergence,spacing] scale=nano seeds=2
+    python -m experiments.reproduce claim=all scale=pico launcher=joblib
 
 Arms of a claim share, for each seed, the initial weights of all they have in common and the order of the data. A run
-is trained once, whichever claims look at it, in runs/<group>/<name>/; killed anywhere, the same command goes on.
+is trained once, whichever claims look at it, in runs/<group>/<name>/. The plan for all that is asked is printed first;
+a claim is judged as soon as its runs are there; killed anywhere, the same command goes on, and tries again what failed.
 
 Results: runs/claims/<claim>-<scale>/ with result.json, table.txt and the figure, and without the curves under
 `results`, small enough to commit. The figure and the table are made of result.json's numbers.
@@ -13,137 +14,68 @@ Results: runs/claims/<claim>-<scale>/ with result.json, table.txt and the figure
 
 import json
 import shutil
-import time
+import traceback
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import mean
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from pydantic import BeforeValidator
-
-from conf.base import BadInput, Count, Settings
-from conf.compose import command_line, compose_values
-from conf.run_folder import RunFolder, environment, write_json
+from conf.base import BadInput
+from conf.compose import command_line
+from conf.run_folder import environment, write_json
 from experiments.claims.claim import INCONCLUSIVE, Claim, Found, Verdict
 from experiments.claims.page import page, plain
+from experiments.claims.plan import Plan, make_plan, missing, told, train_all
+from experiments.claims.runs import Asked
+from experiments.launch import Progress
 
 if TYPE_CHECKING:
     from conf.schema import Config
-    from train import Result
-
-Overrides = Annotated[
-    tuple[str, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-]
 
 
-class Scale(Settings):
-    """The size at which a claim is tested, as in conf/scale; train: overrides of every run."""
-
-    name: str
-    seeds: Count
-    segments: Count
-    train: Overrides
-
-
-class Asked(Settings):
-    """What is to be reproduced and where, as in conf/reproduce.yaml."""
-
-    claim: str
-    scale: Scale
-    seeds: Count | None
-    train: Overrides
-    group: str | None
-    trainer: dict
-    logger: dict
-    runs: str
-    cache: str
-    results: str
-
-    @property
-    def count(self) -> int:
-        """How many seeds."""
-        return self.seeds or self.scale.seeds
-
-
-def plan(claim: Claim, asked: Asked) -> dict[str, list["Config"]]:
-    """The runs of a claim, by arm and one for each seed, named by what tells arms apart."""
-    from train import resolve
-
-    shared = [*asked.scale.train, *asked.train]
-    window = compose_values("config", shared)["window"]
-    fixed = {"group": asked.group or f"claims-{asked.scale.name}"}
-    fixed |= {key: getattr(asked, key) for key in ("trainer", "logger", "runs", "cache")}
-    runs = {}
-    for arm, overrides in claim.arms(window).items():
-        values = compose_values("config", [*shared, *overrides]) | fixed
-        runs[arm] = [resolve({**values, "seed": seed + 1}, overrides) for seed in range(asked.count)]
-    return runs
-
-
-def said(name: str, asked: Asked, runs: dict[str, list["Config"]]) -> str:
-    """What is about to happen: runs, those that are done, and the tokens of the rest."""
-    if not runs:
-        return f"{name}: computed, nothing to train"
-    configs = [config for arm in runs.values() for config in arm]
-    left = [config for config in configs if folder(config).status["state"] != "done"]
-    tokens = sum(config.batch * config.window * config.steps for config in left)
-    finished = [done["metrics"]["speed/tokens_per_second"] for config in configs if (done := folder(config).results)]
-    time = f"about {tokens / mean(finished) / 60:.0f} min" if finished else "how long is told after the first"
-    return (
-        f"{name} at scale {asked.scale.name}: {len(runs)} arms ({', '.join(runs)}) with {asked.count} seeds, "
-        f"{len(configs)} runs; {len(configs) - len(left)} are done, {len(left)} to train: {tokens / 1e6:.1f} M tokens"
-        + (f", {time}" if left else "")
-    )
-
-
-def folder(config: "Config") -> RunFolder:
-    return RunFolder(Path(config.runs) / config.group / config.name)
-
-
-def train_all(runs: dict[str, list["Config"]]) -> dict[str, list["Result"]]:
-    """Every run, trained if it is missing; a failing one stops no other.
+def reproduce(claims: Sequence[str], asked: Asked, overrides: list[str]) -> dict[str, dict]:
+    """Claims, from their common plan to their verdicts; returns result.json's values by claim.
 
     Raises:
-        BadInput: some failed; they are listed, and trained again when the same is asked again.
+        BadInput: a run failed, or what claims measure could not be measured; all other verdicts are there.
     """
-    from train import train
+    plan = make_plan(claims, asked)
+    print(told(plan), flush=True)
+    progress, results, failures, troubles = Progress(missing(list(plan.runs.values()))), {}, {}, {}
+    for portion in plan.portions():
+        failures = train_all(plan, portion, progress, failures)
+        for claim in portion:
+            if any(run.name in failures for run in plan.of([claim])):
+                troubles[claim] = "some of its runs failed"
+                continue
+            try:
+                results[claim] = conclude(claim, plan, overrides)
+            except Exception as error:
+                if not isinstance(error, BadInput):
+                    traceback.print_exception(error)
+                troubles[claim] = str(error) if isinstance(error, BadInput) else repr(error)
+    for claim, result in results.items():
+        print(f"{claim:<20} {result['verdict']:<15} {result['title']}")
+    if failures or troubles:
+        said = [f"{name}: {sentence}" for name, sentence in {**failures, **troubles}.items()]
+        runs = f"{len(failures)} of {len(plan.runs)} runs failed" if failures else "all runs are there"
+        raise BadInput(
+            "\n".join(said) + f"\n{runs}, {len(troubles)} of {len(claims)} claims came to no verdict "
+            f"({', '.join(troubles)}); the same command tries them again"
+        )
+    return results
 
-    configs = [config for arm in runs.values() for config in arm]
-    results, failed, spent = {}, [], []
-    for number, config in enumerate(configs, 1):
-        done, start = folder(config).status["state"] == "done", time.perf_counter()
-        try:
-            results[config.name] = train(config)
-        except Exception as error:
-            failed.append(f"{config.name}: {error if isinstance(error, BadInput) else repr(error)}")
-            print(f"[{number}/{len(configs)}] failed: {failed[-1]}", flush=True)
-            continue
-        if not done:
-            spent.append(time.perf_counter() - start)
-            left = sum(folder(each).status["state"] != "done" for each in configs[number:])
-            loss = results[config.name].metrics["validation/perplexity"]
-            ahead = f"about {left * sum(spent) / len(spent) / 60:.0f} min of training left"
-            print(f"[{number}/{len(configs)}] {config.name}: validation perplexity {loss:.3f}; {ahead}", flush=True)
-    if failed:
-        raise BadInput(f"{len(failed)} of {len(configs)} runs failed, and the same command tries them again: {failed}")
-    return {arm: [results[config.name] for config in each] for arm, each in runs.items()}
 
-
-def reproduce(name: str, asked: Asked, overrides: list[str]) -> dict:
-    """One claim, from its plan to its verdict; writes its files and returns result.json's values.
-
-    Raises:
-        BadInput: a run failed.
-    """
+def conclude(name: str, plan: Plan, overrides: list[str]) -> dict:
+    """Measure and judge one claim whose runs are there; writes its files and returns result.json's values."""
     from experiments.claims import CLAIMS
     from experiments.claims.evidence import Evidence
     from experiments.figures.canvas import save
+    from train import train
 
-    claim = CLAIMS[name]()
-    runs = plan(claim, asked)
-    print(said(name, asked, runs), flush=True)
-    trained = train_all(runs)
-    first = next(iter(runs.values()))[0] if runs else None
+    claim, asked, runs = CLAIMS[name](), plan.asked, plan.arms[name]
+    trained = {arm: [train(run) for run in each] for arm, each in runs.items()}  # they are done: read back and checked
+    first = next((arm[0] for arm in runs.values() if arm[0].checkpoint is None), None)
     found = claim.measure(Evidence(trained, first, asked.scale.segments))
     verdicts = enough(claim.judge(found), asked.count, asked.scale.seeds) if runs else claim.judge(found)
     result = record(name, claim, asked, first, found, verdicts, overrides)
@@ -162,9 +94,27 @@ def reproduce(name: str, asked: Asked, overrides: list[str]) -> dict:
     write_json(summary / f"{label}.json", result)
     for suffix in ("png", "svg"):
         shutil.copyfile(place / f"figure.{suffix}", summary / f"{label}.{suffix}")
+    if first is not None and first.logger.name == "wandb":
+        track(result, first, place / "figure.png")
     files = f"Numbers: {place}/result.json   Figure: {place}/figure.png   Summary: {summary}/{label}.json"
-    print(f"\n{page(result, found)}\n{files}\n")
+    print(f"\n{page(result, found)}\n{files}\n", flush=True)
     return result
+
+
+def track(result: dict, first: "Config", figure: Path) -> None:
+    """A W&B run for the claim, in the group of its training runs: the verdicts in the summary, table and figure."""
+    import wandb
+
+    from conf.tracking import tracked
+
+    name, scale = result["claim"], result["scale"]["name"]
+    identity = {"id": f"claim-{name}-{scale}", "name": f"{name}-{scale}", "group": first.group, "job_type": "claim"}
+    told = {key: result[key] for key in ("title", "statement", "rule", "settle", "scale", "commit")}
+    tags = [name, scale, result["verdict"]]
+    with tracked(first.logger, Path(first.runs), **identity, tags=tags, config=told, resume="allow") as run:
+        run.summary["verdict"] = result["verdict"]
+        run.summary.update({f"verdict/{each['part']}": each["word"] for each in result["parts"]})
+        run.log({"figure": wandb.Image(str(figure))})
 
 
 def enough(verdicts: dict[str, Verdict], seeds: int, needed: int) -> dict[str, Verdict]:
@@ -214,21 +164,11 @@ def _main(values: dict, overrides: list[str]) -> None:
     from experiments.claims import CLAIMS
 
     asked = validate(Asked, values)
-    if asked.claim not in (*CLAIMS, "all"):
-        raise BadInput(f"claim={asked.claim} is not known; allowed: {', '.join(CLAIMS)}, all")
-    verdicts, failed = {}, []
-    for name in CLAIMS if asked.claim == "all" else [asked.claim]:
-        try:
-            verdicts[name] = reproduce(name, asked, overrides)
-        except BadInput as error:
-            if asked.claim != "all":
-                raise
-            failed.append(name)
-            print(f"{name}: {error}", flush=True)
-    for name, result in verdicts.items():
-        print(f"{name:<20} {result['verdict']:<15} {result['title']}")
-    if failed:
-        raise BadInput(f"{len(failed)} of {len(verdicts) + len(failed)} claims came to no verdict: {', '.join(failed)}")
+    claims = [asked.claim] if isinstance(asked.claim, str) else list(dict.fromkeys(asked.claim))
+    for name in claims:
+        if name not in (*CLAIMS, "all"):
+            raise BadInput(f"claim={name} is not known; allowed: {', '.join(CLAIMS)}, all")
+    reproduce(list(CLAIMS) if "all" in claims else claims, asked, overrides)
 
 
 def main() -> None:

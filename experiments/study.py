@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from conf.base import BadInput, Count, Counts, Settings
+from experiments.finetuning import customary
 
 if TYPE_CHECKING:
     from conf.schema import Config
@@ -257,20 +258,10 @@ def tuning_config(
     """
     from train import resolve
 
-    return resolve(
-        {
-            **base.model_dump(mode="json", exclude={"original_window"}),
-            "name": name,
-            "checkpoint": str(checkpoint),
-            "extend": extend,
-            "window": window,
-            "batch": max(1, base.batch * base.window // window),
-            "steps": steps,
-            "snapshots": list(snapshots),
-            "optimizer": base.optimizer.model_dump()
-            | {"lr": lr or base.optimizer.lr / 4, "schedule": "constant", "warmup": steps // 10},
-            "log_every": 1,
-            "validate_every": steps,
-        },
-        ["extend", "window", "data"],
-    )
+    values = base.model_dump(mode="json", exclude={"original_window"})
+    values |= customary(values, values, window, steps) | {"snapshots": list(snapshots)}
+    if lr:
+        values["optimizer"]["lr"] = lr
+    values |= {"name": name, "checkpoint": str(checkpoint), "extend": extend}
+    values |= {"window": window, "steps": steps, "log_every": 1, "validate_every": steps}
+    return resolve(values, ["extend", "window", "data"])

@@ -145,18 +145,19 @@ def told(plan: Plan) -> str:
     lines += [f"  left out: {sentence}" for sentence in plan.left_out]
     if not training and not reading:
         return "\n".join([*lines, "All of it is there already."])
-    train_speed, how_trained = _training_speed(base)
+    train_speed, how_trained = training_speed(base)
     read_speed = _reading_speed(base, max(plan.how.contexts))
     seconds = training / train_speed + reading / read_speed + PER_RUN * (len(to_train) + len(to_tune))
     lines.append(
         f"To do: {training / 1e6:.2f} M tokens to train on at {train_speed:,.0f} a second ({how_trained}), "
         f"{reading / 1e6:.2f} M to read at {read_speed:,.0f} (timed just now), {PER_RUN:.0f} s a run: "
-        f"about {_duration(seconds)}."
+        f"about {duration(seconds)}."
     )
     return "\n".join(lines)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Minutes, or hours if there are many."""
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
@@ -202,7 +203,7 @@ def snapshot(folder: Path, steps: int) -> Path:
     return folder / "checkpoints" / f"snapshot-{steps:08d}.ckpt"
 
 
-def _training_speed(base: "Config") -> tuple[float, str]:
+def training_speed(base: "Config") -> tuple[float, str]:
     """Tokens per second of training, and where it is known from."""
     from models.progress import Metrics
 

@@ -34,6 +34,21 @@ def tiny(folder: Path, *overrides: str) -> list[str]:
     return [f"runs={folder}", *defaults, *overrides]
 
 
+def asked(folder: Path, claim: str, *overrides: str):
+    """What reproduce is asked for at scale=tiny, everything below `folder`."""
+    from conf.compose import compose_values
+    from conf.schema import validate
+    from experiments.claims.runs import Asked
+
+    return validate(Asked, compose_values("reproduce", [f"claim={claim}", *tiny_claims(folder), *overrides]))
+
+
+def tiny_claims(folder: Path) -> list[str]:
+    """Overrides of reproduce that keep it small and everything below `folder`."""
+    places = [f"runs={folder}", f"results={folder}/results", f"cache={CACHE}"]
+    return ["scale=tiny", *places, "logger=none", "trainer=cpu", "trainer.progress=false"]
+
+
 def command(*words: str, module: str = "train", **environment: str) -> subprocess.Popen:
     """Start a program of the lab in a process of its own."""
     return subprocess.Popen(

@@ -9,19 +9,18 @@ import pytest
 import torch
 
 from conf.base import BadInput
-from conf.compose import compose_values
-from conf.schema import validate
 from experiments import reproduce as engine
 from experiments.claims import CLAIMS, bound
 from experiments.claims.claim import Found, adjusted
 from experiments.claims.convergence import Convergence, log_share, reached
 from experiments.claims.extrapolation import Extrapolation
 from experiments.claims.page import plain, table
+from experiments.claims.runs import plan
 from experiments.claims.spacing import Spacing
 from experiments.claims.starting_positions import LARGE, StartingPositions, difference, moved
-from experiments.reproduce import Asked, enough, plan
+from experiments.reproduce import enough
 from experiments.statistics import Comparison, Estimate
-from tests.runs import CACHE, command, finish
+from tests.runs import asked, command, finish
 
 WORDS = ("reproduced", "not reproduced", "inconclusive")
 
@@ -165,12 +164,6 @@ def test_few_seeds_are_inconclusive_whatever_they_say():
     assert said.word == "inconclusive" and "2 of the 5 seeds" in said.reason and "so far reproduced" in said.reason
 
 
-def asked(folder, claim, *overrides) -> Asked:
-    words = [f"claim={claim}", "scale=tiny", f"runs={folder}", f"results={folder}/results", f"cache={CACHE}"]
-    words += ["logger=none", "trainer=cpu", "trainer.progress=false", *overrides]
-    return validate(Asked, compose_values("reproduce", words))
-
-
 def test_a_name_stands_for_one_configuration_over_all_claims(tmp_path):
     """So claims share runs, and none of them trains the same thing twice."""
     configs = {}
@@ -203,13 +196,13 @@ def test_a_claim_is_trained_measured_judged_and_picked_up_where_it_stopped(tmp_p
         return original(config)
 
     monkeypatch.setattr(train, "train", breaking)
-    with pytest.raises(BadInput, match=r"1 of 4 runs failed.*sinusoidal-nano-s2.*a cable came loose"):
-        engine.reproduce("convergence", wanted, [])
+    with pytest.raises(BadInput, match=r"sinusoidal-nano-s2: .*a cable came loose[^$]*1 of 4 runs failed"):
+        engine.reproduce(["convergence"], wanted, [])
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("claims-tiny/*/results.json")}
     assert len(trained) == 4 and len(kept) == 3, "one that fails stops no other"
-    result = engine.reproduce("convergence", wanted, [])
+    result = engine.reproduce(["convergence"], wanted, [])["convergence"]
     out = capsys.readouterr().out
-    assert "4 runs; 3 are done, 1 to train: 0.0 M tokens, about" in out
+    assert "4 runs, 0 fine-tuned from others; 3 are done, 1 to train: 0.0 M tokens, about" in out
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert result["verdict"] in WORDS and f"{result['parts'][0]['part']}: {result['verdict'].upper()}" in out
 
@@ -221,7 +214,7 @@ def test_a_claim_is_trained_measured_judged_and_picked_up_where_it_stopped(tmp_p
     assert full["rows"][1]["perplexity ratio"]["seeds"] == 2 and str(tmp_path) not in summary.read_text()
     assert (folder / "figure.png").stat().st_size > 5000 and summary.with_suffix(".svg").is_file()
     readings = {path: path.stat().st_mtime_ns for path in tmp_path.glob("claims-tiny/*/perplexity/*")}
-    again = engine.reproduce("convergence", wanted, [])
+    again = engine.reproduce(["convergence"], wanted, [])["convergence"]
     assert again["rows"] == result["rows"] and len(readings) == 4
     assert {path: path.stat().st_mtime_ns for path in readings} == readings
 
@@ -235,7 +228,7 @@ def shared(tmp_path_factory):
 def test_every_trained_claim_comes_to_a_verdict(name, shared, one_thread):
     """With one seed and shared base models; two seeds are what the engine's own test has."""
     wanted = asked(shared, name, "seeds=1", 'train=["steps=4","snapshots=[2]"]')
-    result = engine.reproduce(name, wanted, [])
+    result = engine.reproduce([name], wanted, [])[name]
     assert [part["word"] for part in result["parts"]] == ["inconclusive"] * 2 and result["scale"]["seeds"] == 1
     json.dumps(result, allow_nan=False)
 

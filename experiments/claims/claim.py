@@ -52,7 +52,13 @@ class Claim:
     settle: ClassVar[str]  # what it would take to settle it
 
     def arms(self, window: int) -> dict[str, list[str]]:
-        """What is trained, by name: the overrides in which arms differ, for a window of so many tokens."""
+        """What is trained, by name: the overrides in which arms differ, for a window of so many tokens.
+
+        An arm with `checkpoint=@<other arm>` is fine-tuned from the end of that arm's run with the same seed, at the
+        window, with the extension, the steps and the optimizer settings that it says; model, position, frequencies
+        and whatever else it does not say are those of the other arm, batch and optimizer customary
+        (experiments/finetuning.py).
+        """
         return {}
 
     def measure(self, evidence: "Evidence") -> Found:

@@ -13,6 +13,8 @@ def plain(value: Any):
     """Measured values as JSON has them: keys are text, an interval without end is null."""
     if isinstance(value, Comparison):
         return plain({"ratio": list(asdict(value.ratio).values()), **asdict(value)})
+    if isinstance(value, Estimate):
+        return plain(asdict(value))
     if isinstance(value, dict):
         return {k if isinstance(k, str) else json.dumps(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -1,0 +1,186 @@
+"""Training runs by one of Hydra's launchers: in this process, over processes of this machine, on Slurm, on Ray.
+
+The launchers are those of a multirun of train.py. A job's only override is a file with the settings of its run, so
+that whatever a plan made of a configuration arrives as it is.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conf.base import BadInput, Count, Settings
+from conf.compose import FOLDER
+from conf.run_folder import RunFolder, flatten, write_json
+
+if TYPE_CHECKING:
+    from conf.schema import Config
+
+GLANCE = 0.5  # seconds between two looks at the folders of runs
+
+
+class Launcher(Settings):
+    """By which launcher runs are trained and how many at once, as in conf/launcher."""
+
+    name: str
+    plugin: str
+    jobs: Count | None
+    at_once: str | None
+    shared: bool
+    options: dict
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def jobs(launcher: Launcher, on_gpu: int) -> int:
+    """How many runs are trained at once; on_gpu: where it is not said and there is a GPU."""
+    if launcher.jobs is None:
+        import torch
+
+        return on_gpu if torch.cuda.is_available() else cores()
+    return launcher.jobs
+
+
+def threads(launcher: Launcher, at_once: int) -> int | None:
+    """Threads for each of the runs, an even part of the cores; None as torch finds best."""
+    return max(1, cores() // at_once) if launcher.shared else None
+
+
+def job(asked) -> str | None:
+    """Train the run of one job, in whatever process; why it failed, in a sentence, or None."""
+    import torch
+
+    from conf.schema import Config, validate
+    from train import train
+
+    if asked.threads is not None:
+        torch.set_num_threads(asked.threads)
+    try:
+        train(validate(Config, json.loads(Path(asked.run).read_text())))
+    except Exception as error:
+        return str(error) if isinstance(error, BadInput) else repr(error)
+    return None
+
+
+def launch(configs: Sequence["Config"], launcher: Launcher, at_once: int) -> dict[str, str]:
+    """Train runs that do not need each other; returns, by name, in a sentence each, why some did not come to an end.
+
+    A failing run stops no other. One whose process dies may take those beside it along: they can be resumed.
+    """
+    if launcher.plugin != "basic":  # bars of several processes would write over each other
+        configs = [each.model_copy(update={"trainer": _quiet(each)}) for each in configs]
+    words = [f"hydra/launcher={launcher.plugin}"]
+    options = flatten(launcher.options) | ({launcher.at_once: at_once} if launcher.at_once else {})
+    words += [f"++hydra.launcher.{key}={json.dumps(value)}" for key, value in options.items()]
+    words += [f"threads={json.dumps(threads(launcher, at_once))}"]
+    words += [f"hydra.sweep.dir={_quoted(Path(configs[0].runs) / configs[0].group / '.plan')}"]
+    portion, failures = len(configs) if launcher.at_once else at_once, {}
+    for start in range(0, len(configs), portion):
+        some = configs[start : start + portion]
+        try:
+            said = _launched(words, [[f"run={_quoted(_written(config))}"] for config in some])
+        except Exception as error:  # a process died, or the launcher is not there
+            said = [" ".join(f"{type(error).__name__}: {error}".split())[:300]] * len(some)
+        for config, sentence in zip(some, said, strict=True):
+            if sentence and RunFolder.of(config).status["state"] != "done":
+                failures[config.name] = sentence
+    return failures
+
+
+def _quiet(config: "Config"):
+    return config.trainer.model_copy(update={"progress": False})
+
+
+def _written(config: "Config") -> Path:
+    """The settings of a run in a file, which the process that trains it reads."""
+    place = Path(config.runs) / config.group / ".plan" / f"{config.name}.json"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_json(place, config.model_dump(mode="json"))
+    return place
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "\\'") + "'"
+
+
+def _launched(words: list[str], overrides: list[list[str]]) -> list[str | None]:
+    """What `job` returned for every list of overrides, by the launcher that the words name."""
+    from hydra import initialize_config_dir
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.plugins import Plugins
+    from hydra.types import HydraContext, RunMode
+
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(FOLDER), version_base="1.3", job_name="claims"):
+            loader = GlobalHydra.instance().config_loader()
+            config = loader.load_configuration("launch", words, RunMode.MULTIRUN)
+            HydraConfig.instance().set_config(config)
+            context = HydraContext(config_loader=loader, callbacks=Callbacks(config))
+            plugin = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=job, config=config)
+            return [done.return_value for done in plugin.launch(overrides, 0)]
+    finally:
+        GlobalHydra.instance().clear()
+
+
+class Progress:
+    """A line for every run of a plan that ends, with what is left of the plan."""
+
+    def __init__(self, configs: Sequence["Config"]):
+        self.count, self.ended = len(configs), 0
+        self.left, self.done = sum(map(tokens, configs)), 0
+        self.began: float | None = None
+
+    @contextmanager
+    def watching(self, configs: Sequence["Config"]) -> Iterator[None]:
+        """Look at the folders of these runs, which another thread or machine may be training, until the block ends."""
+        self.began = self.began or time.perf_counter()
+        before = {config.name: RunFolder.of(config).status.get("time") for config in configs}
+        running, over = {config.name: config for config in configs}, threading.Event()
+
+        def look() -> None:
+            for name, config in list(running.items()):
+                status = RunFolder.of(config).status
+                if status["state"] in ("done", "failed") and status["time"] != before[name]:
+                    self._tell(running.pop(name), status)
+
+        def keep_looking() -> None:
+            while not over.wait(GLANCE):
+                look()
+
+        watcher = threading.Thread(target=keep_looking, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+            look()
+
+    def _tell(self, config: "Config", status: dict) -> None:
+        self.ended += 1
+        self.left -= tokens(config)
+        if status["state"] == "failed":
+            said = f"failed: {status['error']}"
+        else:
+            self.done += tokens(config)
+            said = f"validation perplexity {RunFolder.of(config).results['metrics']['validation/perplexity']:.3f}"
+        ahead = ""
+        if self.done and self.left:
+            seconds = self.left / self.done * (time.perf_counter() - self.began)
+            ahead = f"; about {seconds / 60:.0f} min of training left"
+        print(f"[{self.ended}/{self.count}] {config.name}: {said}{ahead}", flush=True)
+
+
+def tokens(config: "Config") -> int:
+    """Tokens that a run is trained on."""
+    return config.batch * config.window * config.steps

@@ -1,0 +1,265 @@
+"""One plan over claims: runs shared, bases first, failures listed and tried again, the same by every launcher."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from conf.base import BadInput
+from experiments import launch, reproduce
+from experiments.claims import CLAIMS
+from experiments.claims import plan as claims_plan
+from experiments.claims.claim import Claim, Found, verdict
+from experiments.claims.evidence import Evidence
+from experiments.claims.plan import make_plan, missing, told, train_all
+from experiments.claims.runs import plan
+from experiments.launch import Progress
+from tests.runs import ROOT, asked, tiny_claims
+
+
+class Chain(Claim):
+    """Fine-tuning from fine-tuning, named before what it starts from."""
+
+    title = source = statement = rule = paper = settle = "a chain"
+
+    def arms(self, window):
+        further = ["extend=interpolate", "optimizer.warmup=2"]
+        return {
+            "twice": ["checkpoint=@once", f"window={4 * window}", "steps=2", *further, "extend.factor=4"],
+            "once": ["checkpoint=@base", f"window={2 * window}", "steps=20", "snapshots=[2]", *further,
+                     "extend.factor=2"],
+            "base": ["position=rope", "frequencies.base=100", "data.retrieval.fraction=0.5", "data.retrieval.digits=3",
+                     "optimizer.lr=1e-2"],
+        }  # fmt: skip
+
+
+def test_fine_tuned_arms_are_planned_before_their_base_is_there_and_start_from_its_end(
+    tmp_path, monkeypatch, one_thread
+):
+    from train import train
+
+    monkeypatch.setitem(CLAIMS, "chain", Chain)
+    wanted = asked(tmp_path, "convergence", "seeds=1", 'train=["data.retrieval.keys=1"]')
+    runs = plan(Chain(), wanted)
+    assert list(runs) == ["base", "once", "twice"], "a base comes before what needs it"
+    base, once, twice = (arm[0] for arm in runs.values())
+    assert once.checkpoint == f"{tmp_path}/claims-tiny/{base.name}/checkpoints/step-00000006.ckpt"
+    assert twice.checkpoint == f"{tmp_path}/claims-tiny/{once.name}/checkpoints/step-00000020.ckpt"
+    assert (once.frequencies, twice.model, once.data) == (base.frequencies, base.model, base.data)
+    assert [each.batch * each.window for each in (base, once, twice)] == [128] * 3
+    assert [each.original_window for each in (base, once, twice)] == [32] * 3
+    assert (once.optimizer.lr, once.optimizer.schedule, once.optimizer.warmup) == (2.5e-3, "constant", 2)
+    assert twice.optimizer.lr == 2.5e-3 and twice.snapshots == () and once.snapshots == (2,)
+    assert once.name.startswith(base.name.removesuffix("-s1") + "-tuned-inter") and once.name.endswith("-s1")
+
+    whole = make_plan(["chain"], wanted)
+    assert train_all(whole, ["chain"], Progress(missing(list(whole.runs.values()))), {}) == {}
+    trained = {arm: [train(run) for run in each] for arm, each in whole.arms["chain"].items()}
+    start, end = (torch.load(path, weights_only=True) for path in (once.checkpoint, trained["once"][0].checkpoint))
+    first = torch.load(trained["once"][0].folder / "checkpoints" / "snapshot-00000002.ckpt", weights_only=True)
+    moved = [
+        (each["state_dict"]["gpt.embedding.weight"] - start["state_dict"]["gpt.embedding.weight"]).norm()
+        for each in (first, end)
+    ]
+    assert 0 < moved[0] < moved[1] and end["lab"]["config"]["original_window"] == 32
+
+    evidence = Evidence(trained, base, segments=8)
+    tuned, plainly = evidence.perplexity("twice"), evidence.perplexity("twice", "none")
+    assert set(tuned) == {32, 64, 128} and tuned[128][0]["nll"] != plainly[128][0]["nll"]
+    assert tuned[128] == evidence.perplexity("twice", "interpolate", 4)[128]
+    assert set(evidence.perplexity("once", step=2, contexts=(32, 256))) == {32, 256}
+    (row,) = evidence.in_window("once", window=64)
+    assert row["context"] == 64
+    (reading,) = evidence.by_position("once", context=64)
+    assert reading["rows"][-1]["high"] == 64
+    (keys,) = evidence.passkey("twice", "interpolate", 4, lengths=(64,), depths=2, trials=2)
+    assert keys["digits"] == 3 and [each["length"] for each in keys["lengths"]] == [64]
+
+
+@pytest.mark.parametrize(
+    ("arms", "sentence"),
+    [
+        ({"a": ["checkpoint=@b"]}, "@b: an arm is fine-tuned from another"),
+        ({"a": ["checkpoint=@b"], "b": ["checkpoint=@a"]}, "@a: an arm is fine-tuned from another"),
+        ({"a": [], "b": ["checkpoint=@a", "position=alibi"]}, "position comes from checkpoint="),
+    ],
+)
+def test_arms_that_cannot_be_fine_tuned_are_refused_in_the_plan(tmp_path, arms, sentence):
+    class Wrong(Chain):
+        def arms(self, window):
+            return arms
+
+    with pytest.raises(BadInput, match=sentence):
+        plan(Wrong(), asked(tmp_path, "convergence", "seeds=1"))
+
+
+def test_two_ways_to_say_the_same_are_one_run(tmp_path):
+    class Twins(Chain):
+        def arms(self, window):
+            knobs = ["frequencies=geometric", "frequencies.base=100", "position=rope"]
+            return {"short": ["frequencies.base=100"], "long": knobs}
+
+    short, long = plan(Twins(), asked(tmp_path, "convergence", "seeds=1")).values()
+    assert short == long
+
+
+class Pair(Claim):
+    """Two schemes, one of them fine-tuned; its verdict is the number of its runs."""
+
+    title = source = statement = rule = paper = settle = "a pair"
+    schemes = ("rope", "alibi")
+
+    def arms(self, window):
+        arms = {f"{scheme} tuned": [f"checkpoint=@{scheme}", "steps=2"] for scheme in self.schemes[:1]}
+        return arms | {scheme: [f"position={scheme}"] for scheme in self.schemes}
+
+    def measure(self, evidence):
+        return Found([{"arm": arm, "perplexity": evidence.in_window(arm)[0]["perplexity"]} for arm in evidence.runs])
+
+    def judge(self, found):
+        return {"all": verdict(True, False, f"{len(found.rows)} arms")}
+
+    def draw(self, found):
+        from experiments.figures.canvas import Drawing, pyplot
+
+        return Drawing(pyplot().subplots()[0], self.title, self.statement)
+
+
+class Other(Pair):
+    """Shares a scheme with the pair."""
+
+    schemes = ("alibi", "none")
+
+
+@pytest.fixture
+def two_claims(monkeypatch):
+    monkeypatch.setitem(CLAIMS, "pair", Pair)
+    monkeypatch.setitem(CLAIMS, "other", Other)
+
+
+def test_claims_share_runs_and_every_run_knows_its_claims(tmp_path, two_claims):
+    both = make_plan(["pair", "other"], asked(tmp_path, "[pair,other]"))
+    assert len(both.runs) == 10 and both.users["alibi-nano-s2"] == ["pair", "other"]
+    assert both.arms["pair"]["alibi"] == both.arms["other"]["alibi"]
+    assert both.runs["alibi-nano-s1"].logger.tags == ("pair", "other") and both.runs["none-nano-s1"].logger.tags == (
+        "other",
+    )
+    alone = make_plan(["other"], asked(tmp_path, "other"))
+    assert {run.name for run in both.of(["other"])} == set(alone.runs), "names do not depend on what else is asked"
+    text = told(both)
+    assert "pair                 3 arms, 6 runs, 0 done, 2 shared with other claims" in text
+    assert "10 runs, 4 fine-tuned from others; 0 are done, 10 to train: 0.0 M tokens, about" in text
+    assert "(some sizes timed just now), 1 at a time by launcher=here" in text
+
+
+def test_verdicts_do_not_wait_for_the_whole_plan_nor_places_for_verdicts(tmp_path, two_claims):
+    many = asked(tmp_path, "[pair,other]", "seeds=4")
+    assert list(make_plan(["pair", "other", "bound"], many).portions()) == [["pair"], ["other"], ["bound"]]
+    wide = asked(tmp_path, "[pair,other]", "seeds=4", "launcher=submitit_slurm", "launcher.jobs=2")
+    assert list(make_plan(["pair", "other", "bound"], wide).portions()) == [["pair", "other"], ["bound"]]
+
+
+def test_a_failing_run_stops_its_dependents_alone_and_is_tried_again(
+    tmp_path, two_claims, monkeypatch, capsys, one_thread
+):
+    import train
+
+    original, order = train.train, []
+
+    def breaking(config):
+        order.append(config.name)
+        if config.name == "alibi-nano-s1":
+            raise RuntimeError("a cable came loose")
+        return original(config)
+
+    wanted = asked(tmp_path, "[other,pair]", "seeds=1")
+    monkeypatch.setattr(claims_plan, "ROUNDS", 1)  # one claim after the other; what failed for one is not tried again
+    monkeypatch.setattr(train, "train", breaking)
+    with pytest.raises(BadInput) as failed:
+        reproduce.reproduce(["other", "pair"], wanted, [])
+    said = str(failed.value)
+    assert "alibi-nano-s1: RuntimeError('a cable came loose')" in said
+    assert "alibi-nano-tuned-steps2-s1: not started, because alibi-nano-s1 failed, which it goes on from" in said
+    assert "2 of 5 runs failed, 2 of 2 claims came to no verdict (other, pair)" in said
+    assert order == ["alibi-nano-s1", "none-nano-s1", "rope-nano-s1", "rope-nano-tuned-steps2-s1"]
+    assert not (tmp_path / "claims").exists()
+
+    monkeypatch.setattr(train, "train", original)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("claims-tiny/*/results.json")}
+    results = reproduce.reproduce(["other", "pair"], wanted, [])
+    assert len(kept) == 3 and {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert {name: len(each["rows"]) for name, each in results.items()} == {"other": 3, "pair": 3}
+    out = capsys.readouterr().out
+    assert "5 runs, 2 fine-tuned from others; 3 are done, 2 to train" in out
+    assert "[1/2] alibi-nano-s1: validation perplexity" in out and "[2/2] alibi-nano-tuned-steps2-s1" in out
+
+
+def test_a_claim_that_cannot_be_measured_leaves_others_their_verdicts(tmp_path, two_claims, monkeypatch, one_thread):
+    def measure(self, evidence):
+        raise ZeroDivisionError("no targets")
+
+    monkeypatch.setattr(Pair, "measure", measure)
+    monkeypatch.setattr(Other, "measure", lambda self, evidence: Found([{"arm": 1}]))
+    with pytest.raises(BadInput, match=r"pair: ZeroDivisionError[^$]*all runs are there, 1 of 2 claims"):
+        reproduce.reproduce(["pair", "other"], asked(tmp_path, "[pair,other]", "seeds=1"), [])
+    assert (tmp_path / "claims" / "other-tiny" / "result.json").is_file()
+
+
+def weights(folder) -> dict[str, dict]:
+    found = {}
+    for run in sorted(folder.glob("claims-tiny/*-s1")):
+        (path,) = run.glob("checkpoints/step-*.ckpt")
+        found[run.name] = torch.load(path, weights_only=True)["state_dict"]
+    return found
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_every_launcher_leaves_the_weights_of_this_process(tmp_path, launcher, two_claims, monkeypatch, one_thread):
+    monkeypatch.setattr(launch, "threads", lambda *_: 1)
+    folders = {}
+    for name in ("here", launcher):
+        folders[name] = tmp_path / name
+        whole = make_plan(["pair"], asked(folders[name], "pair", "seeds=1", f"launcher={name}", "launcher.jobs=2"))
+        assert launch.launch([whole.runs[f"{each}-nano-s1"] for each in Pair.schemes], whole.asked.launcher, 2) == {}
+    ours, theirs = (weights(folder) for folder in folders.values())
+    assert len(ours) == 2 and ours.keys() == theirs.keys()
+    for name, state in ours.items():
+        assert all(torch.equal(tensor, theirs[name][key]) for key, tensor in state.items()), name
+
+
+def test_a_failure_in_another_process_is_told(tmp_path, two_claims):
+    whole = make_plan(["pair"], asked(tmp_path, "pair", "seeds=1", "launcher=joblib"))
+    occupied = tmp_path / "claims-tiny" / "rope-nano-s1"
+    occupied.mkdir(parents=True)
+    (occupied / "config.json").write_text('{"steps": 3}')
+    failures = launch.launch(whole.of(["pair"])[:1], whole.asked.launcher, 1)
+    assert list(failures) == ["rope-nano-s1"] and "steps (3 there, 6 here)" in failures["rope-nano-s1"]
+
+
+def test_a_launcher_that_is_not_installed_is_told(tmp_path, two_claims):
+    whole = make_plan(["pair"], asked(tmp_path, "pair", "seeds=1", "launcher.plugin=carrier_pigeon"))
+    failures = launch.launch(whole.of(["pair"])[:1], whole.asked.launcher, 1)
+    assert "carrier_pigeon" in failures["rope-nano-s1"]
+
+
+KILLABLE = "from tests.test_plan import CLAIMS, Pair, reproduce; CLAIMS['pair'] = Pair; reproduce.main()"
+
+
+def test_killed_it_goes_on(tmp_path, two_claims, capsys, one_thread):
+    words = ["claim=pair", *tiny_claims(tmp_path), "seeds=1"]
+    process = subprocess.Popen([sys.executable, "-c", KILLABLE, *words], cwd=ROOT)
+    while not list(tmp_path.glob("claims-tiny/*/results.json")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("claims-tiny/*/results.json")}
+    assert 0 < len(kept) < 3
+    reproduce.reproduce(["pair"], asked(tmp_path, "pair", "seeds=1"), [])
+    assert (
+        f"3 runs, 1 fine-tuned from others; {len(kept)} are done, {3 - len(kept)} to train" in capsys.readouterr().out
+    )
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(list(tmp_path.glob("claims-tiny/*/results.json"))) == 3
