@@ -6,7 +6,6 @@ from typing import Literal
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -73,14 +72,8 @@ class LanguageModel(L.LightningModule):
         self.bytes_per_token = bytes_per_token.double()
         self.loss = self.gradient_norm = torch.tensor(float("nan"))
 
-    def nll(self, batch: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Windows (B, T + 1) → negative log-likelihood of every target, (B, T), nats, float32."""
-        inputs, targets = batch[:, :-1], batch[:, 1:]
-        logits = self.gpt(inputs, positions)
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-
     def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
-        loss = self.nll(batch, self._positions(batch, batch_index)).mean()
+        loss, _ = self.gpt(batch[:, :-1], self._positions(batch, batch_index), targets=batch[:, 1:])
         self.loss = loss.detach()
         return loss
 
@@ -127,7 +120,8 @@ class LanguageModel(L.LightningModule):
 
     def score(self, batch: Tensor) -> Tensor:
         """Windows (B, T + 1) → sums over all targets of nats, tokens and bytes, (3,) float64."""
-        nll, targets = self.nll(batch), batch[:, 1:]
+        targets = batch[:, 1:]
+        _, nll = self.gpt(batch[:, :-1], targets=targets)
         width = self.bytes_per_token.to(targets.device)[targets].sum()
         return torch.stack((nll.double().sum(), width.new_tensor(targets.numel()), width))
 

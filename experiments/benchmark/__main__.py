@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from experiments.benchmark.workbench import Workbench
 
 SECTIONS = ("ceiling", "step", "schemes", "evaluation", "time_to_loss", "sweep")
-PEER_PACKAGES = ("transformers", "x-transformers")
+PEER_PACKAGES = ("transformers", "x-transformers", "litgpt")
 
 
 def choices(group: str) -> list[str]:
