@@ -22,7 +22,7 @@ from data.settings import DataSettings
 if TYPE_CHECKING:
     from experiments.benchmark.workbench import Workbench
 
-SECTIONS = ("ceiling", "step", "schemes", "evaluation", "time_to_loss", "sweep")
+SECTIONS = ("ceiling", "step", "schemes", "extensions", "evaluation", "time_to_loss", "sweep")
 PEER_PACKAGES = ("transformers", "x-transformers", "litgpt")
 
 
@@ -73,6 +73,7 @@ class Benchmark(Settings):
     models: Names
     windows: Annotated[Counts, Field(min_length=1)]
     schemes: Names
+    extensions: Names
     contexts: Annotated[Counts, Field(min_length=1)]
     readers: Names
     bounded: Count
@@ -88,7 +89,12 @@ class Benchmark(Settings):
 
     @model_validator(mode="after")
     def _known(self):
-        for key, group in (("models", "model"), ("schemes", "position"), ("readers", "position")):
+        for key, group in (
+            ("models", "model"),
+            ("schemes", "position"),
+            ("extensions", "extend"),
+            ("readers", "position"),
+        ):
             allowed = choices(group)
             if unknown := [name for name in getattr(self, key) if name not in allowed]:
                 raise ValueError(f"{key}: {', '.join(unknown)} is not known; allowed: {', '.join(allowed)}")
@@ -150,6 +156,7 @@ def _main(values: dict, overrides: list[str]) -> None:
     from conf.schema import validate
 
     values["schemes"] = values["schemes"] or choices("position")
+    values["extensions"] = values["extensions"] or choices("extend")
     run_sections(validate(Benchmark, values), overrides)
 
 

@@ -66,11 +66,11 @@ class Workbench:
         default = 2**16 if self.device.type == "cuda" else 2**11
         return max(1, (self.settings.tokens or default) // window)
 
-    def config(self, model: str, position: str, window: int) -> "Config":
-        """The run that train.py would do at this model, scheme and window with nothing else said."""
+    def config(self, model: str, position: str, window: int, *more: str) -> "Config":
+        """The run that train.py would do at this model, scheme and window with nothing, or these overrides, said."""
         overrides = [f"model={model}", f"position={position}", f"window={window}", f"batch={self.sequences(window)}"]
         overrides += [f"trainer={'gpu' if self.device.type == 'cuda' else 'cpu'}", "trainer.progress=false"]
-        values = compose_values("config", [*overrides, "logger=none", "name=benchmark"])
+        values = compose_values("config", [*overrides, *more, "logger=none", "name=benchmark"])
         data = self.settings.data.model_dump(mode="json")
         return resolve({**values, "data": data, "cache": self.settings.cache}, overrides)
 
@@ -113,7 +113,7 @@ class Workbench:
         return self.trained(gpt, lambda inputs, targets: gpt(inputs, targets=targets)[0], optimizer, config.window)
 
     def product(self) -> Run:
-        """The square matrix multiplication of the ceiling, as a contestant: what the device can do in that very round."""
+        """The square matrix multiplication of the ceiling, as a contestant: what the device can do in that round."""
         size = matmul_size(self.device)
         a, b = (torch.randn(size, size, device=self.device).to(training_dtype(self.device)) for _ in range(2))
         return looped(lambda: a @ b, self.device)
