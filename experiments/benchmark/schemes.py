@@ -12,9 +12,8 @@ REFERENCE = "rope"
 def run(bench: Workbench) -> list[dict]:
     """A row per model, window and scheme; ratios are those of seconds or bytes, so above one is dearer than RoPE."""
     rows, names = [], dict.fromkeys((REFERENCE, *bench.settings.schemes))
-    for model in bench.settings.models:
-        for window in bench.settings.windows:
-            rows += beside(bench, {name: bench.config(model, name, window) for name in names})
+    for model, window in bench.settings.schemes_at:
+        rows += beside(bench, {name: bench.config(model, name, window) for name in names})
     return rows
 
 

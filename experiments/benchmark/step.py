@@ -29,9 +29,8 @@ def run(bench: Workbench) -> list[dict]:
     MFU and speed are paired by round. The ceiling is no contestant and has no row.
     """
     rows = []
-    for model in bench.settings.models:
-        for window in bench.settings.windows:
-            rows += _cell(bench, bench.config(model, "rope", window))
+    for model, window in bench.settings.step_at:
+        rows += _cell(bench, bench.config(model, "rope", window))
     return rows
 
 
