@@ -33,8 +33,9 @@ lint: .venv/ready-dev
 	$(PY) -m pip install --quiet --requirement requirements.txt
 	touch $@
 
-.venv/ready-dev: .venv/ready requirements-dev.txt
+.venv/ready-dev: .venv/ready requirements-dev.txt requirements-peers.txt
 	$(PY) -m pip install --quiet --requirement requirements-dev.txt
+	$(PY) -m pip install --quiet --no-deps --requirement requirements-peers.txt
 	touch $@
 
 clean:

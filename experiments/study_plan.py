@@ -223,8 +223,8 @@ def training_speed(base: "Config") -> tuple[float, str]:
 
     def step() -> None:
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            logits = model(tokens)
-        torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens.flatten()).backward()
+            loss, _ = model(tokens, targets=tokens)
+        loss.backward()
 
     return tokens.numel() * _passes_per_second(step), f"timed just now on {device}, forward and backward"
 

@@ -17,9 +17,14 @@ def flops_per_token(gpt: GPT, window: int) -> float:
     return 6.0 * weights + 6.0 * gpt.shape.layers * gpt.shape.width * window
 
 
+def matmul_size(device: torch.device) -> int:
+    """Rows and columns of the matrices whose product is this device's ceiling."""
+    return 4096 if device.type == "cuda" else 1024
+
+
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a square matrix multiplication on this device, the best of five: the ceiling MFU refers to."""
-    size = 4096 if device.type == "cuda" else 1024
+    size = matmul_size(device)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     best = float("inf")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from conf.base import Count, Settings
+from models.loss import next_token_loss
 from models.positions import Position
 from models.positions.base import rows_at_once
 from models.positions.extensions import length_of
@@ -45,7 +46,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, position: Position, where, temperature: float | Tensor, mask: Tensor | None) -> Tensor:
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)  # nothing inferred: B may be 0
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        q, k, v = (each.transpose(1, 2) for each in qkv.unbind(2))  # each (B, H, T, D)
         if self.qk_norm:  # before the rotation, which keeps norms
             q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
         q, k = position.rotate(q, k, where)
@@ -183,9 +184,17 @@ class GPT(nn.Module):
         """States (…, C) → logits (…, V)."""
         return F.linear(hidden, self.embedding.weight)
 
-    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Tokens (B, T) → logits (B, T, V)."""
-        return self.logits(self.hidden(tokens, positions))
+    def forward(self, tokens: Tensor, positions: Tensor | None = None, targets: Tensor | None = None):
+        """Tokens (B, T) → logits (B, T, V).
+
+        With targets (B, T) → their mean negative log-likelihood, and that of each, (B, T), which has no gradient; the
+        logits are then never whole. Here and not beside the model, so that compiling and sharding it include the loss.
+        """
+        hidden = self.hidden(tokens, positions)
+        if targets is None:
+            return self.logits(hidden)
+        mean, nll = next_token_loss(hidden.flatten(0, 1), self.embedding.weight, targets.flatten())
+        return mean, nll.view_as(targets)
 
 
 def isolate_documents(tokens: Tensor, separator: int) -> tuple[Tensor, Tensor]:

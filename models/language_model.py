@@ -6,7 +6,6 @@ from typing import Literal
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -74,19 +73,14 @@ class LanguageModel(L.LightningModule):
         self.bytes_per_token = bytes_per_token.double()
         self.loss = self.gradient_norm = torch.tensor(float("nan"))
 
-    def nll(self, batch: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Windows (B, T + 1) → negative log-likelihood of every target, (B, T), nats, float32."""
-        inputs, targets = batch[:, :-1], batch[:, 1:]
-        logits = self.gpt(inputs, positions)
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-
     def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
         first = (batch_index * self.ranks + self.global_rank) * len(batch)  # number of the first window
         parts = self.seen.cut(batch, first, self.gpt.position.geometry.window)
         if self.device_mesh is None:  # sharded weights take all processes, also one that has no such window
             parts = [part for part in parts if len(part)]
-        positions = self._positions(batch, batch_index)
-        loss = torch.cat([self.nll(part, positions).flatten() for part in parts]).mean()
+        positions, targets = self._positions(batch, batch_index), batch[:, 1:].numel()
+        means = [(part[:, 1:].numel(), self.gpt(part[:, :-1], positions, targets=part[:, 1:])[0]) for part in parts]
+        loss = sum(count / targets * mean for count, mean in means)
         self.loss = loss.detach()
         return loss
 
@@ -133,7 +127,8 @@ class LanguageModel(L.LightningModule):
 
     def score(self, batch: Tensor) -> Tensor:
         """Windows (B, T + 1) → sums over all targets of nats, tokens and bytes, (3,) float64."""
-        nll, targets = self.nll(batch), batch[:, 1:]
+        targets = batch[:, 1:]
+        _, nll = self.gpt(batch[:, :-1], targets=targets)
         width = self.bytes_per_token.to(targets.device)[targets].sum()
         return torch.stack((nll.double().sum(), width.new_tensor(targets.numel()), width))
 

@@ -16,19 +16,27 @@ from experiments.benchmark.memory import peak_bytes
 from experiments.benchmark.workbench import Workbench
 from experiments.candidates import Texts
 from experiments.schemes import doors
-from models.positions import SCHEMES
+from models.positions import EXTENSIONS, SCHEMES
 from tests.runs import CACHE, command, finish
 from train import compose
 
 CPU = torch.device("cpu")
-TINY = [f"cache={CACHE}", "data.tokenizer.kind=bytes", "data.tokenizer.vocabulary=null", "windows=[16]", "tokens=32"]
 WAYS = (search_speed.ONE, "batched")
-TINY += ["contexts=[64]", "bounded=64", "repeats=1", "seconds=0.001"]
+TINY = [
+    f"cache={CACHE}",
+    "data.tokenizer.kind=bytes",
+    "data.tokenizer.vocabulary=null",
+    "step_at=[nano/16]",
+    "schemes_at=[nano/16]",
+]
+TINY += ["sections=[ceiling,step,schemes,extensions,evaluation]", "read_at=[nano/64]", "readers=[rope,alibi]"]
+TINY += ["tokens=32", "bounded=64", "repeats=1", "seconds=0.001"]
 
 
 def settings(*overrides):
     values = compose_values("benchmark", [*TINY, *overrides])
-    return validate(Benchmark, {**values, "schemes": values["schemes"] or choices("position")})
+    asked = {"schemes": values["schemes"] or choices("position"), "extensions": choices("extend")}
+    return validate(Benchmark, {**values, **asked})
 
 
 @pytest.fixture
@@ -47,12 +55,13 @@ def test_every_section_and_scheme_is_in_the_table_and_the_numbers(tmp_path):
         assert printed.split("\n\n", 1)[1].strip() in out
     rows = {name: each["rows"] for name, each in kept.items()}
     assert rows["ceiling"][0]["matmul_flops_per_second"] > rows["ceiling"][0]["copy_bytes_per_second"] > 0
-    assert {row["scheme"] for row in rows["schemes"]} == set(SCHEMES)
-    for row in rows["schemes"]:
+    assert {row["name"] for row in rows["schemes"]} == set(SCHEMES)
+    assert {row["name"] for row in rows["extensions"]} == set(EXTENSIONS)
+    for row in (*rows["schemes"], *rows["extensions"]):
         for part in (row["forward"], row["step"]):
             assert part["failure"] is None and len(part["seconds"]) == 1 and part["peak"] > 0
     assert [row["contestant"] for row in rows["step"]] == [step.BARE, "ours, train.py", *peers.PEERS]
-    assert all(row["failure"] is None and 0 < row["mfu"] < 1.5 for row in rows["step"])
+    assert all(row["failure"] is None and 0 < row["mfu"]["median"] < 1.5 for row in rows["step"])
     speeds = {(row["scheme"], row["protocol"]) for row in rows["evaluation"] if row["kind"] == "speed"}
     assert {("rope", "windows"), ("alibi", "fixed_targets"), ("rope", evaluation.PLAIN)} < speeds
     bounded = {row["scheme"] for row in rows["evaluation"] if row["kind"] == "bounded"}
@@ -184,7 +193,8 @@ def test_a_bias_scheme_reads_long_texts_without_its_dense_bias(bench, monkeypatc
 @pytest.mark.parametrize(
     "override, said",
     [
-        ("models=[huge]", "models: huge is not known; allowed: .*nano"),
+        ("step_at=[huge/256]", "step_at.*huge/256 must be a model and tokens, such as nano/256; models: .*nano"),
+        ("read_at=[nano]", "read_at.*nano must be a model and tokens"),
         ("schemes=[rope,roop]", "schemes: roop is not known; allowed: .*rope"),
         ("sections=[step,stop]", "sections.*'stop'.*'step'"),
         ("repeats=0", "repeats=0 .*greater than or equal to 1"),

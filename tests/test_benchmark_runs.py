@@ -20,7 +20,9 @@ NAN = float("nan")
 
 
 def settings(*overrides):
-    return validate(Benchmark, {**compose_values("benchmark", list(overrides)), "schemes": ["rope"]})
+    return validate(
+        Benchmark, {**compose_values("benchmark", list(overrides)), "schemes": ["rope"], "extensions": ["none"]}
+    )
 
 
 def listed(*words):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from conf.base import BadInput
 from data.windows import Windows
@@ -69,19 +70,24 @@ def test_a_mixed_step_is_the_mean_over_all_targets(case, separator):
         torch.testing.assert_close(gradient, (first[1][key] + second[1][key]) / 2, rtol=1e-4, atol=1e-6)
 
 
+def nll(model, windows: torch.Tensor) -> torch.Tensor:
+    """Windows (B, T + 1) → the negative log-likelihood of every target, (B, T)."""
+    return F.cross_entropy(model(windows[:, :-1]).transpose(1, 2), windows[:, 1:], reduction="none")
+
+
 def test_nothing_passes_from_one_chunk_to_the_next():
     case, changed = CASES[0], BATCH[1:2].clone()
     module = LanguageModel(case.model(), None, 1, torch.ones(VOCABULARY), {}, Mixed(share=1.0))
     chunks, rest = module.seen.cut(changed, 0, WINDOW)
     assert len(rest) == 0
-    before = module.nll(chunks)
+    before = nll(module.gpt, chunks)
     changed[0, : WINDOW // 2] = (changed[0, : WINDOW // 2] + 1) % VOCABULARY
-    after = module.nll(module.seen.cut(changed, 0, WINDOW)[0])
+    after = nll(module.gpt, module.seen.cut(changed, 0, WINDOW)[0])
     assert torch.equal(before[1:], after[1:]) and not torch.equal(before[0], after[0])
     for chunk in range(FACTOR):  # and back: of a chunk's loss, no other chunk's inputs have a gradient
         stream = module.gpt.embedding.weight.detach()[chunks[:, :-1]].requires_grad_()
         hook = module.gpt.embedding.register_forward_hook(lambda *_, stream=stream: stream)
-        module.nll(chunks)[chunk].sum().backward()
+        nll(module.gpt, chunks)[chunk].sum().backward()
         hook.remove()
         reached = stream.grad.abs().sum(dim=(1, 2)) > 0
         assert reached.tolist() == [other == chunk for other in range(FACTOR)]

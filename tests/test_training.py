@@ -225,7 +225,7 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(tmp_path):
     assert len(matrices) == 2 * 4  # layers × (qkv, out, up, down)
 
     before = {name: p.detach().clone() for name, p in module.gpt.named_parameters()}
-    module.nll(torch.randint(0, 257, (4, 33))).mean().backward()
+    module.training_step(torch.randint(0, 257, (4, 33)), 0).backward()
     optimizer.step()
     for name, p in module.gpt.named_parameters():
         step = (p - before[name]) / config.optimizer.lr + config.optimizer.weight_decay * before[name] * (p.dim() == 2)

@@ -1,6 +1,6 @@
 """The benchmark's command line: what is asked, the sections in turn, and what is kept of them.
 
-    python -m experiments.benchmark sections=[step] models=[nano,micro] windows=[256,1024]
+    python -m experiments.benchmark sections=[step] step_at=[nano/256,micro/1024]
 
 Each section leaves <section>.json and <section>.txt in the folder as soon as it is done, both with the device, the
 versions and the command, so that sections may come from several runs.
@@ -22,8 +22,8 @@ from data.settings import DataSettings
 if TYPE_CHECKING:
     from experiments.benchmark.workbench import Workbench
 
-SECTIONS = ("ceiling", "step", "schemes", "evaluation", "search_speed", "time_to_loss", "sweep")
-PEER_PACKAGES = ("transformers", "x-transformers")
+SECTIONS = ("ceiling", "step", "schemes", "extensions", "evaluation", "search_speed", "time_to_loss", "sweep")
+PEER_PACKAGES = ("transformers", "x-transformers", "litgpt")
 
 
 def choices(group: str) -> list[str]:
@@ -36,6 +36,18 @@ def _tuple(value):
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_tuple), Field(min_length=1)]
+
+
+def _cell(value):
+    """ "micro/1024" → ("micro", 1024)."""
+    model, _, tokens = str(value).partition("/")
+    if model not in choices("model") or not tokens.isdigit() or int(tokens) < 1:
+        raise ValueError(f"{value} must be a model and tokens, such as nano/256; models: {', '.join(choices('model'))}")
+    return model, int(tokens)
+
+
+Cell = Annotated[tuple[str, int], BeforeValidator(_cell)]
+Cells = Annotated[tuple[Cell, ...], BeforeValidator(_tuple), Field(min_length=1)]
 Rates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_tuple), Field(min_length=1)]
 
 
@@ -80,10 +92,11 @@ class Benchmark(Settings):
     """What is measured, as in conf/benchmark.yaml."""
 
     sections: Annotated[tuple[Literal[SECTIONS], ...], BeforeValidator(_tuple), Field(min_length=1)]
-    models: Names
-    windows: Annotated[Counts, Field(min_length=1)]
+    step_at: Cells
+    schemes_at: Cells
     schemes: Names
-    contexts: Annotated[Counts, Field(min_length=1)]
+    extensions: Names
+    read_at: Cells
     readers: Names
     bounded: Count
     tokens: Count | None
@@ -99,7 +112,7 @@ class Benchmark(Settings):
 
     @model_validator(mode="after")
     def _known(self):
-        for key, group in (("models", "model"), ("schemes", "position"), ("readers", "position")):
+        for key, group in (("schemes", "position"), ("extensions", "extend"), ("readers", "position")):
             allowed = choices(group)
             if unknown := [name for name in getattr(self, key) if name not in allowed]:
                 raise ValueError(f"{key}: {', '.join(unknown)} is not known; allowed: {', '.join(allowed)}")
@@ -108,6 +121,7 @@ class Benchmark(Settings):
 
 def run_sections(settings: Benchmark, overrides: list[str]) -> Path:
     """Run every section asked for, print its table, and keep it; returns the folder."""
+    from experiments.benchmark import targets
     from experiments.benchmark.workbench import Workbench
 
     bench = Workbench.set_up(settings)
@@ -122,7 +136,9 @@ def run_sections(settings: Benchmark, overrides: list[str]) -> Path:
         write_json(folder / f"{name}.json", {**about, "settings": settings.model_dump(mode="json"), "rows": rows})
         (folder / f"{name}.txt").write_text(f"{heading(about)}\n\n{printed}\n")
         print(f"\n{name}\n{printed}", flush=True)
-    print(f"\nTables and numbers: {folder}/")
+    verdicts = targets.table(folder)
+    (folder / "targets.txt").write_text(f"{verdicts}\n")
+    print(f"\ntargets\n{verdicts}\n\nTables and numbers: {folder}/")
     return folder
 
 
@@ -161,6 +177,7 @@ def _main(values: dict, overrides: list[str]) -> None:
     from conf.schema import validate
 
     values["schemes"] = values["schemes"] or choices("position")
+    values["extensions"] = values["extensions"] or choices("extend")
     run_sections(validate(Benchmark, values), overrides)
 
 

@@ -23,9 +23,9 @@ TRAINED = 256  # tokens of the window the model is taken to be trained at, and t
 def run(bench: Workbench) -> list[dict]:
     """Rows of kind "speed", a reading per model, context, scheme and protocol, and of kind "bounded"."""
     rows = []
-    for model in bench.settings.models:
-        for context in bench.settings.contexts:
-            rows += _speed(bench, model, context)
+    for model, context in bench.settings.read_at:
+        rows += _speed(bench, model, context)
+    for model in dict.fromkeys(model for model, _ in bench.settings.read_at):
         rows += _bounded(bench, model, bench.settings.bounded)
     return rows
 

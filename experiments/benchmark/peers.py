@@ -2,7 +2,7 @@
 
 As many layers, heads and channels, the same vocabulary with the embedding tied to the head, no dropout, no biases where
 the library allows it, and the fused attention of torch. All are trained by the same loop and the same fused AdamW.
-litgpt is not among them: the release tried, 0.5.13, wants another huggingface_hub than transformers and datasets.
+litgpt stands in requirements-peers.txt and not beside the others: its model needs none of what it asks for.
 """
 
 from collections.abc import Callable
@@ -80,8 +80,33 @@ def x_transformer(shape: Shape, vocabulary: int, window: int) -> Peer:
     return model, model
 
 
+def litgpt(shape: Shape, vocabulary: int, window: int) -> Peer:
+    """litgpt's GPT as Llama is in it: rotary, SwiGLU of 8/3 of the width (to a multiple of 32), RMS norm."""
+    import litgpt
+
+    config = litgpt.Config(
+        block_size=window,
+        vocab_size=vocabulary,
+        padded_vocab_size=vocabulary,
+        n_layer=shape.layers,
+        n_head=shape.heads,
+        n_embd=shape.width,
+        intermediate_size=32 * round(shape.width / 12),
+        rotary_percentage=1.0,
+        parallel_residual=False,
+        bias=False,
+        norm_class_name="RMSNorm",
+        mlp_class_name="LLaMAMLP",
+    )
+    model = litgpt.GPT(config)
+    model.apply(model._init_weights)  # its pretraining's; of torch's own defaults gradients underflow, which is slow
+    model.lm_head.weight = model.transformer.wte.weight
+    return model, model
+
+
 PEERS: dict[str, Callable[[Shape, int, int], Peer]] = {
     "transformers Llama": llama,
     "transformers GPT-2": gpt2,
     "x-transformers": x_transformer,
+    "litgpt": litgpt,
 }

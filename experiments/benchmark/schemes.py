@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+from conf.schema import Config
 from experiments.benchmark.timing import Outcome, ratio, shown
 from experiments.benchmark.workbench import Workbench
 
@@ -10,17 +11,17 @@ REFERENCE = "rope"
 
 def run(bench: Workbench) -> list[dict]:
     """A row per model, window and scheme; ratios are those of seconds or bytes, so above one is dearer than RoPE."""
-    rows = []
-    for model in bench.settings.models:
-        for window in bench.settings.windows:
-            rows += _cell(bench, model, window)
+    rows, names = [], dict.fromkeys((REFERENCE, *bench.settings.schemes))
+    for model, window in bench.settings.schemes_at:
+        rows += beside(bench, {name: bench.config(model, name, window) for name in names})
     return rows
 
 
-def _cell(bench: Workbench, model: str, window: int) -> list[dict]:
-    names = dict.fromkeys((REFERENCE, *bench.settings.schemes))
-    configs = {name: bench.config(model, name, window) for name in names}
-    tokens = bench.tokens(bench.sequences(window), window)
+def beside(bench: Workbench, configs: dict[str, Config]) -> list[dict]:
+    """A row for each of these configurations, which differ in how they read positions, and its ratios to the first."""
+    reference, *_ = configs
+    some = configs[reference]
+    tokens = bench.tokens(some.batch, some.window)
 
     def reads(name: str):
         gpt = bench.module(configs[name]).gpt
@@ -28,35 +29,36 @@ def _cell(bench: Workbench, model: str, window: int) -> list[dict]:
             gpt.compile()
         return bench.read(gpt, gpt, tokens)
 
-    label = f"{model} {window}"
-    forward = bench.compare(f"forward {label}", {name: lambda name=name: reads(name) for name in names})
-    step = bench.compare(f"step {label}", {name: lambda name=name: bench.ours(configs[name]) for name in names})
-    same = {"model": model, "window": window, "batch": bench.sequences(window)}
+    label = f"{some.model.name} {some.window}"
+    forward = bench.compare(f"forward {label}", {name: lambda name=name: reads(name) for name in configs})
+    step = bench.compare(f"step {label}", {name: lambda name=name: bench.ours(configs[name]) for name in configs})
+    same = {"model": some.model.name, "window": some.window, "batch": some.batch, "reference": reference}
     return [
-        {**same, "scheme": name}
-        | {"forward": _against(forward[name], forward[REFERENCE]), "step": _against(step[name], step[REFERENCE])}
-        for name in names
+        {**same, "name": name}
+        | {"forward": _against(forward[name], forward[reference]), "step": _against(step[name], step[reference])}
+        for name in configs
     ]
 
 
 def _against(mine: Outcome, reference: Outcome) -> dict:
-    """A scheme's outcome with its ratios to RoPE, where both have one."""
+    """An outcome with its ratios to the reference, where both have one."""
     row = asdict(mine)
     if mine.failure is None and reference.failure is None:
-        row["seconds_over_rope"] = asdict(ratio(mine, reference))
-        row["peak_over_rope"] = mine.peak / reference.peak
+        row["seconds_over_reference"] = asdict(ratio(mine, reference))
+        row["peak_over_reference"] = mine.peak / reference.peak
     return row
 
 
 def table(rows: list[dict]) -> str:
-    """Ratios to RoPE, medians with quartiles, and the peak of a training step."""
-    head = f"{'model':<6} {'window':>6} {'batch':>5}  {'scheme':<12} {'forward / RoPE':<20} {'step / RoPE':<20}"
-    lines = [f"{head} {'peak / RoPE':>11} {'peak MB':>9}"]
+    """Ratios to the reference, medians with quartiles, and the peak of a training step."""
+    over = rows[0]["reference"]
+    head = f"{'model':<6} {'window':>6} {'batch':>5}  {'':<12} {f'forward / {over}':<20} {f'step / {over}':<20}"
+    lines = [f"{head} {f'peak / {over}':>11} {'peak MB':>9}"]
     for row in rows:
-        said = f"{row['model']:<6} {row['window']:>6} {row['batch']:>5}  {row['scheme']:<12}"
+        said = f"{row['model']:<6} {row['window']:>6} {row['batch']:>5}  {row['name']:<12}"
         for part in ("forward", "step"):
-            said += f" {shown(row[part].get('seconds_over_rope')):<20}"
-        if "peak_over_rope" in row["step"]:
-            said += f" {row['step']['peak_over_rope']:>11.2f} {row['step']['peak'] / 1e6:>9,.1f}"
+            said += f" {shown(row[part].get('seconds_over_reference')):<20}"
+        if "peak_over_reference" in row["step"]:
+            said += f" {row['step']['peak_over_reference']:>11.2f} {row['step']['peak'] / 1e6:>9,.1f}"
         lines.append(said + (row["forward"]["failure"] or row["step"]["failure"] or ""))
     return "\n".join(lines)

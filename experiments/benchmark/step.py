@@ -1,43 +1,54 @@
 """A training step at every model and window: through train.py, in a bare loop, and by peers of the same shape.
 
-MFU counts 6·N + 6·layers·C·T operations a token (models/compute.py), N and all of our shape, whoever computes it.
+MFU counts 6·N + 6·layers·C·T operations a token (models/compute.py), N and all of our shape, whoever computes it, and
+refers to a square matrix multiplication timed in the same round.
 """
 
 import tempfile
 from dataclasses import asdict
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from conf.schema import Config
 from experiments.benchmark.peers import PEERS
-from experiments.benchmark.timing import Run, ratio, shown
+from experiments.benchmark.timing import Run, ratio, shown, spread
 from experiments.benchmark.workbench import Workbench
-from models.compute import flops_per_token
+from models.compute import flops_per_token, matmul_size
 from train import train
 
-BARE = "ours, bare loop"
+BARE, TRAINER, CEILING = "ours, bare loop", "ours, train.py", "matrix product"
+WARM = 3  # steps of train.py at least before those that count: the first ones also fetch their memory
 
 
 def run(bench: Workbench) -> list[dict]:
-    """A row per model, window and contestant: tokens per second, MFU, speed over that of our bare loop, peak bytes."""
+    """A row per model, window and contestant: tokens per second, MFU, speed over that of our bare loop, peak bytes.
+
+    MFU and speed are paired by round. The ceiling is no contestant and has no row.
+    """
     rows = []
-    for model in bench.settings.models:
-        for window in bench.settings.windows:
-            rows += _cell(bench, bench.config(model, "rope", window))
+    for model, window in bench.settings.step_at:
+        rows += _cell(bench, bench.config(model, "rope", window))
     return rows
 
 
 def _cell(bench: Workbench, config: Config) -> list[dict]:
-    builders = {BARE: lambda: bench.ours(config), "ours, train.py": lambda: trainer(config)}
+    builders = {CEILING: bench.product, BARE: lambda: bench.ours(config), TRAINER: lambda: trainer(config)}
     builders |= {name: lambda name=name: peer(bench, config, name) for name in PEERS}
     outcomes = bench.compare(f"step {config.model.name} {config.window}", builders)
-    tokens, flops = config.batch * config.window, flops_per_token(bench.module(config).gpt, config.window)
-    rows = []
+    tokens = config.batch * config.window
+    operations = tokens * flops_per_token(bench.module(config).gpt, config.window)
+    ceiling, rows = (
+        2 * matmul_size(bench.device) ** 3 / np.asarray(outcomes.pop(CEILING).seconds),
+        [],
+    )  # FLOP/s by round
     for name, outcome in outcomes.items():
         row = {"model": config.model.name, "window": config.window, "batch": config.batch, "contestant": name}
         if outcome.failure is None:
-            rate = outcome.rate(tokens)
-            row |= {"tokens_per_second": asdict(rate), "mfu": rate.median * flops / bench.ceiling}
+            used = operations / np.asarray(outcome.seconds) / ceiling
+            row |= {"tokens_per_second": asdict(outcome.rate(tokens)), "mfu": asdict(spread(used))}
             if not outcomes[BARE].failure:
                 row["speed_over_bare"] = asdict(ratio(outcomes[BARE], outcome))
         rows.append(row | asdict(outcome))
@@ -45,12 +56,13 @@ def _cell(bench: Workbench, config: Config) -> list[dict]:
 
 
 def trainer(config: Config) -> Run:
-    """train.py itself, in a folder of its own: the speed it reports for the second half of a run, start-up left out."""
+    """train.py itself, in a folder of its own: the speed it reports for its last steps, the first ones left out."""
 
     def run(steps: int) -> float:
+        total = steps * (1 + -(-WARM // steps))
         with tempfile.TemporaryDirectory() as folder:
-            every = {"log_every": steps, "validate_every": 2 * steps, "checkpoint_every": 2 * steps}
-            changed = {"runs": folder, "steps": 2 * steps, "validation_windows": 1, **every}
+            every = {"log_every": steps, "validate_every": total, "checkpoint_every": total}
+            changed = {"runs": folder, "steps": total, "validation_windows": 1, **every}
             metrics = train(config.model_copy(update=changed)).metrics
         return steps * config.batch * config.window / metrics["speed/tokens_per_second"]
 
@@ -58,7 +70,7 @@ def trainer(config: Config) -> Run:
 
 
 def peer(bench: Workbench, config: Config, name: str) -> Run:
-    """A peer in our bare loop, by the same fused AdamW without groups of parameters."""
+    """A peer in our bare loop, its loss that of its logits, by the same fused AdamW without groups of parameters."""
     model, logits = PEERS[name](config.model, bench.vocabulary, config.window)
     model.to(bench.device)
     asked = config.optimizer
@@ -66,12 +78,16 @@ def peer(bench: Workbench, config: Config, name: str) -> Run:
     optimizer = torch.optim.AdamW(
         model.parameters(), asked.lr, betas=betas, weight_decay=asked.weight_decay, fused=True
     )
-    return bench.trained(model, logits, optimizer, config.window)
+
+    def loss(inputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(logits(inputs).float().flatten(0, 1), targets.flatten())
+
+    return bench.trained(model, loss, optimizer, config.window)
 
 
 def table(rows: list[dict]) -> str:
     """Medians, with quartiles where they are ratios."""
-    head = f"{'model':<6} {'window':>6} {'batch':>5}  {'contestant':<19} {'tokens/s':>10} {'MFU':>6} {'peak MB':>9}"
+    head = f"{'model':<6} {'window':>6} {'batch':>5}  {'contestant':<19} {'tokens/s':>10} {'MFU':<19} {'peak MB':>9}"
     lines = [f"{head}  speed over our bare loop"]
     for row in rows:
         start = f"{row['model']:<6} {row['window']:>6} {row['batch']:>5}  {row['contestant']:<19} "
@@ -79,5 +95,5 @@ def table(rows: list[dict]) -> str:
             lines.append(f"{start}{row['failure']}")
             continue
         rate, over = row["tokens_per_second"]["median"], shown(row.get("speed_over_bare"))
-        lines.append(f"{start}{rate:>10,.0f} {row['mfu']:>6.1%} {row['peak'] / 1e6:>9,.1f}  {over}")
+        lines.append(f"{start}{rate:>10,.0f} {shown(row['mfu']):<19} {row['peak'] / 1e6:>9,.1f}  {over}")
     return "\n".join(lines)

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conf.compose import compose_values
 from experiments.benchmark.timing import Outcome, Run, compare, looped
-from models.compute import matmul_rate
+from models.compute import matmul_rate, matmul_size
 from models.language_model import LanguageModel
 from train import build_model, resolve
 
@@ -67,11 +66,11 @@ class Workbench:
         default = 2**16 if self.device.type == "cuda" else 2**11
         return max(1, (self.settings.tokens or default) // window)
 
-    def config(self, model: str, position: str, window: int) -> "Config":
-        """The run that train.py would do at this model, scheme and window with nothing else said."""
+    def config(self, model: str, position: str, window: int, *more: str) -> "Config":
+        """The run that train.py would do at this model, scheme and window with nothing, or these overrides, said."""
         overrides = [f"model={model}", f"position={position}", f"window={window}", f"batch={self.sequences(window)}"]
         overrides += [f"trainer={'gpu' if self.device.type == 'cuda' else 'cpu'}", "trainer.progress=false"]
-        values = compose_values("config", [*overrides, "logger=none", "name=benchmark"])
+        values = compose_values("config", [*overrides, *more, "logger=none", "name=benchmark"])
         data = self.settings.data.model_dump(mode="json")
         return resolve({**values, "data": data, "cache": self.settings.cache}, overrides)
 
@@ -88,19 +87,19 @@ class Workbench:
     def autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
-    def trained(self, model: nn.Module, logits: Callable[[Tensor], Tensor], optimizer, window: int) -> Run:
-        """A bare training loop: loss, backward, clipping, optimizer, on a few batches that wait on the device."""
+    def trained(self, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], optimizer, window: int) -> Run:
+        """A bare training loop: loss of inputs and targets, (B, T) each, backward, clipping, optimizer; compiled, loss
+        and all, where models are. Its few batches wait on the device."""
         if self.compiled:
-            model.compile()
+            loss = torch.compile(loss)
         batches = cycle(self.tokens(4 * self.sequences(window), window + 1).chunk(4))
         parameters = list(model.parameters())
 
         def step() -> None:
             batch = next(batches)
             with self.autocast():
-                scores = logits(batch[:, :-1])
-                loss = F.cross_entropy(scores.float().flatten(0, 1), batch[:, 1:].flatten())
-            loss.backward()
+                value = loss(batch[:, :-1], batch[:, 1:])
+            value.backward()
             nn.utils.clip_grad_norm_(parameters, CLIP)
             optimizer.step()
             optimizer.zero_grad()
@@ -110,7 +109,14 @@ class Workbench:
     def ours(self, config: "Config") -> Run:
         """The lab's model and optimizer in the bare loop."""
         module = self.module(config)
-        return self.trained(module.gpt, module.gpt, module.configure_optimizers()["optimizer"], config.window)
+        gpt, optimizer = module.gpt, module.configure_optimizers()["optimizer"]
+        return self.trained(gpt, lambda inputs, targets: gpt(inputs, targets=targets)[0], optimizer, config.window)
+
+    def product(self) -> Run:
+        """The square matrix multiplication of the ceiling, as a contestant: what the device can do in that round."""
+        size = matmul_size(self.device)
+        a, b = (torch.randn(size, size, device=self.device).to(training_dtype(self.device)) for _ in range(2))
+        return looped(lambda: a @ b, self.device)
 
     def read(self, model: nn.Module, logits: Callable[[Tensor], Tensor], tokens: Tensor) -> Run:
         """A plain forward pass of tokens (B, T) to logits under inference mode."""

@@ -25,7 +25,7 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     the two dtypes and rounded back to x's.
     """
     half = cos.shape[-1]
-    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]  # (B, H, T, K) twice, (B, H, T, D - 2K)
+    a, b, rest = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)  # (B, H, T, K) twice, (B, H, T, D - 2K)
     turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
     return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
 

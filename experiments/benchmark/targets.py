@@ -1,0 +1,127 @@
+"""What the lab holds its speed to, beside what was measured.
+
+    python -m experiments.benchmark.targets experiments/results/benchmark-cpu
+
+Reads the sections kept in the folder. A target is judged by the worst of the rows it speaks of, or, where any one will
+do, by the best; a row that failed counts for nothing.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+REGROUPING = ("self_extend", "rerope")  # extensions that replace scores, and leave the fast attention
+Found = Iterator[tuple[str, float]]  # the row, as it is said, and its number
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound on a number that the rows of a section hold."""
+
+    what: str
+    section: str
+    found: Callable[[list[dict]], Found]
+    limit: float
+    at_least: bool  # else at most
+    any_one: bool = False  # the best row decides, not the worst
+
+    def judged(self, rows: list[dict]) -> tuple[str, float, bool] | None:
+        """The row that decides, its number and whether it meets the target; None where nothing was measured."""
+        choose = max if self.at_least == self.any_one else min
+        where, value = choose(self.found(rows), key=lambda each: each[1], default=(None, None))
+        if where is None:
+            return None
+        return where, value, value >= self.limit if self.at_least else value <= self.limit
+
+
+def trainer_over_bare(rows: list[dict]) -> Found:
+    for row in rows:
+        if row["model"] == "nano" and row["contestant"] == "ours, train.py" and "speed_over_bare" in row:
+            yield _shape(row), row["speed_over_bare"]["median"]
+
+
+def ours_over_fastest_peer(rows: list[dict]) -> Found:
+    """Of our bare loop, paired by round with each peer."""
+    for shape in dict.fromkeys(map(_shape, rows)):
+        peers = [row for row in rows if _shape(row) == shape and not row["contestant"].startswith("ours")]
+        peers = [row for row in peers if "speed_over_bare" in row]
+        if peers:
+            fastest = max(peers, key=lambda row: row["speed_over_bare"]["median"])
+            yield f"{shape}, {fastest['contestant']}", 1 / fastest["speed_over_bare"]["median"]
+
+
+def share_of_ceiling(rows: list[dict]) -> Found:
+    for row in rows:
+        if row["model"] == "micro" and row["contestant"] == "ours, bare loop" and "mfu" in row:
+            yield _shape(row), row["mfu"]["median"]
+
+
+def step_over_reference(*left_out: str) -> Callable[[list[dict]], Found]:
+    """Of every scheme or extension but these."""
+
+    def found(rows: list[dict]) -> Found:
+        for row in rows:
+            if row["name"] not in (row["reference"], *left_out) and "seconds_over_reference" in row["step"]:
+                yield f"{_shape(row)}, {row['name']}", row["step"]["seconds_over_reference"]["median"]
+
+    return found
+
+
+def reading_over_plain(rows: list[dict]) -> Found:
+    for row in rows:
+        if row["kind"] == "speed" and row["context"] == 32_768 and row["protocol"] != "plain forward":
+            if "speed_over_plain" in row:
+                where = f"{row['model']}, {row['context']} tokens, {row['scheme']}, {row['protocol']}"
+                yield where, row["speed_over_plain"]["median"]
+
+
+def time_over_first(rows: list[dict]) -> Found:
+    best = [row for row in rows if row["kind"] == "best"]
+    for row in best[1:]:
+        if row["seconds_over_reference"] is not None:
+            yield f"{row['optimizer']} over {best[0]['optimizer']}", row["seconds_over_reference"]
+
+
+def _shape(row: dict) -> str:
+    return f"{row['model']} at {row['window']}"
+
+
+TARGETS = (
+    Target("train.py over the bare loop, nano", "step", trainer_over_bare, 0.97, True),
+    Target("ours over the fastest peer", "step", ours_over_fastest_peer, 1.0, True),
+    Target("share of the ceiling (MFU), micro", "step", share_of_ceiling, 0.8, True),
+    Target("step of a scheme over RoPE, CoPE aside", "schemes", step_over_reference("cope"), 1.5, False),
+    Target("step of a rotary extension over none", "extensions", step_over_reference(*REGROUPING), 1.03, False),
+    Target("reading 32,768 tokens over plain forward", "evaluation", reading_over_plain, 0.9, True),
+    Target("seconds to loss, best optimizer over AdamW", "time_to_loss", time_over_first, 0.7, False, any_one=True),
+)
+
+
+def table(folder: Path) -> str:
+    """A line for each target: the bound, the number, the verdict and the row that decided."""
+    sections = {path.stem: json.loads(path.read_text())["rows"] for path in folder.glob("*.json")}
+    lines = [f"{'target':<43} {'bound':>7} {'measured':>8}  {'':<12} row"]
+    for target in TARGETS:
+        bound = f"{'≥' if target.at_least else '≤'} {target.limit:.2f}"
+        judged = target.judged(sections.get(target.section, []))
+        where, value, met = judged or ("", None, None)
+        said = "not measured" if judged is None else "met" if met else "missed"
+        number = "-" if value is None else f"{value:.3f}"
+        lines.append(f"{target.what:<43} {bound:>7} {number:>8}  {said:<12} {where}".rstrip())
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The command line: a folder."""
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit("usage: python -m experiments.benchmark.targets FOLDER")
+    folder = Path(sys.argv[1])
+    if not any((folder / f"{target.section}.json").exists() for target in TARGETS):
+        sys.exit(f"{folder} holds no section of the benchmark, such as step.json")
+    print(table(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The loss of a language model, from its last states to the gradient, without its logits ever being whole.
+
+Letters in shape comments: N tokens, C model width, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Logits held at once: 4 MB stay in a CPU's cache, and a GPU wants large matrices.
+LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
+
+
+def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """States (N, C), head (V, C) and targets (N,) → mean negative log-likelihood, and that of every target, (N,).
+
+    Nats in float32, whatever the precision of the logits; of no targets the mean is 0. Only the mean has a gradient. It is computed on the way,
+    a piece of the tokens at a time, so that a step holds N·V logits neither forward nor backward and computes none
+    twice (Hsu et al. 2024, Liger Kernel, arXiv 2410.10989, 3.2).
+    """
+    return _Pieces.apply(hidden, weight, targets, torch.is_grad_enabled())
+
+
+class _Pieces(torch.autograd.Function):
+    """With logits z = h·Wᵀ and p their softmax, ∂nll/∂z = p - [target]; the rest are two products."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
+        rows = max(1, LOGITS_AT_ONCE.get(hidden.device.type, 2**20) // len(weight))
+        nll = torch.empty(targets.shape, device=hidden.device)
+        if wanted:
+            to_hidden, to_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        for start in range(0, len(targets), rows):
+            part = slice(start, start + rows)
+            target = targets[part, None]
+            product = F.linear(hidden[part], weight)  # in bfloat16 under autocast, like those below
+            logits = product.float()
+            partition = logits.logsumexp(-1, keepdim=True)
+            nll[part] = (partition - logits.gather(-1, target)).squeeze(-1)
+            if wanted:
+                error = logits.sub_(partition).exp_()
+                error.scatter_add_(-1, target, error.new_full(target.shape, -1))
+                error = error.to(product.dtype)
+                to_hidden[part] = error @ weight
+                to_weight += error.T @ hidden[part]
+        if wanted:
+            ctx.save_for_backward(to_hidden, to_weight)
+        ctx.mark_non_differentiable(nll)
+        return nll.sum() / max(1, len(targets)), nll
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor, _: Tensor) -> tuple:
+        to_hidden, to_weight = ctx.saved_tensors
+        share = gradient / max(1, len(to_hidden))
+        return to_hidden * share, to_weight * share, None, None

@@ -1,0 +1,107 @@
+"""The targets: which number of which row is held to which bound, on rows made up for it."""
+
+import json
+
+import pytest
+
+from experiments.benchmark import targets
+
+
+def spread(median):
+    return {"median": median, "low": 0.0, "high": 9.0}
+
+
+def contestant(model, window, name, over, mfu=0.5):
+    row = {"model": model, "window": window, "contestant": name}
+    return row if over is None else row | {"speed_over_bare": spread(over), "mfu": spread(mfu)}
+
+
+def beside(name, over, reference="rope"):
+    step = {} if over is None else {"seconds_over_reference": spread(over)}
+    return {"model": "micro", "window": 1024, "reference": reference, "name": name, "step": step}
+
+
+def reading(context, protocol, over):
+    row = {"kind": "speed", "model": "nano", "context": context, "scheme": "rope", "protocol": protocol}
+    return row | {"speed_over_plain": spread(over)}
+
+
+ROWS = {
+    "step": [
+        contestant("nano", 256, "ours, bare loop", 1.0),
+        contestant("nano", 256, "ours, train.py", 0.98),
+        contestant("nano", 256, "litgpt", 0.5),
+        contestant("nano", 256, "transformers Llama", 0.8),
+        contestant("nano", 1024, "ours, train.py", 0.96),
+        contestant("micro", 256, "ours, bare loop", 1.0, mfu=0.83),
+        contestant("micro", 256, "ours, train.py", 0.5, mfu=0.1),
+        contestant("micro", 256, "x-transformers", 0.9),
+        contestant("micro", 256, "litgpt", None),
+        contestant("micro", 1024, "ours, bare loop", 1.0, mfu=0.81),
+    ],
+    "schemes": [
+        beside("rope", 1.0),
+        beside("fire", 1.4),
+        beside("alibi", 1.2),
+        beside("cope", 4.0),
+        beside("t5", None),
+    ],
+    "extensions": [
+        beside("none", 1.0, "none"),
+        beside("yarn", 1.02, "none"),
+        beside("rerope", 4.0, "none"),
+        beside("drop", 1.05, "none"),
+    ],
+    "evaluation": [
+        reading(8192, "windows", 0.1),
+        reading(32_768, "plain forward", 0.2),
+        reading(32_768, "windows", 0.95),
+        reading(32_768, "fixed_targets", 1.1),
+        {"kind": "bounded", "model": "nano", "context": 32_768, "scheme": "alibi"},
+    ],
+    "time_to_loss": [
+        {"kind": "run", "optimizer": "adamw"},
+        {"kind": "best", "optimizer": "adamw", "seconds_over_reference": 1.0},
+        {"kind": "best", "optimizer": "muon", "seconds_over_reference": 0.6},
+        {"kind": "best", "optimizer": "other", "seconds_over_reference": 0.9},
+        {"kind": "best", "optimizer": "lost", "seconds_over_reference": None},
+    ],
+}
+
+
+def kept(folder, rows):
+    for name, each in rows.items():
+        (folder / f"{name}.json").write_text(json.dumps({"rows": each}))
+    return [line.split("  ") for line in targets.table(folder).splitlines()[1:]]
+
+
+def test_the_row_that_decides_is_the_worst_and_for_the_optimizers_the_best():
+    found = [target.judged(ROWS[target.section]) for target in targets.TARGETS]
+    assert [(where, pytest.approx(value), met) for where, value, met in found] == [
+        ("nano at 1024", 0.96, False),
+        ("micro at 256, x-transformers", 1 / 0.9, True),
+        ("micro at 1024", 0.81, True),
+        ("micro at 1024, fire", 1.4, True),
+        ("micro at 1024, drop", 1.05, False),
+        ("nano, 32768 tokens, rope, windows", 0.95, True),
+        ("muon over adamw", 0.6, True),
+    ]
+
+
+@pytest.mark.parametrize("over, met", [(0.97, True), (0.969, False)])
+def test_a_bound_is_met_on_the_bound(over, met):
+    (target,) = (each for each in targets.TARGETS if each.limit == 0.97)
+    assert target.judged([contestant("nano", 256, "ours, train.py", over)])[2] is met
+
+
+def test_a_line_says_what_was_measured_and_what_was_not(tmp_path):
+    lines = kept(tmp_path, {"step": ROWS["step"][:4], "sweep": [{"kind": "rate"}]})
+    said = ["met", "met", *["not measured"] * 5]
+    assert len(lines) == len(said) and all(word in line for word, line in zip(said, lines, strict=True))
+    assert any("nano at 256, transformers Llama" in each for each in lines[1])
+
+
+def test_a_folder_without_sections_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(targets.sys, "argv", ["targets", str(tmp_path)])
+    with pytest.raises(SystemExit, match="holds no section of the benchmark, such as step.json"):
+        targets.main()
