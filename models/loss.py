@@ -14,9 +14,9 @@ LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
 def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """States (N, C), head (V, C) and targets (N,) → mean negative log-likelihood, and that of every target, (N,).
 
-    Nats in float32, whatever the precision of the logits; of no targets the mean is 0. Only the mean has a gradient. It is computed on the way,
-    a piece of the tokens at a time, so that a step holds N·V logits neither forward nor backward and computes none
-    twice (Hsu et al. 2024, Liger Kernel, arXiv 2410.10989, 3.2).
+    Nats in float32, whatever the precision of the logits; of no targets the mean is 0. Only the mean has a gradient.
+    It is computed on the way, a piece of the tokens at a time, so that a step holds N·V logits neither forward nor
+    backward and computes none twice (Hsu et al. 2024, Liger Kernel, arXiv 2410.10989, 3.2).
     """
     return _Pieces.apply(hidden, weight, targets, torch.is_grad_enabled())
 
