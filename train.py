@@ -8,7 +8,6 @@ Importable: `compose`, `build_model`, `train`. Heavy imports stand inside functi
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 import sys
@@ -207,6 +206,7 @@ def _place(config: Config) -> Place:
 def _run(config: Config, folder: RunFolder, here: Place) -> dict:
     """Fit and write results; whatever happens, the status says so and the loggers are closed."""
     from conf.tracking import wandb_run
+    from models.progress import Metrics
 
     job_type = "train" if config.checkpoint is None else "finetune"
     folder.set_status("running")
@@ -223,7 +223,7 @@ def _run(config: Config, folder: RunFolder, here: Place) -> dict:
         sys.exit(130)
     finally:
         if config.logger.name == "csv":
-            _write_csv(folder)
+            Metrics(folder.metrics).write_csv()
     folder.finish(results)
     return results
 
@@ -353,20 +353,6 @@ def _results(config: Config, folder: RunFolder, checkpoints) -> dict:
         metrics |= row
     last = numbered(checkpoints.folder)[-1].relative_to(folder.path)
     return {"name": config.name, "group": config.group, "checkpoint": str(last), "metrics": metrics}
-
-
-def _write_csv(folder: RunFolder) -> None:
-    """metrics.csv from metrics.jsonl: one row a step, one column a metric."""
-    from models.progress import Metrics
-
-    steps: dict[int, dict] = {}
-    for row in Metrics(folder.metrics).rows():
-        steps.setdefault(row["step"], {}).update(row)
-    columns = list(dict.fromkeys(key for row in steps.values() for key in row))
-    with open(folder.path / "metrics.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(steps.values())
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """What a run says while it trains: a line of metrics every few steps, and a bar that knows when it will end."""
 
+import csv
 import json
 import math
 import time
@@ -39,6 +40,17 @@ class Metrics:
     def write(self, row: dict) -> None:
         with open(self.path, "a") as file:
             file.write(json.dumps(row) + "\n")
+
+    def write_csv(self) -> None:
+        """The same as metrics.csv beside it: one row a step, one column a metric."""
+        steps: dict[int, dict] = {}
+        for row in self.rows():
+            steps.setdefault(row["step"], {}).update(row)
+        columns = list(dict.fromkeys(key for row in steps.values() for key in row))
+        with open(self.path.with_suffix(".csv"), "w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(steps.values())
 
 
 class Recorder(L.Callback):
