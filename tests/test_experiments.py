@@ -7,7 +7,7 @@ import pytest
 
 from conf.base import BadInput
 from experiments.perplexity import Measurement, cut, default_contexts, measure_checkpoint
-from experiments.readings import digest, find_checkpoint
+from experiments.readings import digest, find_checkpoint, passes, request
 from experiments.statistics import paired_ratio
 from tests.runs import CACHE, command, finish, tiny
 from train import compose, train
@@ -104,12 +104,13 @@ def test_both_readings_side_by_side_where_the_length_matters_and_a_sentence_wher
     head, first, second = both.splitlines()[-3:]
     assert head.split("  ")[-1].strip() == "decoded / whole"
     assert first.split()[3] == "1.000" and second.split()[1] != "nan"
-    files = (base.folder / "perplexity").glob("*dynamic_ntk-f*")
-    assert {path.name.split("fixed_targets-")[1][:7] for path in files} > {"decoded"}
-    whole = said("extend=dynamic_ntk", "reading=whole")
-    assert "reading=both adds" in whole and "as decoded" not in whole.split("depends")[0]
-    status, _, err = finish(command(*words, "reading=twice", module="experiments.perplexity"))
-    assert status == 1 and "reading=twice is not known: one of whole, decoded, both" in err and err.count("\n") == 1
+    assert len(list((base.folder / "perplexity").glob("*-dynamic_ntk-fixed_targets-decoded-*.json"))) == 1
+    logger, extend = {"name": "none"}, {"name": "dynamic_ntk"}
+    asked = request({"checkpoint": str(base.folder), "cache": "", "runs": "", "logger": logger, "extend": extend})
+    readings, sentence = passes(asked, "whole")
+    assert readings == ["whole"] and "reading=both adds" in sentence
+    with pytest.raises(BadInput, match="reading=twice is not known: one of whole, decoded, both"):
+        passes(asked, "twice")
 
 
 def test_the_reading_that_goes_without_saying_leaves_old_results_their_names(base):
