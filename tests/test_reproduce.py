@@ -78,9 +78,11 @@ def test_the_rules_of_extrapolation(found, expected):
 )
 def test_the_rule_of_starting_positions(early, more, word):
     cells = {"base": LARGE, "early": ratio(*early), "early over late": ratio(*more)}
-    assert words(StartingPositions, Found([{"position": scheme, **cells} for scheme in ("rope", "sinusoidal")])) == (
-        [word] * 2
-    )
+    told = [{"position": scheme, **cells} for scheme in ("rope", "sinusoidal")]
+    told += [
+        {"scheme": row["position"], "window": window, "early": ratio(0.9, 1.1)} for row in told for window in (16, 64)
+    ]
+    assert words(StartingPositions, Found(told, {"window": 32})) == [word] * 2
 
 
 @pytest.mark.parametrize(
