@@ -1,0 +1,119 @@
+"""The lab's workspace in Weights & Biases: curves over tokens and over context, and what runs came to, by position.
+
+    python -m experiments.dashboard dry_run=true
+    python -m experiments.dashboard tags=[convergence]
+    python -m experiments.dashboard entity=me by=[position.name,frequencies.base]
+
+Runs are those of a project, or of a claim, by its tag. Each call saves a view of its own and prints its address.
+"""
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BeforeValidator, Field
+
+from conf.base import BadInput, Settings
+from conf.compose import command_line
+
+if TYPE_CHECKING:
+    from wandb_workspaces.workspaces import Workspace
+
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
+TRAINING = ("validation/perplexity", "validation/nll", "train/loss", "train/gradient_norm", "speed/tokens_per_second")
+CONTEXT = ("context/perplexity", "context/nll", "context/nll_by_position")
+FINAL = ("validation/nll", "validation/perplexity", "validation/bits_per_byte", "tokens", "speed/tokens_per_second")
+
+
+class Asked(Settings):
+    """Which workspace, as in conf/dashboard.yaml."""
+
+    entity: str | None
+    project: str
+    tags: Names
+    by: Annotated[Names, Field(min_length=1)]
+    dry_run: bool
+
+
+def workspace(asked: Asked, entity: str) -> "Workspace":
+    """The workspace as an object of wandb-workspaces, which asks no server for anything until it is saved."""
+    import wandb_workspaces.reports.v2 as panels
+    import wandb_workspaces.workspaces as ws
+
+    together = {"groupby": panels.Config(asked.by[0]), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
+
+    def curve(metric: str, x: str):
+        log = metric.endswith("perplexity")
+        across = x == "context/length"
+        return panels.LinePlot(title=metric, x=x, y=[metric], log_x=across, log_y=log, title_x=x, max_runs_to_show=100)
+
+    sections = [
+        ws.Section(name="Training", panels=[curve(each, "tokens") for each in TRAINING], is_open=True),
+        ws.Section(
+            name="Perplexity against context", panels=[curve(each, "context/length") for each in CONTEXT], is_open=True
+        ),
+        ws.Section(
+            name=f"By {asked.by[0]}",
+            panels=[
+                *(panels.BarPlot(title=f"final/{each}", metrics=[f"final/{each}"], **together) for each in FINAL[:3]),
+                panels.RunComparer(diff_only=True),
+            ],
+            is_open=True,
+        ),
+        ws.Section(
+            name="At the end",
+            panels=[
+                panels.ScalarChart(title=f"final/{each}", metric=f"final/{each}", groupby_aggfunc="mean")
+                for each in FINAL
+            ],
+        ),
+    ]
+    tagged = ws.And(*(ws.Tags().isin([tag]) for tag in asked.tags)) if asked.tags else ""
+    runs = ws.RunsetSettings(filters=tagged, groupby=[ws.Config(key) for key in asked.by])
+    name = ", ".join(["Positions", *asked.tags])
+    settings = ws.WorkspaceSettings(x_axis="tokens", max_runs=100)
+    return ws.Workspace(
+        entity=entity, project=asked.project, name=name, sections=sections, settings=settings, runset_settings=runs
+    )
+
+
+def outline(built: "Workspace") -> str:
+    """What a workspace shows, in lines."""
+    runs = built.runset_settings
+    lines = [f"{built.name}: runs of {built.entity or '(the entity of the key)'}/{built.project}"]
+    lines += [f"  where {runs.filters}"] if runs.filters else []
+    lines += [f"  grouped by {', '.join(key.name for key in runs.groupby)}"]
+    for section in built.sections:
+        lines.append(f"{section.name}{'' if section.is_open else ' (closed)'}")
+        for panel in section.panels:
+            over = f" against {panel.x}" if hasattr(panel, "x") else ""
+            lines.append(f"  {type(panel).__name__}: {getattr(panel, 'title', 'settings that differ')}{over}")
+    return "\n".join(lines)
+
+
+def _main(values: dict, overrides: list[str]) -> None:
+    from conf.schema import validate
+
+    asked = validate(Asked, values)
+    try:
+        import wandb
+        import wandb_workspaces  # noqa: F401
+    except ImportError as error:
+        raise BadInput(f"{error.name} is missing: pip install -r requirements-dev.txt") from None
+    if asked.dry_run:
+        print(outline(workspace(asked, asked.entity or "")))
+        return
+    try:
+        built = workspace(asked, asked.entity or wandb.Api(timeout=20).default_entity or "")
+        built.save()
+    except (wandb.Error, ValueError, OSError) as error:
+        said = str(error).splitlines()[0]
+        raise BadInput(f"the workspace was not saved: {said}; dry_run=true shows it without a server") from None
+    print(f"{outline(built)}\n\nSaved: {built.url}")
+
+
+def main() -> None:
+    """The command line."""
+    command_line("dashboard", _main)
+
+
+if __name__ == "__main__":
+    main()
