@@ -145,6 +145,25 @@ def test_binary_is_the_bits_of_the_position():
     assert ((code + 1) / 2 @ torch.tensor([1.0, 2, 4, 8])).tolist() == list(range(16))
 
 
+def test_fire_reads_by_lines_what_it_learned_by_its_network():
+    """With gradients every unit is computed, without them the lines between their knots are looked up: of units that
+    turn within reach, out of it, at its ends, at the same share twice, and never."""
+    position = Case("fire").position().double()
+    units = [(1, -0.5), (-1, 0.5), (2, -1), (0.7, -0.1), (1, 3), (-1, -2), (1, 0), (-1, 1), (0, 1), (0, -1), (0, 0)]
+    with torch.no_grad():
+        position.inner_weight.zero_()
+        position.inner_bias.zero_()
+        for unit, (weight, bias) in enumerate(units):
+            position.inner_weight[unit], position.inner_bias[unit] = weight, bias
+        position.outer_weight.normal_(generator=torch.Generator().manual_seed(1))
+    at = torch.arange(40, dtype=torch.float64)
+    learned = position.scores(at, at)
+    with torch.no_grad():
+        read = position.scores(at, at)
+    assert learned.requires_grad and not read.requires_grad and learned.std() > 0.1
+    assert torch.allclose(read, learned, atol=1e-12)
+
+
 def test_fire_reads_distances_as_a_share_of_the_way_behind():
     """Past the threshold, a text twice as long gives the middle of its past the bias of the middle."""
     position = Case("fire").position().double()
