@@ -210,7 +210,7 @@ def test_a_bad_option_is_one_sentence(override, said):
 
 def test_a_search_scores_the_same_in_batches_and_one_at_a_time(one_thread):
     """Three texts of 64 tokens: at 500 tokens a pass two candidates share one, at 64 a candidate takes three."""
-    small = ["search_speed.window=16", "search_speed.factor=4", "search_speed.candidates=12", "search_speed.texts=[3]"]
+    small = ["search_speed.window=16", "search_speed.factor=4", "search_speed.candidates=16", "search_speed.texts=[3]"]
     bench = Workbench(settings(*small, "search_speed.batch_tokens=[64,500]"), CPU, 256, 1.0)
     texts = Texts(list(bench.tokens(3, 65).numpy()), [0, 1, 2], 64)
     candidates = search_speed.people([1.0 / 4**i for i in range(16)], bench.settings.search_speed)
