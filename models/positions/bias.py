@@ -192,8 +192,8 @@ class FIRE(Biased):
     def _lines(self, share: Tensor) -> Tensor:
         """The same of shares in [0, 1], for reading: f is a line between two knots, where an inner unit turns on or
         off, and to look it up costs a seventh of computing `hidden` units for every pair."""
-        turns = -self.inner_bias / self.inner_weight.squeeze(-1)
-        turns = turns.to(share.dtype).nan_to_num(0).clamp(0, 1)  # further ones are out of reach
+        turns = -self.inner_bias.to(share.dtype) / self.inner_weight.squeeze(-1).to(share.dtype)
+        turns = turns.nan_to_num(0).clamp(0, 1)  # further ones are out of reach
         knots = torch.cat((turns, turns.new_tensor([0, 1]))).sort().values
         values = self._network(knots)  # (hidden + 2, H)
         slope = (values.diff(dim=0) / knots.diff()[:, None]).nan_to_num(0, 0, 0)  # no share falls between equal knots
