@@ -210,7 +210,10 @@ def test_a_real_browser_shows_it(page, tmp_path, width, dark):
     file = tmp_path / "page.html"
     file.write_text(page, encoding="utf-8")
     with Page(file.as_uri(), width, tmp_path / "profile", dark) as seen:
-        assert seen.see("[...document.images].filter(each => each.naturalWidth > 0 && each.width > 300).length") == 2
+        assert (
+            seen.see("[...document.images].filter(i => i.naturalWidth && i.getBoundingClientRect().width > 300).length")
+            == 2
+        )
         assert seen.see("document.documentElement.scrollWidth") <= seen.see("innerWidth") == width
         assert seen.see("scrollTo(500, 0), scrollX") == 0
         boxes = "[...document.querySelectorAll('.scroll')]"
