@@ -95,14 +95,17 @@ def test_arms_that_cannot_be_fine_tuned_are_refused_in_the_plan(tmp_path, arms, 
         plan(Wrong(), asked(tmp_path, "convergence", "seeds=1"))
 
 
-def test_two_ways_to_say_the_same_are_one_run(tmp_path):
+def test_two_ways_to_say_the_same_are_one_run_and_whatever_differs_is_another(tmp_path):
     class Twins(Chain):
         def arms(self, window):
             knobs = ["frequencies=geometric", "frequencies.base=100", "position=rope"]
-            return {"short": ["frequencies.base=100"], "long": knobs}
+            other = {"window": ["window=64"], "kept": ["snapshots=[2]"], "both": ["window=64", "snapshots=[2]"]}
+            other = {name: ["frequencies.base=100", *words] for name, words in other.items()}
+            return {"short": ["frequencies.base=100"], "long": knobs, "spelt": ["frequencies.base=1e2"]} | other
 
-    short, long = plan(Twins(), asked(tmp_path, "convergence", "seeds=1")).values()
-    assert short == long
+    short, long, spelt, *others = plan(Twins(), asked(tmp_path, "convergence", "seeds=1")).values()
+    assert short == long == spelt and short[0].name == "rope-nano-base100-s1"
+    assert len({run.name for (run,) in (short, *others)}) == 4
 
 
 class Pair(Claim):
