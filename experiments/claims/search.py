@@ -144,9 +144,12 @@ class SearchClaim(Claim):
                         panel.plot(range(1, len(values) + 1), values, color=colour, linewidth=2 if same else 0.9,
                                    linestyle=":" if same else "-", label=method if seed == 0 else None)  # fmt: skip
             panel.set(title=f"factors for {factor} windows", xlabel="pair, fastest first", ylabel="λ, by seed")
+        ratios.set_ylim(-0.5, len(names) + 0.3)  # room for the legend
+        ratios.legend(fontsize=8, loc="upper right")
+        for panel in panels:
+            panel.legend(fontsize=8)
         for panel in (ratios, *panels):
             panel.grid(alpha=0.3)
-            panel.legend(fontsize=8)
         headed(
             figure, self.title, "95 % over seeds and documents; seeds paired; rivals chosen on the text searched on."
         )
