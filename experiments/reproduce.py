@@ -14,11 +14,8 @@ Results: runs/claims/<claim>-<scale>/ with result.json, table.txt and the figure
 
 import json
 import shutil
-<<<<<<< HEAD
 import time
-=======
 import sys
->>>>>>> b86a18cfffff90c096d4f974e9bbb3c47e40097c
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
