@@ -14,8 +14,8 @@ Results: runs/claims/<claim>-<scale>/ with result.json, table.txt and the figure
 
 import json
 import shutil
-import time
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
