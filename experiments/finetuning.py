@@ -2,7 +2,7 @@
 
 
 def customary(base: dict, settings: dict, window: int, steps: int) -> dict:
-    """The batch and the optimizer of a fine-tuning run, as plain settings.
+    """The batch, the optimizer and, at its end, the validation of a fine-tuning run, as plain settings.
 
     Args:
         base: plain settings of the run that trained the model from scratch; a step sees as many tokens as there.
@@ -12,4 +12,4 @@ def customary(base: dict, settings: dict, window: int, steps: int) -> dict:
     """
     gently = {"lr": settings["optimizer"]["lr"] / 4, "schedule": "constant", "warmup": steps // 10}
     batch = max(1, base["batch"] * base["window"] // window)
-    return {"batch": batch, "optimizer": settings["optimizer"] | gently, "snapshots": []}
+    return {"batch": batch, "optimizer": settings["optimizer"] | gently, "validate_every": steps, "snapshots": []}

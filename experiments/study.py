@@ -263,5 +263,5 @@ def tuning_config(
     if lr:
         values["optimizer"]["lr"] = lr
     values |= {"name": name, "checkpoint": str(checkpoint), "extend": extend}
-    values |= {"window": window, "steps": steps, "log_every": 1, "validate_every": steps}
+    values |= {"window": window, "steps": steps, "log_every": 1}
     return resolve(values, ["extend", "window", "data"])

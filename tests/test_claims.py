@@ -56,7 +56,7 @@ def windows(pi, direct, gain, base=5):
     """k_max of five seeds: those of PI at the end of each window, direct's mean, and the gain of PI by distance."""
     rows = [{"positions": "as trained", "at the end": base, "seeds": 5, "by seed": "26", "farthest": 26}]
     for factor, end in ((2, 58), (4, 122)):
-        cells = {"tokens": 32 * factor, "steps": 128, "seeds": 5, "farthest": end, "k_max": 30.0}
+        cells = {"tokens": 32 * factor, "steps": effective_window.STEPS[-1], "seeds": 5, "farthest": end, "k_max": 30.0}
         rows.append(cells | {"positions": "interpolate", "at the end": pi, "over direct, share": Estimate(0, *gain)})
         rows.append(cells | {"positions": "direct", "mean k_max": Estimate(0, *direct)})
     return Found(rows, {"window": 32})
