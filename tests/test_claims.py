@@ -125,7 +125,8 @@ def test_rivals_are_chosen_by_seed_on_the_text_that_was_searched_on():
     def found(search, held_out):
         names = ("found", "interpolate", "ntk", "yarn", "extrapolation")
         pairs = zip(names, search, held_out, strict=True)
-        return {"methods": {name: {"search": text(a), "held out": text(b)} for name, a, b in pairs}}
+        methods = {name: {"search": text(a), "held out": text(b)} for name, a, b in pairs}
+        return {"rivals": ["interpolate", "ntk", "yarn"], "methods": methods}
 
     each = [
         found((1.0, 1.5, 1.6, 1.2, 3), (1.1, 1.0, 2, 1.2, 3)),

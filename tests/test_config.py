@@ -37,6 +37,10 @@ def test_every_choice_composes_builds_and_takes_a_step(tmp_path, group, choice):
     if (group, choice) == ("frequencies", "file"):  # the one choice that needs to be told something
         (tmp_path / "list.yaml").write_text(str([1.0 / 2**k for k in range(8)]))
         more = [f"frequencies.path={tmp_path / 'list.yaml'}"]
+    if (group, choice) == ("seen", "mixed"):  # the one choice that is for fine-tuning alone (tests/test_mixed.py)
+        with pytest.raises(BadInput, match="so window=32 must be two or more of them"):
+            compose(tiny(tmp_path, "seen=mixed"))
+        return
     takes_a_step(compose(tiny(tmp_path, f"{group}={choice}", *more)))
 
 
@@ -46,7 +50,14 @@ def test_every_extension_composes_builds_and_takes_a_step(tmp_path, choice):
 
 
 @pytest.mark.parametrize(
-    ("choice", "millions"), [("nano", (0.7, 1.3)), ("micro", (10, 12)), ("mini", (25, 32)), ("small", (84, 125))]
+    ("choice", "millions"),
+    [
+        ("pico", (0.1, 0.13)),
+        ("nano", (0.7, 1.3)),
+        ("micro", (10, 12)),
+        ("mini", (25, 32)),
+        ("small", (84, 125)),
+    ],
 )
 def test_every_model_has_its_size_and_takes_a_step(tmp_path, choice, millions):
     overrides = [o for o in tiny(tmp_path) if not o.startswith("model.")]
@@ -57,7 +68,7 @@ def test_every_model_has_its_size_and_takes_a_step(tmp_path, choice, millions):
 
 
 def test_model_choices_are_all_tested():
-    assert choices("model") == ["micro", "mini", "nano", "small"]
+    assert choices("model") == ["micro", "mini", "nano", "pico", "small"]
 
 
 @pytest.mark.parametrize("choice", HUB)

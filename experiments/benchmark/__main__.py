@@ -12,7 +12,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from conf.base import Count, Counts, Settings
 from conf.compose import FOLDER, command_line
@@ -81,11 +81,19 @@ class Sweep(Settings):
 class SearchSpeed(Settings):
     """What candidates of a search for LongRoPE's factors are scored on, and how many at once."""
 
+    model: str
     window: Count
     factor: float = Field(gt=1)
     candidates: Count
     texts: Annotated[Counts, Field(min_length=1)]
     batch_tokens: Annotated[Counts, Field(min_length=1)]
+
+    @field_validator("model")
+    @classmethod
+    def _known(cls, model: str) -> str:
+        if model not in (allowed := choices("model")):
+            raise ValueError(f"{model} is not known; allowed: {', '.join(allowed)}")
+        return model
 
 
 class Benchmark(Settings):

@@ -26,13 +26,9 @@ ONE = "one at a time"
 
 
 def run(bench: Workbench) -> list[dict]:
-    """A row per model, number of texts, tokens per forward pass and way of scoring."""
+    """A row per number of texts, tokens per forward pass and way of scoring."""
     asked = bench.settings.search_speed
-    rows = []
-    for model in bench.settings.models:
-        for texts in asked.texts:
-            rows += _rows(bench, model, texts)
-    return rows
+    return [row for texts in asked.texts for row in _rows(bench, asked.model, texts)]
 
 
 def _rows(bench: Workbench, model: str, count: int) -> list[dict]:

@@ -74,9 +74,9 @@ class SearchClaim(Claim):
 
     def gain(self, found: list[dict], dims: list[dict], name: str) -> dict:
         """What was found against its rivals, on text that was searched on and on text that was not."""
-        from experiments.longrope import rival
+        from experiments.searching import rival
 
-        best = [rival(each["methods"]) for each in found]
+        best = [rival(each) for each in found]
         pairs = {
             part: (rows(found, "found", part), [e["methods"][b][part] for e, b in zip(found, best, strict=True)])
             for part in ("search", "held out")
@@ -167,17 +167,16 @@ def below(rows: list[dict], column: str, reason: str) -> Verdict:
 
 def searched(evidence, factor: int, n_hats: tuple[int, ...] | None) -> list[dict]:
     """What LongRoPE's search finds for every seed's base model."""
-    from tqdm import tqdm
-
-    from experiments.longrope import Progress, Search, search
+    from experiments.longrope import Search, search
+    from experiments.searching import shown
 
     how = Search(
         **BUDGET, seed=0, factor=factor, n_hats=n_hats, tokens=TOKENS, segments=min(HELD_OUT, evidence.segments)
     )
     found = []
     for run, checkpoint in zip(evidence.runs[BASE], evidence.checkpoints(BASE), strict=True):
-        with tqdm(desc=f"{run.folder.name} x{factor}", unit="candidate") as bar:
-            found.append(search(checkpoint, how, evidence.config.cache, Progress(bar))[0])
+        with shown(f"{run.folder.name} x{factor}", how) as tell:
+            found.append(search(checkpoint, how, evidence.config.cache, tell)[0])
     return found
 
 
