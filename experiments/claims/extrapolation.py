@@ -123,10 +123,11 @@ class Extrapolation(Claim):
             xscale="log", yscale="log", xlabel="tokens of training", ylabel="perplexity over that of one window"
         )
         growing.set_title(f"how the failure at {4 * window} tokens grows with training")
+        reading.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))  # beside the lines, not over them
+        growing.legend(fontsize=7)
         for panel in (reading, growing):
             panel.axhline(1, color="black", linewidth=0.8)
             panel.grid(alpha=0.3)
-            panel.legend(fontsize=7)
         headed(figure, self.title, f"Trained on windows of {window}; same targets; 95 % over seeds and documents.")
         return Drawing(figure, self.title, self.statement)
 
