@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from conf.base import BadInput
-from models.positions.seen import SEEN, Contiguous, Randomized, Skipwise
+from models.positions.seen import SEEN, Contiguous, Mixed, Randomized, Skipwise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -17,11 +17,12 @@ def draw(settings, seed: int = 0, batch: int = BATCH) -> torch.Tensor:
 
 
 def test_every_way_is_looked_at():
-    assert {Contiguous, *map(type, DRAWN)} == set(SEEN.values())
+    assert {Contiguous, Mixed, *map(type, DRAWN)} == set(SEEN.values())  # mixed: tests/test_mixed.py
 
 
-def test_contiguous_leaves_counting_to_the_model():
-    assert draw(Contiguous()) is None
+@pytest.mark.parametrize("settings", [Contiguous(), Mixed()], ids=lambda s: s.name)
+def test_plain_windows_leave_counting_to_the_model(settings):
+    assert draw(settings) is None
 
 
 @pytest.mark.parametrize("settings", DRAWN, ids=lambda s: s.name)
