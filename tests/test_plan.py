@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -218,7 +219,10 @@ def weights(folder) -> dict[str, dict]:
     return found
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+RAY = pytest.mark.skipif(find_spec("ray") is None, reason="Ray has its own environment: conf/launcher/ray.yaml")
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", pytest.param("ray", marks=RAY)])
 def test_every_launcher_leaves_the_weights_of_this_process(tmp_path, launcher, two_claims, monkeypatch, one_thread):
     monkeypatch.setattr(launch, "threads", lambda *_: 1)
     folders = {}
