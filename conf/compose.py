@@ -27,14 +27,17 @@ FOLDER = Path(__file__).resolve().parent
 SWEEP = "POSITIONS_SWEEP_RECORD"  # where the jobs of a multirun, in whatever process, tell how they ended
 
 
-def plain(config) -> dict:
+def plain(config, whole: bool = True) -> dict:
     """A composed OmegaConf node as plain values, interpolations resolved; Hydra's own settings left out.
 
+    Args:
+        whole: whether every value that is marked mandatory (???) must be there.
+
     Raises:
-        BadInput: a value is marked mandatory (???) and missing, or an interpolation points nowhere.
+        BadInput: one of these is missing, or an interpolation points nowhere.
     """
     try:
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=whole)
     except MissingMandatoryValue as error:
         raise BadInput(f"{error.full_key} must be given: it has no default") from None
     except OmegaConfBaseException as error:
@@ -43,8 +46,8 @@ def plain(config) -> dict:
     return values
 
 
-def compose_values(config_name: str, overrides: Sequence[str]) -> dict:
-    """Compose conf/<config_name>.yaml with command-line overrides into plain values.
+def compose_values(config_name: str, overrides: Sequence[str], whole: bool = True) -> dict:
+    """Compose conf/<config_name>.yaml with command-line overrides into plain values; whole: as for `plain`.
 
     Raises:
         BadInput: an override names an unknown key or choice; the sentence lists what is allowed.
@@ -52,7 +55,7 @@ def compose_values(config_name: str, overrides: Sequence[str]) -> dict:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(FOLDER), version_base="1.3"):
-            return plain(hydra_compose(config_name, overrides=list(overrides)))
+            return plain(hydra_compose(config_name, overrides=list(overrides)), whole)
     except (HydraException, OmegaConfBaseException) as error:
         raise BadInput(explain(error, config_name)) from None
     finally:
@@ -83,7 +86,7 @@ def _choices(group: str) -> str:
 
 def _keys_beside(key: str, config_name: str) -> str:
     """The keys of the default configuration at the deepest level of this one that exists."""
-    here = compose_values(config_name, [])
+    here = compose_values(config_name, [], whole=False)
     for part in key.lstrip("+~").split(".")[:-1]:
         if not isinstance(here, dict) or not isinstance(here.get(part), dict):
             return "nothing"

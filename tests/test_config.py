@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from conf.base import BadInput
+from conf.compose import compose_values
 from conf.compose import FOLDER
 from tests.runs import ROOT, command, finish, tiny
 from train import build_model, compose, run_name
@@ -150,6 +151,12 @@ def test_whole_floats_are_counts(tmp_path):
 def test_the_command_line_says_the_sentence_and_nothing_else(override, key):
     status, out, err = finish(command(override))
     assert status == 1 and out == "" and len(err.splitlines()) == 1 and key in err
+
+
+@pytest.mark.parametrize("name", ["reproduce", "longrope", "perplexity", "progressive"])
+def test_a_wrong_key_is_named_also_where_another_must_be_given(name):
+    with pytest.raises(BadInput, match=r"^fator is not a setting; allowed there: .*(claim|checkpoint)"):
+        compose_values(name, ["fator=2"])
 
 
 def test_help_and_cfg_import_nothing_heavy():
