@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from conf.base import BadInput
-from conf.compose import compose_values
-from conf.compose import FOLDER
+from conf.compose import FOLDER, compose_values
 from tests.runs import ROOT, command, finish, tiny
 from train import build_model, compose, run_name
 
