@@ -133,7 +133,7 @@ def environment(overrides: list[str]) -> dict:
 
 
 def commit() -> dict:
-    """The commit of the code, and whether it was changed since; None outside a git checkout."""
+    """The commit of the code, and whether it was changed since, results aside; None outside a git checkout."""
     root = Path(__file__).resolve().parent
 
     def git(*words: str) -> str | None:
@@ -143,5 +143,5 @@ def commit() -> dict:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    status = git("status", "--porcelain", "--untracked-files=no")
+    status = git("status", "--porcelain", "--untracked-files=no", "--", "..", ":!../experiments/results")
     return {"commit": git("rev-parse", "HEAD"), "changed": None if status is None else bool(status)}
