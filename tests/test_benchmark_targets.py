@@ -101,6 +101,12 @@ def test_a_line_says_what_was_measured_and_what_was_not(tmp_path):
     assert any("nano at 256, transformers Llama" in each for each in lines[1])
 
 
+def test_rows_of_another_version_are_to_be_rerun_and_hide_no_other(tmp_path):
+    lines = kept(tmp_path, {"step": ROWS["step"][:4], "schemes": [{"scheme": "fire", "step": {}}]})
+    said = ["met", "met", "not measured", "to be rerun", *["not measured"] * 3]
+    assert all(word in line for word, line in zip(said, lines, strict=True))
+
+
 def test_a_folder_without_sections_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(targets.sys, "argv", ["targets", str(tmp_path)])
     with pytest.raises(SystemExit, match="holds no section of the benchmark, such as"):
