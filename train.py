@@ -119,8 +119,11 @@ def _position(config: Config):
 
 
 def _gpt(config: Config, vocabulary: int, separator: int) -> GPT:
+    import torch
+
     from models.gpt import GPT
 
+    torch.set_flush_denormal(True)  # numbers below 1e-38, of which softmax leaves many, take a CPU many times as long
     isolated = separator if config.data.isolate_documents else None
     return GPT(config.model, vocabulary, _position(config), config.seed, isolated)
 

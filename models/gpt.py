@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from conf.base import Count, Settings
 from models.loss import next_token_loss
 from models.positions import Position
-from models.positions.base import rows_at_once
+from models.positions.base import row_chunks, rows_at_once
 from models.positions.extensions import length_of
 
 
@@ -50,7 +50,7 @@ class Attention(nn.Module):
         if self.qk_norm:  # before the rotation, which keeps norms
             q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
         q, k = position.rotate(q, k, where)
-        rows = rows_at_once(length)
+        rows = rows_at_once(length, x.device)
         if rows == length:
             x = attend(q, k, v, position.bias(q, k, where), mask, temperature)  # (B, H, T, D)
         else:
@@ -84,17 +84,16 @@ def attend(
 
 
 def attend_in_chunks(q, k, v, position: Position, where, temperature, mask: Tensor | None, rows: int) -> Tensor:
-    """`attend` with so many queries at a time, and only the keys they may see, so that no bias is ever (H, T, T)."""
-    chunks = []
-    for first in range(0, q.shape[-2], rows):
-        last = min(first + rows, q.shape[-2])
+    """`attend` with so many queries at a time, and only the keys up to the last of them: no bias is ever (H, T, T)."""
+    parts = []
+    for first, last in row_chunks(q.shape[-2], rows):
         queries, keys, values = q[..., first:last, :], k[..., :last, :], v[..., :last, :]
         bias = position.bias(queries, keys, where, first)
-        if bias is None:  # nothing large is ever made
-            return attend(q, k, v, None, mask, temperature)
+        if bias is None and mask is None:  # the fast kernels make nothing large, and skip what nobody may see
+            return attend(q, k, v, None, None, temperature)
         visible = None if mask is None else mask[..., first:last, :last]
-        chunks.append(attend(queries, keys, values, bias, visible, temperature))
-    return torch.cat(chunks, dim=-2)
+        parts.append(attend(queries, keys, values, bias, visible, temperature))
+    return torch.cat(parts, dim=-2)
 
 
 class Block(nn.Module):
@@ -110,7 +109,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, position: Position, where, temperature: float | Tensor, mask: Tensor | None) -> Tensor:
         x = x + self.attention(self.attention_norm(x), position, where, temperature, mask)
-        return x + self.down(F.gelu(self.up(self.network_norm(x)), approximate="tanh"))
+        return x + self.down(F.gelu(self.up(self.network_norm(x))))
 
 
 class GPT(nn.Module):

@@ -35,10 +35,13 @@ class _Pieces(torch.autograd.Function):
             target = targets[part, None]
             product = F.linear(hidden[part], weight)  # in bfloat16 under autocast, like those below
             logits = product.float()
-            partition = logits.logsumexp(-1, keepdim=True)
-            nll[part] = (partition - logits.gather(-1, target)).squeeze(-1)
+            logits -= logits.amax(-1, keepdim=True)
+            score = logits.gather(-1, target)
+            error = logits.exp_()
+            partition = error.sum(-1, keepdim=True)
+            nll[part] = (partition.log() - score).squeeze(-1)
             if wanted:
-                error = logits.sub_(partition).exp_()
+                error /= partition
                 error.scatter_add_(-1, target, error.new_full(target.shape, -1))
                 error = error.to(product.dtype)
                 to_hidden[part] = error @ weight

@@ -162,8 +162,26 @@ def chunks_are_the_whole(case: Case) -> None:
     model, text = case.model(window=2 * WINDOW), tokens(2 * WINDOW)
     whole = model(text)
     with patch.object(base, "SCORES_AT_ONCE", 5 * text.shape[1]), torch.no_grad():
-        assert base.rows_at_once(text.shape[1]) == 5
+        assert base.rows_at_once(text.shape[1], text.device) == 5
         same(model(text), whole)
+
+
+@law()
+def trains_in_chunks(case: Case) -> None:
+    """Trained on a few queries at a time, as on a CPU, a model has the loss and the gradients of all at once."""
+    model, text = case.model(layers=2), tokens(LENGTH + 1)
+    found = []
+    for rows in (LENGTH, 5):
+        with patch.object(base, "ROWS_IN_TRAINING", rows):
+            assert base.rows_at_once(LENGTH, text.device) == rows
+            loss, _ = model(text[:, :-1], targets=text[:, 1:])
+        found.append((loss.detach(), torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)))
+    (loss, whole), (other, parts) = found
+    same(other, loss)
+    for mine, theirs in zip(parts, whole, strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None:
+            same(mine, theirs, 1e-5)
 
 
 @law()

@@ -68,7 +68,7 @@ def test_a_few_queries_at_a_time_read_as_all_at_once(extend, isolated):
     model.separator = 3 if isolated else None
     whole = model(text)
     with patch.object(base, "SCORES_AT_ONCE", 7 * LENGTH), torch.no_grad():
-        assert base.rows_at_once(LENGTH) == 7
+        assert base.rows_at_once(LENGTH, text.device) == 7
         same(model(text), whole, 1e-5)
 
 

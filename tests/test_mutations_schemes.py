@@ -56,6 +56,13 @@ class BucketsOfTheFuture(T5):
         return super().scores(-queries, -keys)
 
 
+class EveryBlockStartsAgain(ALiBi):
+    """Counts the queries of a block from its first one."""
+
+    def scores(self, queries, keys):
+        return super().scores(queries - queries[..., :1], keys)
+
+
 class TwoWayBuckets(T5):
     """Keeps half of the buckets for the future, as an encoder does."""
 
@@ -187,6 +194,7 @@ MUTANTS = [
     (Case("alibi", scheme=DividedALiBi), ["equals_its_twin", "attention_is_what_the_twin_says"]),
     (Case("alibi", scheme=GeometricForAnyHeads), ["equals_its_twin"]),
     (Case("alibi", scheme=HalfPrecisionALiBi), ["float32_whatever_the_precision"]),
+    (Case("alibi", scheme=EveryBlockStartsAgain), ["trains_in_chunks", "chunks_are_the_whole"]),
     (Case("t5", scheme=BucketsOfTheFuture), ["tells_order", "reads_positions", "equals_its_twin"]),
     (Case("t5", scheme=TwoWayBuckets), ["equals_its_twin"]),
     (Case("fire", scheme=FIREWithoutItsNormaliser), ["every_parameter_learns", "equals_its_twin"]),

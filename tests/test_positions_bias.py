@@ -5,6 +5,7 @@ import torch
 
 from conf.base import BadInput
 from models.positions.bias import alibi_slopes
+from models.positions.rotate import waves
 from tests.cases import HEADS, WIDTH, WINDOW, Case, doors, tokens, vectors
 from tests.lawbook import same
 from tests.laws import LAWS
@@ -70,7 +71,8 @@ def test_kerple_power_at_one_has_the_form_of_alibi():
     with torch.no_grad():
         position.p.fill_(1)
         position.a.copy_(4 * torch.tensor(alibi_slopes(HEADS)))  # above the 0.01 that Kerple counts at least
-    same(position.prepare(torch.arange(12.0).double()).table.tril(), 4 * table(Case("alibi")), 1e-14)
+    at = torch.arange(12.0).double()
+    same(position.scores(at, at).tril(), 4 * table(Case("alibi")), 1e-14)
 
 
 def test_t5_buckets_are_exact_up_to_half_and_then_logarithmic():
@@ -81,7 +83,8 @@ def test_t5_buckets_are_exact_up_to_half_and_then_logarithmic():
 
 def test_t5_scores_every_distance_by_its_bucket():
     position = Case("t5").position()
-    scores = position.prepare(torch.arange(300.0)).table[:, -1].flip(-1)  # (H, distance)
+    at = torch.arange(300.0)
+    scores = position.scores(at, at)[:, -1].flip(-1)  # (H, distance)
     buckets = [t5_bucket(distance, 32, 128) for distance in range(300)]
     assert torch.equal(scores, position.table[buckets].T)
 
@@ -105,6 +108,14 @@ def test_learned_rope_starts_as_rope_and_fope_without_noise_nearly_is():
     same(cos[0][:, :turns], rope.prepare(positions)[0][:, :turns], 1e-12)
     assert (cos[..., turns:] == 1).all()
     assert (sin[..., turns:] == 0).all()
+
+
+def test_waves_are_cosine_and_sine_in_value_and_gradient():
+    phase = torch.linspace(-9, 9, 12, dtype=torch.float64, requires_grad=True)
+    same(waves(phase)[0], phase.cos(), 0)
+    same(waves(phase)[1], phase.sin(), 0)
+    assert torch.autograd.gradcheck(waves, phase)
+    torch.library.opcheck(waves, (phase,))
 
 
 def test_xpos_scores_are_ropes_times_a_decay():
@@ -145,23 +156,27 @@ def test_binary_is_the_bits_of_the_position():
     assert ((code + 1) / 2 @ torch.tensor([1.0, 2, 4, 8])).tolist() == list(range(16))
 
 
-def test_fire_reads_by_lines_what_it_learned_by_its_network():
-    """With gradients every unit is computed, without them the lines between their knots are looked up: of units that
-    turn within reach, out of it, at its ends, at the same share twice, and never."""
+def test_fires_lines_are_its_network_in_value_and_gradient():
+    """Of units that turn within reach, out of it, at its ends, at the same share twice, and never."""
     position = Case("fire").position().double()
-    units = [(1, -0.5), (-1, 0.5), (2, -1), (0.7, -0.1), (1, 3), (-1, -2), (1, 0), (-1, 1), (0, 1), (0, -1), (0, 0)]
+    units = [(1, -0.51), (-1, 0.51), (2, -1.1), (0.7, -0.1), (1, 3), (-1, -2), (1, 1e-4), (-1, 1.001), (0, 1), (0, -1)]
     with torch.no_grad():
-        position.inner_weight.zero_()
-        position.inner_bias.zero_()
+        position.inner_weight.fill_(-1)
+        position.inner_bias.fill_(-1)  # the other units are never on
         for unit, (weight, bias) in enumerate(units):
             position.inner_weight[unit], position.inner_bias[unit] = weight, bias
         position.outer_weight.normal_(generator=torch.Generator().manual_seed(1))
-    at = torch.arange(40, dtype=torch.float64)
-    learned = position.scores(at, at)
-    with torch.no_grad():
-        read = position.scores(at, at)
-    assert learned.requires_grad and not read.requires_grad and learned.std() > 0.1
-    assert torch.allclose(read, learned, atol=1e-12)
+    share = torch.linspace(0, 1, 1000, dtype=torch.float64, requires_grad=True)
+    weights = (share, position.inner_weight, position.inner_bias, position.outer_weight)
+    network = torch.relu(share[:, None] @ position.inner_weight.T + position.inner_bias) @ position.outer_weight.T
+    lines = position._network(share)
+    assert lines.std() > 0.1
+    same(lines, network, 1e-12)
+    direction = torch.randn(network.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    ours, theirs = (torch.autograd.grad(f, weights, direction) for f in (lines, network))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert other.abs().sum() > 0
+        same(mine, other, 1e-10)
 
 
 def test_fire_reads_distances_as_a_share_of_the_way_behind():
@@ -169,7 +184,8 @@ def test_fire_reads_distances_as_a_share_of_the_way_behind():
     position = Case("fire").position().double()
     with torch.no_grad():
         position.c.fill_(1e-5)  # ψ is then the identity, up to a factor
-    bias = position.prepare(torch.arange(65, dtype=torch.float64)).table
+    at = torch.arange(65, dtype=torch.float64)
+    bias = position.scores(at, at)
     same(bias[:, 64, 32], bias[:, 32, 16], 1e-3)
     assert not torch.allclose(bias[:, 64, 32], bias[:, 64, 16], atol=1e-2)
 

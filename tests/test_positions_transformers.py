@@ -74,5 +74,6 @@ def test_t5_buckets_are_those_of_t5(buckets, furthest):
     )
     assert [reference_bias.t5_bucket(d, buckets, furthest) for d in distances.tolist()] == theirs.tolist()
     position = Case("t5", {"buckets": buckets, "furthest": furthest}).position()
-    ours = position.prepare(torch.arange(400.0)).table[:, -1].flip(-1)  # (H, distance)
+    at = torch.arange(400.0)
+    ours = position.scores(at, at)[:, -1].flip(-1)  # (H, distance)
     assert torch.equal(ours, position.table[theirs[20:]].T)

@@ -263,6 +263,14 @@ def test_compiled_and_eager_share_their_state_dict(tmp_path):
     assert set(model.state_dict()) == names
 
 
+def test_numbers_too_small_to_matter_are_flushed(tmp_path):
+    """ALiBi's softmax is full of them, and its training step takes half as long again where they are kept."""
+    torch.set_flush_denormal(False)
+    assert torch.tensor(1e-40) * 0.5 != 0
+    model = build_model(compose(tiny(tmp_path, "position=alibi")))
+    assert torch.tensor(1e-40) * 0.5 == 0 and model is not None
+
+
 def test_csv_has_a_row_a_step(tmp_path):
     result = run(tmp_path, "logger=csv")
     lines = (result.folder / "metrics.csv").read_text().splitlines()

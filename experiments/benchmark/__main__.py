@@ -22,7 +22,8 @@ from data.settings import DataSettings
 if TYPE_CHECKING:
     from experiments.benchmark.workbench import Workbench
 
-SECTIONS = ("ceiling", "step", "schemes", "extensions", "evaluation", "search_speed", "time_to_loss", "sweep")
+SECTIONS = ("ceiling", "step", "schemes", "extensions", "levers", "profile")
+SECTIONS += ("evaluation", "search_speed", "time_to_loss", "sweep")
 PEER_PACKAGES = ("transformers", "x-transformers", "litgpt")
 
 
@@ -104,10 +105,12 @@ class Benchmark(Settings):
     schemes_at: Cells
     schemes: Names
     extensions: Names
+    levers_at: Cells
     read_at: Cells
     readers: Names
     bounded: Count
     tokens: Count | None
+    compile: bool | None
     repeats: Count
     seconds: float = Field(gt=0)
     budget: float = Field(gt=0)

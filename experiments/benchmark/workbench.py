@@ -58,8 +58,9 @@ class Workbench:
 
     @property
     def compiled(self) -> bool:
-        """Whether trained models are compiled: on a GPU."""
-        return self.device.type == "cuda"
+        """Whether trained models are compiled: as asked, and if nothing is said on a GPU."""
+        asked = self.settings.compile
+        return self.device.type == "cuda" if asked is None else asked
 
     def sequences(self, window: int) -> int:
         """The batch that makes a step of about so many tokens as were asked for, at least one window."""
@@ -70,6 +71,7 @@ class Workbench:
         """The run that train.py would do at this model, scheme and window with nothing, or these overrides, said."""
         overrides = [f"model={model}", f"position={position}", f"window={window}", f"batch={self.sequences(window)}"]
         overrides += [f"trainer={'gpu' if self.device.type == 'cuda' else 'cpu'}", "trainer.progress=false"]
+        overrides.append(f"trainer.compile={self.compiled}")
         values = compose_values("config", [*overrides, *more, "logger=none", "name=benchmark"])
         data = self.settings.data.model_dump(mode="json")
         return resolve({**values, "data": data, "cache": self.settings.cache}, overrides)
@@ -87,10 +89,19 @@ class Workbench:
     def autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
-    def trained(self, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], optimizer, window: int) -> Run:
+    def trained(
+        self,
+        model: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        optimizer,
+        window: int,
+        compiled: bool | None = None,
+        read: bool = False,
+    ) -> Run:
         """A bare training loop: loss of inputs and targets, (B, T) each, backward, clipping, optimizer; compiled, loss
-        and all, where models are. Its few batches wait on the device."""
-        if self.compiled:
+        and all, where models are unless `compiled` says otherwise. Its few batches wait on the device. `read`: every
+        step waits until its loss is known."""
+        if self.compiled if compiled is None else compiled:
             loss = torch.compile(loss)
         batches = cycle(self.tokens(4 * self.sequences(window), window + 1).chunk(4))
         parameters = list(model.parameters())
@@ -103,6 +114,8 @@ class Workbench:
             nn.utils.clip_grad_norm_(parameters, CLIP)
             optimizer.step()
             optimizer.zero_grad()
+            if read:
+                float(value.detach())
 
         return looped(step, self.device)
 

@@ -17,11 +17,23 @@ from models.positions.frequencies import Geometric
 
 # The scores of one head that may be held at once when nothing is learned; beyond it, queries go in chunks of rows.
 SCORES_AT_ONCE = 2**22
+ROWS_IN_TRAINING = 128  # queries at a time on a CPU; 256 and 512 are as fast or slower
 
 
-def rows_at_once(length: int) -> int:
-    """How many queries of a text of this length attend at a time: all of them while training or while it is short."""
-    return length if torch.is_grad_enabled() else min(length, max(1, SCORES_AT_ONCE // length))
+def rows_at_once(length: int, device: torch.device) -> int:
+    """How many queries of a text of this length attend at a time, where their scores are not left to fast kernels.
+
+    Reading, as many as memory should hold. Training, all of them on a GPU, in few large kernels; a few on a CPU,
+    each with the keys up to the last of them, so that half of the pairs, which nobody may look at, cost nothing.
+    """
+    if torch.is_grad_enabled():
+        return min(length, ROWS_IN_TRAINING) if device.type == "cpu" else length
+    return min(length, max(1, SCORES_AT_ONCE // length))
+
+
+def row_chunks(length: int, rows: int) -> list[tuple[int, int]]:
+    """(first, last + 1) of so many rows at a time."""
+    return [(first, min(first + rows, length)) for first in range(0, length, rows)]
 
 
 def bounded(parameter: Tensor, low: float, high: float = float("inf")) -> Tensor:

@@ -14,14 +14,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from conf.base import Count
-from models.positions.base import Position, Settings, bounded, rows_at_once
+from models.positions.base import Position, Settings, bounded, row_chunks, rows_at_once
 
 
 class Pairs(NamedTuple):
-    """What a bias is made of: the positions, (T,) or (B, T), and all scores at once where there is room for them."""
+    """What a bias is made of: the positions, (T,) or (B, T), and the scores of so many queries at a time on the keys
+    up to the last of them, where there is room for all at once."""
 
     positions: Tensor
-    table: Tensor | None
+    rows: int
+    blocks: tuple[Tensor, ...] | None
 
 
 class Biased(Position):
@@ -37,16 +39,21 @@ class Biased(Position):
         raise NotImplementedError
 
     def prepare(self, positions: Tensor) -> Pairs:
-        """Positions (T,) or (B, T) → themselves, and their scores (H, T, T) or (B, H, T, T) unless T is too long."""
+        """Positions (T,) or (B, T) → themselves, and while training or while T is short all their scores, in blocks
+        (H, Q, N) or (B, H, Q, N) of Q queries and the N keys up to the last of them."""
         length = positions.shape[-1]
-        whole = rows_at_once(length) == length
-        return Pairs(positions, self.scores(positions, positions) if whole else None)
+        rows = rows_at_once(length, positions.device)
+        if rows < length and not torch.is_grad_enabled():
+            return Pairs(positions, rows, None)
+        places = row_chunks(length, rows)
+        blocks = (self.scores(positions[..., first:last], positions[..., :last]) for first, last in places)
+        return Pairs(positions, rows, tuple(blocks))
 
     def bias(self, q: Tensor, k: Tensor, where: Pairs, first: int = 0) -> Tensor:
-        last, keys = first + q.shape[-2], k.shape[-2]
-        if where.table is not None:
-            return where.table[..., first:last, :keys]
+        if where.blocks is not None:
+            return where.blocks[first // where.rows]
         with torch.autocast(q.device.type, enabled=False):
+            last, keys = first + q.shape[-2], k.shape[-2]
             return self.scores(where.positions[..., first:last], where.positions[..., :keys])
 
 
@@ -180,23 +187,22 @@ class FIRE(Biased):
         threshold = self.multiplier.to(dtype).abs() * (self.knobs.threshold * self.geometry.window)
         normaliser = torch.log1p(c * torch.maximum(queries, threshold)).clamp(min=1e-6)  # (…, Q); c may pass zero
         share = torch.log1p(c * distances(queries, keys)).squeeze(-3) / normaliser[..., None]  # (…, Q, N)
-        network = self._network if torch.is_grad_enabled() else self._lines
-        return network(share).movedim(-1, -3)
+        return self._network(share).movedim(-1, -3)
 
     def _network(self, share: Tensor) -> Tensor:
-        """f of shares (…) → (…, H)."""
-        dtype = share.dtype
-        inner = F.relu(F.linear(share[..., None], self.inner_weight.to(dtype), self.inner_bias.to(dtype)))
-        return F.linear(inner, self.outer_weight.to(dtype))
+        """f of shares in [0, 1], (…) → (…, H).
 
-    def _lines(self, share: Tensor) -> Tensor:
-        """The same of shares in [0, 1], for reading: f is a line between two knots, where an inner unit turns on or
-        off, and to look it up costs a seventh of computing `hidden` units for every pair."""
-        turns = -self.inner_bias.to(share.dtype) / self.inner_weight.squeeze(-1).to(share.dtype)
-        turns = turns.nan_to_num(0).clamp(0, 1)  # further ones are out of reach
-        knots = torch.cat((turns, turns.new_tensor([0, 1]))).sort().values
-        values = self._network(knots)  # (hidden + 2, H)
-        slope = (values.diff(dim=0) / knots.diff()[:, None]).nan_to_num(0, 0, 0)  # no share falls between equal knots
-        lines = torch.cat((values[:-1] - slope * knots[:-1, None], slope), dim=-1)  # (hidden + 1, 2H)
-        start, slope = F.embedding(torch.bucketize(share, knots[1:-1]), lines).chunk(2, dim=-1)  # (…, Q, N, H)
+        f is a line between two knots, where an inner unit turns on or off. To look up the line costs a seventh of
+        computing `hidden` units for every pair, and has the same value and gradient.
+        """
+        weight, bias = self.inner_weight.to(share.dtype).squeeze(-1), self.inner_bias.to(share.dtype)
+        with torch.no_grad():
+            turns = (-bias / weight).nan_to_num(0).clamp(0, 1).sort().values  # further ones are out of reach
+            ends = torch.cat((turns.new_zeros(1), turns, turns.new_ones(1)))
+            middle = (ends[:-1] + ends[1:]) / 2  # of every piece, (hidden + 1,)
+            on = (middle[:, None] * weight + bias > 0).to(share.dtype)  # (hidden + 1, hidden)
+            piece = torch.bucketize(share, turns)
+        outer = self.outer_weight.to(share.dtype).T  # (hidden, H)
+        lines = torch.cat((on * bias @ outer, on * weight @ outer), dim=-1)  # (hidden + 1, 2H)
+        start, slope = F.embedding(piece, lines).chunk(2, dim=-1)  # (…, H)
         return torch.addcmul(start, slope, share[..., None])

@@ -30,6 +30,26 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
 
 
+@torch.library.custom_op("lab::waves", mutates_args=())
+def waves(phase: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of a phase, computed once: a compiler that saw inside would compute them in every layer, and
+    there again for every head and text."""
+    return phase.cos(), phase.sin()
+
+
+@waves.register_fake
+def _(phase: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(phase), torch.empty_like(phase)
+
+
+def _derivative(ctx, of_cos: Tensor, of_sin: Tensor) -> Tensor:
+    cos, sin = ctx.saved_tensors
+    return of_sin * cos - of_cos * sin
+
+
+waves.register_autograd(_derivative, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*output))
+
+
 def interleaved_to_half_split(channels: int) -> Tensor:
     """The permutation p, (channels,) int64, with half_split = interleaved[..., p]: even channels first, then odd."""
     return torch.arange(channels).view(-1, 2).T.flatten()
@@ -66,7 +86,7 @@ class Rotary(Position):
         phase = self.phase(positions)
         if phase.dim() == 3:  # one set of positions per sequence: leave room for the heads
             phase = phase.unsqueeze(1)
-        return phase.cos(), phase.sin()
+        return waves(phase)
 
     def prepare(self, positions: Tensor) -> tuple:
         """Positions (T,) or (B, T) → cosines and sines, each (T, K) or (B, 1, T, K), and what `Far` holds if any."""
