@@ -266,7 +266,7 @@ def _fit(config: Config, folder: RunFolder, here: Place, run) -> dict:
     accumulate = config.trainer.accumulate
     windows = Windows(corpus.split("train").tokens, config.window, config.batch // accumulate, config.seed)
     windows = mixed(windows, corpus, config.data.retrieval, config.window, config.seed, config.original_window)
-    batches = Batches(windows, config.steps * accumulate, here.rank, here.ranks)
+    batches = Batches(windows, config.steps * accumulate, here.rank, here.ranks, pinned=accelerator == "gpu")
     held_out = fixed_windows(corpus.split("validation").tokens, config.window, config.validation_windows)
 
     recorder = Recorder(Metrics(folder.metrics), config.log_every, config.batch, held_out, config.validate_every)

@@ -77,11 +77,13 @@ class Batches:
     Iterating goes on from the current position; it does not start again.
     """
 
-    def __init__(self, windows: Windows, steps: int, rank: int = 0, ranks: int = 1):
+    def __init__(self, windows: Windows, steps: int, rank: int = 0, ranks: int = 1, pinned: bool = False):
+        """Batches of `windows`; pinned, for a GPU, lie where the copy to it needs nobody to wait."""
         self.windows = windows
         self.steps = steps
         self.rank = rank
         self.ranks = ranks
+        self.pinned = pinned
         self.position = 0
 
     def __len__(self) -> int:
@@ -91,7 +93,7 @@ class Batches:
         while self.position < self.steps:
             batch = self.windows.batch(self.position, self.rank, self.ranks)
             self.position += 1
-            yield batch
+            yield batch.pin_memory() if self.pinned else batch
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}

@@ -39,6 +39,7 @@ class Cost(Settings):
     window: Count
     tokens: Count | None
     factors: Annotated[Numbers, Field(min_length=2)]
+    compile: bool | None
     devices: Annotated[Counts, Field(min_length=1)]
     bandwidths: Annotated[Numbers, Field(min_length=1)]
     repeats: Count

@@ -10,7 +10,7 @@ import torch
 from conf.base import BadInput
 from conf.compose import compose_values
 from conf.schema import validate
-from experiments.benchmark import evaluation, peers, search_speed, step, timing
+from experiments.benchmark import evaluation, levers, peers, profile, search_speed, step, timing
 from experiments.benchmark.__main__ import Benchmark, choices
 from experiments.benchmark.memory import peak_bytes
 from experiments.benchmark.workbench import Workbench
@@ -28,8 +28,9 @@ TINY = [
     "data.tokenizer.vocabulary=null",
     "step_at=[nano/16]",
     "schemes_at=[nano/16]",
+    "levers_at=[nano/16]",
 ]
-TINY += ["sections=[ceiling,step,schemes,extensions,evaluation]", "read_at=[nano/64]", "readers=[rope,alibi]"]
+TINY += ["sections=[ceiling,step,schemes,extensions,profile,evaluation]", "read_at=[nano/64]", "readers=[rope,alibi]"]
 TINY += ["tokens=32", "bounded=64", "repeats=1", "seconds=0.001"]
 
 
@@ -128,6 +129,72 @@ def test_who_cannot_start_or_runs_out_of_memory_says_so_and_the_others_go_on():
     assert found["missing"].failure == "ImportError: No module named 'elsewhere'"
     assert found["grows"].failure == "OutOfMemoryError: out of memory" and len(calls) == 4
     assert len(found["well"].seconds) == 3 and found["well"].failure is None
+
+
+def test_a_lever_changes_one_thing_and_what_the_step_learns_not_at_all(bench, monkeypatch):
+    """Every change leaves the weights of the step as it is, but Muon, which is another optimizer."""
+    config, asked, ends = bench.config("nano", "rope", 16), [], {}
+    kept, trained, compile = Workbench.module, Workbench.trained, torch.compile
+
+    def module(self, config):
+        asked.append(kept(self, config))
+        return asked[-1]
+
+    def loop(self, model, loss, optimizer, window, compiled=None, read=False):
+        group = optimizer.param_groups[0]
+        seen.update(compiled=compiled, read=read, adamw=(group.get("fused"), group.get("foreach")))
+        return trained(self, model, loss, optimizer, window, compiled, read)
+
+    monkeypatch.setattr(Workbench, "module", module)
+    monkeypatch.setattr(Workbench, "trained", loop)
+    monkeypatch.setattr(torch, "compile", lambda loss: compile(loss, backend="eager"))
+    changed = {levers.AS_IT_IS: lambda: bench.ours(config), **levers.changes(bench, config)}
+    told = {}
+    for name, build in changed.items():
+        seen = {}
+        build()(2)
+        told[name] = seen | {"recompute": asked[-1].gpt.recompute}
+        ends[name] = torch.cat([each.detach().flatten() for each in asked[-1].gpt.parameters()])
+    usual = {"compiled": None, "read": False, "adamw": (True, None), "recompute": False}
+    different = {
+        levers.AS_IT_IS: {},
+        "compiled": {"compiled": True},
+        "loss read in every step": {"read": True},
+        "logits whole": {},
+        "AdamW one tensor at a time": {"adamw": (False, False)},
+        "AdamW in lists of tensors": {"adamw": (False, True)},
+        "activation checkpointing": {"recompute": True},
+    }
+    for name, changes in different.items():
+        seen = told[name]
+        assert seen == usual | changes, name
+        assert torch.allclose(ends[name], ends[levers.AS_IT_IS], atol=1e-4), name
+    assert not torch.allclose(ends["Muon"], ends[levers.AS_IT_IS], atol=1e-4)
+
+
+def test_all_queries_at_once_holds_for_the_run_alone(bench):
+    from models.positions import base
+
+    seen, kept = [], base.ROWS_IN_TRAINING
+    run = levers.all_at_once(lambda steps: seen.append((steps, base.rows_at_once(4096, CPU))) or 1.0)
+    assert run(3) == 1.0 and seen == [(3, 4096)] and base.ROWS_IN_TRAINING == kept < 4096
+
+
+def test_a_profile_shares_out_all_the_time(bench):
+    rows = profile.run(bench)
+    assert sum(row["share"] for row in rows) == pytest.approx(1) and all(row["seconds"] > 0 for row in rows)
+    assert [row["operation"] for row in rows][-1] == "others" and len(rows) == profile.SHOWN + 1
+    (product,) = (row for row in rows if row["operation"] == "aten::mm")
+    assert product["calls"] == 51  # three for each of 16 matrices, and for the head
+    assert "aten::mm" in profile.table(rows)
+
+
+def test_compiled_or_not_is_as_asked_and_else_the_devices(bench):
+    assert not bench.compiled and not bench.config("nano", "rope", 16).trainer.compile
+    asked = Workbench(settings("compile=true"), CPU, bench.vocabulary, 1.0)
+    assert asked.compiled and asked.config("nano", "rope", 16).trainer.compile
+    on_gpu = Workbench(settings(), torch.device("cuda"), bench.vocabulary, 1.0)
+    assert on_gpu.compiled
 
 
 def test_peers_that_are_not_installed_leave_their_line(bench, monkeypatch):

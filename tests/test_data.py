@@ -572,6 +572,16 @@ def test_batches_resume_from_one_number():
     assert torch.equal(next(iter(Batches(windows, 50, 1, 2))), whole[0][2:])
 
 
+def test_batches_for_a_gpu_are_pinned_and_the_same(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: asked.append(self) or self)
+    windows = Windows(np.arange(1000, dtype=np.uint16), 16, 4, seed=1)
+    usual = list(Batches(windows, 3))
+    assert not asked
+    pinned = list(Batches(windows, 3, pinned=True))
+    assert len(asked) == 3 and all(map(torch.equal, pinned, usual))
+
+
 def test_windows_are_cut_faster_than_any_model_here_can_read_them(sotu_bytes):
     windows = Windows(sotu_bytes.split("train").tokens, 512, 32, seed=1)
     windows.batch(0)
