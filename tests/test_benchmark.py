@@ -61,6 +61,7 @@ def test_every_section_and_scheme_is_in_the_table_and_the_numbers(tmp_path):
     for row in (*rows["schemes"], *rows["extensions"]):
         for part in (row["forward"], row["step"]):
             assert part["failure"] is None and len(part["seconds"]) == 1 and part["peak"] > 0
+            assert 0 < part["mfu"]["median"] < 1.5
     assert [row["contestant"] for row in rows["step"]] == [step.BARE, "ours, train.py", *peers.PEERS]
     assert all(row["failure"] is None and 0 < row["mfu"]["median"] < 1.5 for row in rows["step"])
     speeds = {(row["scheme"], row["protocol"]) for row in rows["evaluation"] if row["kind"] == "speed"}
@@ -170,6 +171,16 @@ def test_a_lever_changes_one_thing_and_what_the_step_learns_not_at_all(bench, mo
         assert seen == usual | changes, name
         assert torch.allclose(ends[name], ends[levers.AS_IT_IS], atol=1e-4), name
     assert not torch.allclose(ends["Muon"], ends[levers.AS_IT_IS], atol=1e-4)
+
+
+def test_the_share_of_the_ceiling_counts_a_reading_as_a_third_of_a_step(bench):
+    config = bench.config("nano", "rope", 16)
+    weights = 12 * 128**2 * 4 + bench.vocabulary * 128
+    operations = 32 * (6 * weights + 6 * 4 * 128 * 16)
+    at = Workbench(bench.settings, CPU, bench.vocabulary, operations / 2)  # half of it a second
+    outcome = timing.Outcome(seconds=[1.0, 2.0, 4.0])
+    assert at.used(config, outcome, 32, 16) == timing.Spread(*map(pytest.approx, (1.0, 0.75, 1.5)))
+    assert at.used(config, outcome, 32, 16, reading=True).median == pytest.approx(1 / 3)
 
 
 def test_all_queries_at_once_holds_for_the_run_alone(bench):

@@ -175,7 +175,7 @@ def test_a_job_that_fails_says_why_in_the_table():
     [
         ("+time_to_loss.rates.adam=[1e-3]", "rates: adam is not known; allowed: adamw, muon"),
         ("time_to_loss.rates.adamw=[0]", "time_to_loss.rates.adamw.0=0 .*greater than 0"),
-        ("time_to_loss.every=300", "every=300 must be at most half of every run's steps, here 400"),
+        ("time_to_loss.every=300", "every=300 must be at most half of every run's steps, here 200"),
         ("sweep.rounds=1", "sweep.rounds=1 .*greater than or equal to 2"),
     ],
 )

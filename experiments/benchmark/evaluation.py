@@ -45,6 +45,8 @@ def _speed(bench: Workbench, model: str, context: int) -> list[dict]:
         row |= {"protocol": protocol} | asdict(outcome)
         if outcome.failure is None:
             row["tokens_per_second"] = asdict(outcome.rate(texts * context))
+            config = bench.config(model, "rope", TRAINED)  # whoever computes it
+            row["mfu"] = asdict(bench.used(config, outcome, texts * context, context, reading=True))
             if outcomes[scheme, PLAIN].failure is None:
                 row["speed_over_plain"] = asdict(ratio(outcomes[scheme, PLAIN], outcome))
         rows.append(row)
@@ -91,15 +93,15 @@ def _bounded(bench: Workbench, model: str, context: int) -> list[dict]:
 
 def table(rows: list[dict]) -> str:
     """Speeds, then memories."""
-    lines = [f"{'model':<6} {'context':>7}  {'scheme':<18} {'protocol':<14} {'tokens/s':>10} {'peak MB':>9}  speed"]
-    lines[0] += " over plain forward"
+    lines = [f"{'model':<6} {'context':>7}  {'scheme':<18} {'protocol':<14} {'tokens/s':>10} {'MFU':>5} {'peak MB':>9}"]
+    lines[0] += "  speed over plain forward"
     for row in (row for row in rows if row["kind"] == "speed"):
         start = f"{row['model']:<6} {row['context']:>7}  {row['scheme']:<18} {row['protocol']:<14} "
         if row["failure"]:
             lines.append(f"{start}{row['failure']}")
             continue
         rate, over = row["tokens_per_second"]["median"], shown(row.get("speed_over_plain"))
-        lines.append(f"{start}{rate:>10,.0f} {row['peak'] / 1e6:>9,.1f}  {over}")
+        lines.append(f"{start}{rate:>10,.0f} {row['mfu']['median']:>5.2f} {row['peak'] / 1e6:>9,.1f}  {over}")
     lines += ["", f"{'model':<6} {'context':>7}  {'scheme':<18} {'peak MB':>9} {'dense bias MB':>14}"]
     for row in (row for row in rows if row["kind"] == "bounded"):
         peak = row["failure"] or f"{row['peak'] / 1e6:>9,.1f} {row['dense'] / 1e6:>14,.1f}"

@@ -32,12 +32,22 @@ def beside(bench: Workbench, configs: dict[str, Config]) -> list[dict]:
     label = f"{some.model.name} {some.window}"
     forward = bench.compare(f"forward {label}", {name: lambda name=name: reads(name) for name in configs})
     step = bench.compare(f"step {label}", {name: lambda name=name: bench.ours(configs[name]) for name in configs})
-    same = {"model": some.model.name, "window": some.window, "batch": some.batch, "reference": reference}
-    return [
-        {**same, "name": name}
-        | {"forward": _against(forward[name], forward[reference]), "step": _against(step[name], step[reference])}
-        for name in configs
-    ]
+    rows = []
+    for name, config in configs.items():
+        row = {
+            "model": some.model.name,
+            "window": some.window,
+            "batch": some.batch,
+            "reference": reference,
+            "name": name,
+        }
+        for part, outcomes in (("forward", forward), ("step", step)):
+            row[part] = _against(outcomes[name], outcomes[reference])
+            if outcomes[name].failure is None:
+                read = part == "forward"
+                row[part]["mfu"] = asdict(bench.used(config, outcomes[name], tokens.numel(), config.window, read))
+        rows.append(row)
+    return rows
 
 
 def _against(mine: Outcome, reference: Outcome) -> dict:
@@ -50,15 +60,16 @@ def _against(mine: Outcome, reference: Outcome) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    """Ratios to the reference, medians with quartiles, and the peak of a training step."""
+    """Ratios to the reference, medians with quartiles, and the MFU and the peak of a training step."""
     over = rows[0]["reference"]
     head = f"{'model':<6} {'window':>6} {'batch':>5}  {'':<12} {f'forward / {over}':<20} {f'step / {over}':<20}"
-    lines = [f"{head} {f'peak / {over}':>11} {'peak MB':>9}"]
+    lines = [f"{head} {'MFU':>5} {f'peak / {over}':>11} {'peak MB':>9}"]
     for row in rows:
         said = f"{row['model']:<6} {row['window']:>6} {row['batch']:>5}  {row['name']:<12}"
         for part in ("forward", "step"):
             said += f" {shown(row[part].get('seconds_over_reference')):<20}"
         if "peak_over_reference" in row["step"]:
-            said += f" {row['step']['peak_over_reference']:>11.2f} {row['step']['peak'] / 1e6:>9,.1f}"
+            step = row["step"]
+            said += f" {step['mfu']['median']:>5.2f} {step['peak_over_reference']:>11.2f} {step['peak'] / 1e6:>9,.1f}"
         lines.append(said + (row["forward"]["failure"] or row["step"]["failure"] or ""))
     return "\n".join(lines)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from conf.compose import compose_values
-from experiments.benchmark.timing import Outcome, Run, compare, looped
-from models.compute import matmul_rate, matmul_size
+from experiments.benchmark.timing import Outcome, Run, Spread, compare, looped
+from models.compute import flops_per_token, matmul_rate, matmul_size
 from models.language_model import LanguageModel
 from train import build_model, resolve
 
@@ -124,6 +124,12 @@ class Workbench:
         module = self.module(config)
         gpt, optimizer = module.gpt, module.configure_optimizers()["optimizer"]
         return self.trained(gpt, lambda inputs, targets: gpt(inputs, targets=targets)[0], optimizer, config.window)
+
+    def used(self, config: "Config", outcome: Outcome, tokens: int, length: int, reading: bool = False) -> Spread:
+        """The share of the ceiling that training steps, or forward passes, on so many tokens in texts of this length
+        come to (MFU): a forward pass counts a third of a step (models/compute.py), whatever the scheme adds."""
+        operations = tokens * flops_per_token(self.module(config).gpt, length) / (3 if reading else 1)
+        return outcome.rate(operations / self.ceiling)
 
     def product(self) -> Run:
         """The square matrix multiplication of the ceiling, as a contestant: what the device can do in that round."""
