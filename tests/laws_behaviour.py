@@ -168,20 +168,22 @@ def chunks_are_the_whole(case: Case) -> None:
 
 @law()
 def trains_in_chunks(case: Case) -> None:
-    """Trained on a few queries at a time, as on a CPU, a model has the loss and the gradients of all at once."""
+    """Trained on a few queries at a time, as on a CPU, a model has the loss and the gradients of all at once; with
+    documents apart as well."""
     model, text = case.model(layers=2), tokens(LENGTH + 1)
-    found = []
-    for rows in (LENGTH, 5):
-        with patch.object(base, "ROWS_IN_TRAINING", rows):
-            assert base.rows_at_once(LENGTH, text.device) == rows
-            loss, _ = model(text[:, :-1], targets=text[:, 1:])
-        found.append((loss.detach(), torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)))
-    (loss, whole), (other, parts) = found
-    same(other, loss)
-    for mine, theirs in zip(parts, whole, strict=True):
-        assert (mine is None) == (theirs is None)
-        if mine is not None:
-            same(mine, theirs, 1e-5)
+    for model.separator in (None, int(text[0, LENGTH // 2])):
+        found = []
+        for rows in (LENGTH, 5):
+            with patch.object(base, "ROWS_IN_TRAINING", rows):
+                assert base.rows_at_once(LENGTH, text.device) == rows
+                loss, _ = model(text[:, :-1], targets=text[:, 1:])
+            found.append((loss.detach(), torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)))
+        (loss, whole), (other, parts) = found
+        same(other, loss)
+        for mine, theirs in zip(parts, whole, strict=True):
+            assert (mine is None) == (theirs is None)
+            if mine is not None:
+                same(mine, theirs, 1e-5)
 
 
 @law()
