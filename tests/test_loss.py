@@ -42,6 +42,14 @@ def test_values_and_gradients_are_those_of_the_whole_logits(pieces, autocast, ne
         assert (mine - theirs).abs().max() <= near * theirs.abs().max()
 
 
+def test_logits_of_any_size_neither_overflow_nor_vanish(pieces):
+    """Of a thousand and more, whose exponentials no float32 holds."""
+    hidden, weight, targets = drawn()
+    mean, nll = next_token_loss(300 * hidden, weight, targets)
+    assert torch.allclose(nll, whole(300 * hidden, weight, targets), rtol=1e-5) and nll.max() > 1000
+    assert all(each.isfinite().all() for each in torch.autograd.grad(mean, (hidden, weight)))
+
+
 def test_the_embedding_learns_as_input_and_as_head(tmp_path):
     """Through the model, whose head is its embedding, with and without the whole logits."""
     gpt = build_model(compose(tiny(tmp_path)))
