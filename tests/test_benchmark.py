@@ -1,6 +1,7 @@
 """The benchmark: what it counts and divides is right, everybody is in the table; how fast anything is, is not asked."""
 
 import json
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from experiments.benchmark.workbench import Workbench
 from experiments.candidates import Texts
 from experiments.schemes import doors
 from models.positions import EXTENSIONS, SCHEMES
-from tests.runs import CACHE, command, finish
+from tests.runs import CACHE, ROOT, command, finish
 from train import compose
 
 CPU = torch.device("cpu")
@@ -244,6 +245,16 @@ def test_peak_memory_sees_what_was_alive_at_once():
 
     assert peak_bytes(work, CPU) == pytest.approx(8 * 10**6, abs=1000)
     assert peak_bytes(lambda: None, CPU) == 0
+
+
+def test_memory_beyond_the_bound_is_an_error_and_not_the_end():
+    """In a process of its own, which goes on after it."""
+    words = "import torch; from experiments.benchmark.memory import bound_memory; bound_memory(0.1); "
+    words += "size = int(0.2 * __import__('os').sysconf('SC_PAGE_SIZE') * __import__('os').sysconf('SC_PHYS_PAGES'))\n"
+    words += "try: torch.empty(size, dtype=torch.uint8)\nexcept RuntimeError as error: print('refused', error)\n"
+    words += "print(torch.ones(10).sum())"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and "refused" in done.stdout and "tensor(10.)" in done.stdout, done.stderr
 
 
 def test_the_memory_of_a_training_step_holds_weights_gradients_and_both_moments(bench):

@@ -133,9 +133,12 @@ class Benchmark(Settings):
 def run_sections(settings: Benchmark, overrides: list[str]) -> Path:
     """Run every section asked for, print its table, and keep it; returns the folder."""
     from experiments.benchmark import targets
+    from experiments.benchmark.memory import bound_memory
     from experiments.benchmark.workbench import Workbench
 
     bench = Workbench.set_up(settings)
+    if bench.device.type == "cpu":
+        bound_memory()
     folder = Path(settings.folder or f"runs/benchmark/{bench.label}")
     folder.mkdir(parents=True, exist_ok=True)
     about = _about(bench, overrides)

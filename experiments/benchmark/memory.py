@@ -1,8 +1,9 @@
-"""Peak memory of a piece of work, in bytes that torch's own allocator handed out for it."""
+"""Peak memory of a piece of work, in bytes that torch's own allocator handed out for it, and a bound on it."""
 
 import gc
 import json
 import os
+import resource
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -50,3 +51,11 @@ def _highest(events) -> int:
         else:
             now -= live.pop(address, 0)
     return highest
+
+
+def bound_memory(share: float = 0.9) -> None:
+    """Let what goes beyond this share of the machine's memory fail, where it is one contestant's failure, before the
+    kernel ends the process, which would be everybody's."""
+    limit = int(share * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
