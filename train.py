@@ -119,11 +119,10 @@ def _position(config: Config):
 
 
 def _gpt(config: Config, vocabulary: int, separator: int) -> GPT:
-    import torch
-
+    from models.compute import flush_denormals
     from models.gpt import GPT
 
-    torch.set_flush_denormal(True)  # numbers below 1e-38, of which softmax leaves many, take a CPU many times as long
+    flush_denormals()
     isolated = separator if config.data.isolate_documents else None
     return GPT(config.model, vocabulary, _position(config), config.seed, isolated)
 
@@ -207,7 +206,9 @@ def _place(config: Config) -> Place:
 
 
 def _run(config: Config, folder: RunFolder, here: Place) -> dict:
-    """Fit and write results; whatever happens, the status says so and the loggers are closed."""
+    """Fit and write results; whatever happens, the status says so, the loggers are closed and the memory is free."""
+    import gc
+
     from conf.tracking import wandb_run
     from models.progress import Metrics
 
@@ -227,6 +228,7 @@ def _run(config: Config, folder: RunFolder, here: Place) -> dict:
     finally:
         if config.logger.name == "csv":
             Metrics(folder.metrics).write_csv()
+        gc.collect()  # Trainer and module hold each other: the next job of a multirun would begin beside their weights
     folder.finish(results)
     return results
 

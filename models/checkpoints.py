@@ -184,7 +184,15 @@ class Checkpoints(L.Callback):
         """Where the state after this many steps is kept."""
         return self.folder / f"snapshot-{step:08d}.ckpt"
 
-    def teardown(self, trainer, module, stage: str) -> None:
+    def on_train_end(self, trainer, module) -> None:
+        self._restore()
+
+    def on_exception(self, trainer, module, exception: BaseException) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        """Before Lightning puts back the handlers it found: ours hide its own, which would hold the Trainer and
+        swallow every later SIGTERM."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()

@@ -17,6 +17,12 @@ def flops_per_token(gpt: GPT, window: int) -> float:
     return 6.0 * weights + 6.0 * gpt.shape.layers * gpt.shape.width * window
 
 
+def flush_denormals() -> None:
+    """Count numbers below 1e-38, of which a softmax far from its query leaves many, as zero: a CPU takes many times as
+    long for them. Threads keep what they began with, so it has to come before the first work they share."""
+    torch.set_flush_denormal(True)
+
+
 def matmul_size(device: torch.device) -> int:
     """Rows and columns of the matrices whose product is this device's ceiling."""
     return 4096 if device.type == "cuda" else 1024

@@ -1,5 +1,6 @@
 """Training: it learns, it resumes bit for bit however it was stopped, and a multirun keeps its jobs apart."""
 
+import gc
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import torch
 
 from conf.base import BadInput
 from models.checkpoints import latest, load_checkpoint
+from models.gpt import GPT
 from models.language_model import LanguageModel, Optimizer, learning_rate_scale
 from models.progress import Metrics
 from tests.runs import command, finish, tiny
@@ -269,6 +271,32 @@ def test_numbers_too_small_to_matter_are_flushed(tmp_path):
     assert torch.tensor(1e-40) * 0.5 != 0
     model = build_model(compose(tiny(tmp_path, "position=alibi")))
     assert torch.tensor(1e-40) * 0.5 == 0 and model is not None
+
+
+@pytest.mark.parametrize("ends", ["well", "badly"])
+def test_a_run_leaves_signals_as_it_found_them(tmp_path, monkeypatch, ends):
+    """Or what comes after it in the process, reading for an hour, say, could not be stopped."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    if ends == "badly":
+        monkeypatch.setattr(LanguageModel, "training_step", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path)
+    else:
+        run(tmp_path)
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_run_leaves_no_model_behind(tmp_path):
+    """Or the jobs of a multirun, which share a process, would fill the memory with what is finished."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(each, GPT) for each in gc.get_objects())
+        run(tmp_path)
+        assert sum(isinstance(each, GPT) for each in gc.get_objects()) == before
+    finally:
+        gc.enable()
 
 
 def test_csv_has_a_row_a_step(tmp_path):

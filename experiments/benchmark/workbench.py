@@ -1,5 +1,6 @@
 """What every section works with: the device, the models of the lab as contestants, and the rounds they run in."""
 
+import gc
 import platform
 import re
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from conf.compose import compose_values
 from experiments.benchmark.timing import Outcome, Run, Spread, compare, looped
-from models.compute import flops_per_token, matmul_rate, matmul_size
+from models.compute import flops_per_token, flush_denormals, matmul_rate, matmul_size
 from models.language_model import LanguageModel
 from train import build_model, resolve
 
@@ -38,6 +39,7 @@ class Workbench:
         """Find the device, open (or tokenise) the corpus and measure the ceiling."""
         from data.corpus import prepare
 
+        flush_denormals()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch._dynamo.config.recompile_limit = 256  # many models share the code that is compiled, each for itself
         vocabulary = prepare(settings.data, Path(settings.cache)).vocabulary
@@ -155,6 +157,7 @@ class Workbench:
             return compare(title, builders, self.device, **limits | how)
         finally:
             torch._dynamo.reset()  # what was compiled for this comparison serves no other
+            gc.collect()  # nor do its models, which hold themselves
 
 
 def training_dtype(device: torch.device) -> torch.dtype:
