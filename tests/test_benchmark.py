@@ -104,6 +104,13 @@ def test_rounds_alternate_and_a_timing_has_the_steps_it_needs():
     assert calls == [("a", 1), ("a", 1), ("b", 1), ("b", 1), a, b, b, a, a, b]
 
 
+def test_steps_before_the_clock_are_done_and_not_counted(monkeypatch):
+    ticks, seen = iter((10.0, 13.0)), []
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: seen.append("tick") or next(ticks)))
+    assert timing.looped(lambda: seen.append("step"), CPU, before=2)(3) == 3.0
+    assert seen == ["step", "step", "tick", "step", "step", "step", "tick"]
+
+
 def test_quartiles():
     assert timing.spread([4, 1, 2, 3, 5]) == timing.Spread(3, 2, 4)
 

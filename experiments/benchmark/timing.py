@@ -56,10 +56,15 @@ def shown(values: dict | None) -> str:
     return "{median:.2f} [{low:.2f}, {high:.2f}]".format(**values) if values else "-"
 
 
-def looped(step: Callable[[], object], device: torch.device) -> Run:
-    """A step as something to time: steps one after another, by CUDA events on a GPU, by the wall clock elsewhere."""
+def looped(step: Callable[[], object], device: torch.device, before: int = 0) -> Run:
+    """A step as something to time: steps one after another, by CUDA events on a GPU, by the wall clock elsewhere.
+
+    So many steps come before and are not counted: after the contestant before it, a first one fetches its memory.
+    """
 
     def run(steps: int) -> float:
+        for _ in range(before):
+            step()
         stop = _start(device)
         for _ in range(steps):
             step()

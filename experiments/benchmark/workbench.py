@@ -119,7 +119,7 @@ class Workbench:
             if read:
                 float(value.detach())
 
-        return looped(step, self.device)
+        return looped(step, self.device, before=1)
 
     def ours(self, config: "Config") -> Run:
         """The lab's model and optimizer in the bare loop."""
