@@ -42,6 +42,7 @@ def defaults(name: str) -> Position:
     return position.requires_grad_(False).double()
 
 
+@torch.no_grad()  # with gradients, a bias comes a few queries at a time
 def scores(position: Position, layer: int, q: Tensor, k: Tensor, length: int) -> Tensor:
     """What enters the softmax of a layer when the last of `length` tokens asks for the one r tokens back.
 

@@ -50,6 +50,7 @@ class Biased(Position):
         return Pairs(positions, rows, tuple(blocks))
 
     def bias(self, q: Tensor, k: Tensor, where: Pairs, first: int = 0) -> Tensor:
+        """As the contract has it, for the chunks of `rows_at_once` where scores were made in advance."""
         if where.blocks is not None:
             return where.blocks[first // where.rows]
         with torch.autocast(q.device.type, enabled=False):
