@@ -135,7 +135,6 @@ class Checkpoints(L.Callback):
     def __init__(self, folder: Path, every: int, snapshots: tuple[int, ...] = (), keep: int = 2):
         self.folder, self.every, self.snapshots, self.keep = folder, every, snapshots, keep
         self.signal: int | None = None  # the one that stopped the run
-        self._previous: dict[int, Any] = {}
         self._group: distributed.ProcessGroup | None = None
 
     def on_train_start(self, trainer, module) -> None:
@@ -145,7 +144,8 @@ class Checkpoints(L.Callback):
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._stop)
+                # Lightning has its own there by now, and itself puts back what it found, however the run ends.
+                signal.signal(number, self._stop)
 
     def _stop(self, number: int, frame) -> None:
         self.signal = number
@@ -183,16 +183,3 @@ class Checkpoints(L.Callback):
     def snapshot(self, step: int) -> Path:
         """Where the state after this many steps is kept."""
         return self.folder / f"snapshot-{step:08d}.ckpt"
-
-    def on_train_end(self, trainer, module) -> None:
-        self._restore()
-
-    def on_exception(self, trainer, module, exception: BaseException) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        """Before Lightning puts back the handlers it found: ours hide its own, which would hold the Trainer and
-        swallow every later SIGTERM."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
