@@ -38,7 +38,7 @@ def asked(folder: Path, claim: str, *overrides: str):
     """What reproduce is asked for at scale=tiny, everything below `folder`."""
     from conf.compose import compose_values
     from conf.schema import validate
-    from experiments.claims.runs import Asked
+    from experiments.lab.runs import Asked
 
     return validate(Asked, compose_values("reproduce", [f"claim={claim}", *tiny_claims(folder), *overrides]))
 

@@ -15,7 +15,7 @@ from experiments.benchmark import evaluation, levers, peers, profile, search_spe
 from experiments.benchmark.__main__ import Benchmark, choices
 from experiments.benchmark.memory import peak_bytes
 from experiments.benchmark.workbench import Workbench
-from experiments.candidates import Texts
+from experiments.longrope.candidates import Texts
 from experiments.schemes import doors
 from models.positions import EXTENSIONS, SCHEMES
 from tests.runs import CACHE, ROOT, command, finish

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from conf.base import BadInput
-from experiments.by_position import ByPosition, bins, by_position, measure_by_position
-from experiments.protocols import token_losses
-from experiments.statistics import mean, mean_difference, wilson
+from experiments.lab.measure.by_position import ByPosition, bins, by_position, measure_by_position
+from experiments.lab.measure.protocols import token_losses
+from experiments.lab.statistics import mean, mean_difference, wilson
 from tests.runs import CACHE, command, finish, tiny
 from train import compose, train
 

@@ -6,18 +6,18 @@ import math
 import pytest
 
 from conf.base import BadInput
-from experiments import reproduce as engine
-from experiments.claims import CLAIMS, effective_window, finetuning, position_free, search
-from experiments.claims.claim import Found, adjusted
-from experiments.claims.effective_window import EffectiveWindow
-from experiments.claims.finetuning import Finetuning
-from experiments.claims.page import plain
-from experiments.claims.plan import make_plan
-from experiments.claims.position_free import PositionFree
-from experiments.claims.runs import plan
-from experiments.claims.search import SearchClaim
-from experiments.claims.tuning import crossing, tuned
-from experiments.statistics import Estimate
+from experiments.lab.plan import make_plan
+from experiments.lab.runs import plan
+from experiments.lab.statistics import Estimate
+from experiments.reproduce import verdicts as engine
+from experiments.reproduce.claim import Found, adjusted
+from experiments.reproduce.claims import CLAIMS, effective_window, finetuning, position_free, search
+from experiments.reproduce.claims.effective_window import EffectiveWindow
+from experiments.reproduce.claims.finetuning import Finetuning
+from experiments.reproduce.claims.position_free import PositionFree
+from experiments.reproduce.claims.search import SearchClaim
+from experiments.reproduce.page import plain
+from experiments.reproduce.tuning import crossing, tuned
 from tests.runs import asked
 from tests.test_plan import Chain
 from tests.test_reproduce import ratio, words

@@ -10,9 +10,9 @@ import pytest
 
 from conf.base import BadInput
 from conf.compose import compose_values
-from experiments import perplexity
-from experiments.compare import columns, compare, contexts, differences, draw, finals, letters, notes, text
-from experiments.recorded import Point, Recorded, json_lines, read
+from experiments.compare.recorded import Point, Recorded, json_lines, read
+from experiments.compare.table import columns, compare, contexts, differences, draw, finals, letters, notes, text
+from experiments.lab.measure import perplexity
 from tests.runs import CACHE, command, finish, tiny
 
 
@@ -141,7 +141,7 @@ def test_a_server_without_a_key_is_one_sentence(tmp_path):
 def test_help_needs_neither_torch_nor_wandb():
     code = (
         "import sys; sys.modules['torch'] = sys.modules['wandb'] = sys.modules['matplotlib'] = None\n"
-        "sys.argv = ['compare', '--help']; from experiments.compare import main; main()"
+        "sys.argv = ['compare', '--help']; from experiments.compare.table import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "a W&B path" in done.stdout, done.stderr

@@ -7,8 +7,8 @@ import pytest
 from conf.base import BadInput
 from conf.compose import compose_values
 from conf.schema import validate
-from experiments.cost import AXES, STATE, Cost, fits, on_devices, power_law, run_cost, scaled
-from experiments.figures.canvas import told
+from experiments.cost.growth import AXES, STATE, Cost, fits, on_devices, power_law, run_cost, scaled
+from experiments.lab.canvas import told
 from tests.runs import CACHE, tiny
 from train import compose
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from conf.base import BadInput
-from experiments.perplexity import Measurement, cut, default_contexts, measure_checkpoint
-from experiments.readings import digest, find_checkpoint, passes, request
-from experiments.statistics import paired_ratio
+from experiments.lab.measure.perplexity import Measurement, cut, default_contexts, measure_checkpoint
+from experiments.lab.measure.readings import digest, find_checkpoint, passes, request
+from experiments.lab.statistics import paired_ratio
 from tests.runs import CACHE, command, finish, tiny
 from train import compose, train
 

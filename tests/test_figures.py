@@ -8,15 +8,15 @@ import torch
 
 from conf.base import BadInput
 from conf.compose import FOLDER, compose_values
+from experiments.extend.figures import study_figures
 from experiments.figures import decay as decays
 from experiments.figures.__main__ import _main as program
-from experiments.figures.canvas import pyplot, scheme
 from experiments.figures.distance import added_scores, curves, defaults, discovered, scores
-from experiments.figures.extension import study_figures
 from experiments.figures.gallery import FIGURES, Gallery, page
 from experiments.figures.rotary import turned
 from experiments.figures.sinusoid import codes, encoding, fitted_errors, shift_errors, shift_matrix, step_lengths
 from experiments.figures.spectra import spacings
+from experiments.lab.canvas import pyplot, scheme
 from models.positions.bias import alibi_slopes
 from models.positions.diagnostics import kernel
 from models.positions.frequencies import phases
@@ -201,8 +201,8 @@ def test_the_figure_of_the_study_keeps_its_label_clear_of_the_curves(tmp_path, m
     import matplotlib.pyplot as plt
 
     from conf.schema import validate
-    from experiments.study import Study
-    from experiments.study_report import Findings, Reading
+    from experiments.extend.arms import Study
+    from experiments.extend.report import Findings, Reading
 
     asked = compose_values("extend_study", ["study.positions=[rope]", "study.extends=[none]", "study.factors=[2]"])
     study = validate(Study, asked["study"] | {"finetune_steps": [1]})

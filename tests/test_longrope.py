@@ -13,12 +13,12 @@ from conf.base import BadInput
 from conf.compose import compose_values
 from data.corpus import prepare
 from data.retrieval import Task
-from experiments.candidates import Fitness, Texts, in_place, known, needles, space
-from experiments.evolution import Evolution, Individual, Scored, Space, best, evolve
-from experiments.longrope import Search, _main, override, search
-from experiments.perplexity import Measurement, measure_checkpoint
-from experiments.retrieval import make_trials, needle_perplexity
-from experiments.searching import Progress, table
+from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
+from experiments.lab.measure.retrieval import make_trials, needle_perplexity
+from experiments.longrope.candidates import Fitness, Texts, in_place, known, needles, space
+from experiments.longrope.evolution import Evolution, Individual, Scored, Space, best, evolve
+from experiments.longrope.search import Search, _main, override, search
+from experiments.longrope.searching import Progress, table
 from models.positions import SPECTRA
 from tests.cases import WINDOW, Case
 from tests.runs import CACHE, command, finish, tiny

@@ -14,8 +14,8 @@ from conf.base import BadInput
 from data.retrieval import Task
 from data.settings import Retrieval
 from data.tokenizer import ByteTokenizer
-from experiments.passkey import Passkey, measure_passkey, table
-from experiments.retrieval import (
+from experiments.lab.measure.passkey import Passkey, measure_passkey, table
+from experiments.lab.measure.retrieval import (
     Cell,
     ask,
     cell,

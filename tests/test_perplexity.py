@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from conf.base import BadInput
-from experiments.protocols import PROTOCOLS, measure, summarise, token_losses
+from experiments.lab.measure.protocols import PROTOCOLS, measure, summarise, token_losses
 from models.gpt import GPT, Shape
 from models.positions import EXTENSIONS, SCHEMES, SPECTRA, Geometry, build_position
 
@@ -275,7 +275,7 @@ def test_progress_ends_at_all_tokens():
 
 LONG = """
 import numpy as np, torch
-from experiments.protocols import measure
+from experiments.lab.measure.protocols import measure
 from models.gpt import GPT, Shape
 from models.positions import EXTENSIONS, SCHEMES, SPECTRA, Geometry, build_position
 

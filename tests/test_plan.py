@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from conf.base import BadInput
-from experiments import launch, reproduce
-from experiments.claims import CLAIMS
-from experiments.claims import plan as claims_plan
-from experiments.claims.claim import Claim, Found, verdict
-from experiments.claims.evidence import Evidence
-from experiments.claims.plan import make_plan, missing, told, train_all
-from experiments.claims.runs import plan
-from experiments.launch import Progress
+from experiments.lab import launch
+from experiments.lab import plan as claims_plan
+from experiments.lab.launch import Progress
+from experiments.lab.plan import make_plan, missing, told, train_all
+from experiments.lab.runs import plan
+from experiments.reproduce import verdicts as reproduce
+from experiments.reproduce.claim import Claim, Found, verdict
+from experiments.reproduce.claims import CLAIMS
+from experiments.reproduce.evidence import Evidence
 from tests.runs import ROOT, asked, tiny_claims
 
 
@@ -126,7 +127,7 @@ class Pair(Claim):
         return {"all": verdict(True, False, f"{len(found.rows)} arms")}
 
     def draw(self, found):
-        from experiments.figures.canvas import Drawing, pyplot
+        from experiments.lab.canvas import Drawing, pyplot
 
         return Drawing(pyplot().subplots()[0], self.title, self.statement)
 

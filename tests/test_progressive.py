@@ -11,10 +11,10 @@ import train as training
 from conf.base import BadInput
 from conf.compose import compose_values
 from conf.schema import validate
-from experiments.perplexity import measure_checkpoint
-from experiments.progressive import Progressive, _main, make_plan, read_with, run_progressive, told
-from experiments.progressive_report import Stretch, compared, said, table
-from experiments.statistics import paired_ratio
+from experiments.lab.measure.perplexity import measure_checkpoint
+from experiments.lab.statistics import paired_ratio
+from experiments.progressive.report import Stretch, compared, said, table
+from experiments.progressive.stages import Progressive, _main, make_plan, read_with, run_progressive, told
 from tests.runs import CACHE, command, tiny
 from train import compose, read_record, train
 

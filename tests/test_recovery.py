@@ -9,11 +9,11 @@ import yaml
 
 from conf.base import BadInput
 from conf.compose import compose_values
-from experiments import candidates
-from experiments.longrope import Search, _main, asked, search
-from experiments.perplexity import Measurement, measure_checkpoint
-from experiments.recovery import Recovery, recover, worth
-from experiments.searching import Progress, table
+from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
+from experiments.longrope import candidates
+from experiments.longrope.recovery import Recovery, recover, worth
+from experiments.longrope.search import Search, _main, asked, search
+from experiments.longrope.searching import Progress, table
 from tests.runs import CACHE, tiny
 from train import compose, load_model, train
 

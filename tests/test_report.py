@@ -8,10 +8,10 @@ import pytest
 
 from conf.base import BadInput
 from conf.compose import compose_values
-from experiments import report as program
-from experiments.claims import CLAIMS
-from experiments.claims.page import cell
-from experiments.report_html import prose, render
+from experiments.report import gather as program
+from experiments.report.html import prose, render
+from experiments.reproduce.claims import CLAIMS
+from experiments.reproduce.page import cell
 from tests.browser import CHROMIUM, Page
 from tests.runs import ROOT
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from conf.base import BadInput
-from experiments import reproduce as engine
-from experiments.claims import CLAIMS, bound
-from experiments.claims.claim import Found, adjusted
-from experiments.claims.convergence import Convergence, log_share, reached
-from experiments.claims.extrapolation import Extrapolation
-from experiments.claims.page import plain, table
-from experiments.claims.runs import plan
-from experiments.claims.spacing import Spacing
-from experiments.claims.starting_positions import LARGE, StartingPositions, difference, moved
-from experiments.reproduce import enough
-from experiments.statistics import Comparison, Estimate
+from experiments.lab.runs import plan
+from experiments.lab.statistics import Comparison, Estimate
+from experiments.reproduce import verdicts as engine
+from experiments.reproduce.claim import Found, adjusted
+from experiments.reproduce.claims import CLAIMS, bound
+from experiments.reproduce.claims.convergence import Convergence, log_share, reached
+from experiments.reproduce.claims.extrapolation import Extrapolation
+from experiments.reproduce.claims.spacing import Spacing
+from experiments.reproduce.claims.starting_positions import LARGE, StartingPositions, difference, moved
+from experiments.reproduce.page import plain, table
+from experiments.reproduce.verdicts import enough
 from tests.runs import asked, command, finish
 
 WORDS = ("reproduced", "not reproduced", "inconclusive")

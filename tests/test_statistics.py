@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.statistics import MARGIN, Comparison, Estimate, compare, compare_seeds, contrast, holm
+from experiments.lab.statistics import MARGIN, Comparison, Estimate, compare, compare_seeds, contrast, holm
 
 DOCUMENTS = 20
 

@@ -8,9 +8,9 @@ import pytest
 
 from conf.base import BadInput
 from conf.compose import FOLDER, compose_values
-from experiments import extend_seeds
-from experiments.study import arms, asked, base_config
-from experiments.study_report import (
+from experiments.extend import seeds as extend_seeds
+from experiments.extend.arms import arms, asked, base_config
+from experiments.extend.report import (
     Findings,
     Reading,
     cost_table,

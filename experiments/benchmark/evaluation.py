@@ -11,7 +11,7 @@ from conf.schema import Config
 from experiments.benchmark.peers import PEERS
 from experiments.benchmark.timing import Run, looped, ratio, shown
 from experiments.benchmark.workbench import Workbench
-from experiments.protocols import measure
+from experiments.lab.measure.protocols import measure
 from experiments.schemes import doors
 from models.positions import SCHEMES
 

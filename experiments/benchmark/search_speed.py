@@ -12,9 +12,9 @@ import numpy as np
 
 from experiments.benchmark.timing import Run, looped, ratio, shown
 from experiments.benchmark.workbench import Workbench
-from experiments.candidates import Fitness, Texts, in_place, known, space
-from experiments.evolution import Individual
-from experiments.readings import where
+from experiments.lab.measure.readings import where
+from experiments.longrope.candidates import Fitness, Texts, in_place, known, space
+from experiments.longrope.evolution import Individual
 from models.gpt import GPT
 from models.positions.longrope import LongRoPE
 from train import build_model, resolve

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conf.base import BadInput
-from experiments.figures.canvas import COLOURS, Drawing, headed, pyplot, scheme
 from experiments.figures.distance import scores
+from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot, scheme
 from models.positions import Position
 from models.positions.diagnostics import kernel
 from models.positions.frequencies import phases
@@ -87,7 +87,7 @@ def trained(gallery: "Gallery", count: int = 256) -> Trained:
     """
     from data.corpus import prepare
     from data.windows import fixed_windows
-    from experiments.readings import find_checkpoint
+    from experiments.lab.measure.readings import find_checkpoint
     from train import compose, load_model, read_record, train
 
     if gallery.checkpoint is None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from conf.compose import FOLDER
-from experiments.figures.canvas import COLOURS, Drawing, headed, pyplot
+from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
 from experiments.schemes import doors
 from models.positions import SCHEMES, Geometry, Position, build_position
 from models.positions.extensions import length_of

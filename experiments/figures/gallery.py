@@ -7,12 +7,12 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from conf.base import Settings
-from experiments.figures.canvas import Drawing, told
 from experiments.figures.decay import decay
 from experiments.figures.distance import distance
 from experiments.figures.rotary import rotation
 from experiments.figures.sinusoid import clocks, codes, shift
 from experiments.figures.spectra import expansion
+from experiments.lab.canvas import Drawing, told
 
 
 def _names(value):

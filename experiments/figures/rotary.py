@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from experiments.figures.canvas import COLOURS, Drawing, headed, pyplot, scheme
+from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot, scheme
 from models.positions import Position
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from conf.base import Settings
 from conf.compose import FOLDER
-from experiments.figures.canvas import COLOURS, Drawing, headed, pyplot
+from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
 from models.positions import SPECTRA
 from models.positions.diagnostics import diagnose, kernel
 from models.positions.frequencies import Geometric, phases

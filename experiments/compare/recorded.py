@@ -1,0 +1,176 @@
+"""A run as it was recorded, wherever that was: its own folder, an offline run of Weights & Biases, or its server."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conf.base import BadInput
+from conf.run_folder import RunFolder, flatten
+
+PATIENCE = 20  # seconds to wait for a server
+ONLINE = re.compile(r"[^/\s]+/[^/\s]+/[^/\s]+")
+
+
+@dataclass(frozen=True)
+class Point:
+    """Perplexity with so many tokens of context; ends of its 95 % interval over documents and targets where known."""
+
+    context: int
+    perplexity: float
+    low: float | None = None
+    high: float | None = None
+    targets: str | None = None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What is known of a run.
+
+    config: flat, by key; final: metrics at its end; curves: (tokens, value) by metric; readings: perplexity by context
+    under the name of the reading.
+    """
+
+    name: str
+    source: str
+    state: str
+    config: dict[str, object]
+    final: dict[str, float]
+    curves: dict[str, list[tuple[float, float]]]
+    readings: dict[str, list[Point]] = field(default_factory=dict)
+
+
+def read(source: str) -> Recorded:
+    """A run folder, an offline run's folder or .wandb file, or entity/project/id of a server.
+
+    Raises:
+        BadInput: there is none of these, or the server cannot be asked.
+    """
+    path = Path(source)
+    if (path / "config.json").is_file():
+        return from_folder(path)
+    files = [path] if path.suffix == ".wandb" and path.is_file() else sorted(path.glob("run-*.wandb"))
+    if files:
+        return from_offline(files[0], source)
+    if path.exists():
+        raise BadInput(f"{source} is no run: it has neither a config.json nor a run-*.wandb")
+    if ONLINE.fullmatch(source):
+        return from_server(source)
+    raise BadInput(f"{source}: there is no such run folder or offline run, and it is no entity/project/id of W&B")
+
+
+def from_folder(path: Path) -> Recorded:
+    """What train.py left in runs/<group>/<name>/, with the readings of experiments.perplexity beside it."""
+    config = flatten(json.loads((path / "config.json").read_text()))
+    folder = RunFolder(path)
+    rows = list(json_lines(folder.metrics.read_text())) if folder.metrics.exists() else []
+    results = folder.results
+    final = results["metrics"] if results else _last(rows)
+    readings = {}
+    for place in sorted(path.glob("perplexity/*.json")):
+        reading = json.loads(place.read_text())
+        name = f"{reading['label']}, {reading['rows'][0]['protocol']}, {reading['split']}, step {reading['step']}"
+        while name in readings:  # asked with other settings, which only the digest in the file's name tells apart
+            name += f" ({place.stem[-10:]})"
+        readings[name] = [_point(row) for row in reading["rows"]]
+    return Recorded(path.name, str(path), folder.status["state"], config, final, _curves(rows), readings)
+
+
+def _point(row: dict) -> Point:
+    """A row of a reading, with its interval from resampling documents."""
+    import numpy as np
+
+    from experiments.lab.statistics import mean
+
+    nats = mean(row["document_nll"], row["document_tokens"])
+    low, high = np.exp((nats.low, nats.high)).tolist()
+    return Point(row["context"], row["perplexity"], low, high, row["token_set"])
+
+
+def from_offline(file: Path, source: str) -> Recorded:
+    """An offline run, read as `wandb leet` reads it; one that was killed is read as far as it came.
+
+    Raises:
+        BadInput: leet does not read it.
+    """
+    words = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    records = list(json_lines(done.stdout))
+    told = next((record["run"] for record in records if "run" in record), None)
+    if told is None:
+        said = done.stderr.strip().splitlines()
+        raise BadInput(f"{source} cannot be read as an offline run{': ' + said[-1] if said else ''}")
+    config, summary, rows, state = {}, {}, [], "running"
+    for record in records:
+        config |= (record.get("config") or record.get("run", {}).get("config") or {}).get("update", {})
+        summary |= record.get("summary", {}).get("update", {})
+        if "history" in record:
+            rows.append(record["history"]["item"])
+        if "exit" in record:
+            state = "failed" if record["exit"].get("exit_code") else "done"
+    return _from_wandb(told.get("display_name") or told["run_id"], source, state, config, rows, summary)
+
+
+def from_server(source: str) -> Recorded:
+    """A run of a W&B server.
+
+    Raises:
+        BadInput: no key, no network, no such run; in one sentence.
+    """
+    import wandb
+
+    try:
+        run = wandb.Api(timeout=PATIENCE).run(source)
+        rows = list(run.scan_history())
+        return _from_wandb(run.name, source, run.state, dict(run.config), rows, dict(run.summary))
+    except (wandb.Error, ValueError, OSError) as error:
+        said = str(error).splitlines()[0]
+        raise BadInput(f"{source}: there is no such run folder or offline run here, and W&B says: {said}") from None
+
+
+def _from_wandb(name: str, source: str, state: str, config: dict, rows: list[dict], summary: dict) -> Recorded:
+    """A run as W&B keeps it: of training, or of a reading, whose configuration is that of the run it read."""
+    config = {key: value for key, value in config.items() if key != "_wandb"}
+    if "trained" in config:
+        config = config["trained"] | {"extend": config["extend"]}
+    points = [Point(row["context/length"], row["context/perplexity"]) for row in rows if "context/perplexity" in row]
+    final = {key.removeprefix("final/"): value for key, value in summary.items() if key.startswith("final/")}
+    trained = [row for row in rows if "context/length" not in row]
+    return Recorded(
+        name,
+        source,
+        state,
+        flatten(config),
+        final or _last(trained),
+        _curves(trained),
+        {name.rpartition("-read-")[2]: points} if points else {},
+    )
+
+
+def json_lines(text: str) -> Iterator[dict]:
+    """Objects, one a line; lines that are none, as the last one after a kill, are passed over."""
+    for line in text.splitlines():
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(value, dict):
+            yield value
+
+
+def _curves(rows: Iterable[dict]) -> dict[str, list[tuple[float, float]]]:
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for key, value in row.items():
+            if "/" in key and isinstance(value, int | float) and "tokens" in row:
+                curves.setdefault(key, []).append((row["tokens"], value))
+    return curves
+
+
+def _last(rows: Iterable[dict]) -> dict[str, float]:
+    """The latest value of everything, as far as an unfinished run came."""
+    latest = {key: value for row in rows for key, value in row.items()}
+    return {key: value for key, value in latest.items() if "/" in key or key in ("step", "tokens")}

@@ -1,0 +1,218 @@
+"""How the cost of a training step grows: seconds and peak memory against window, width, layers, batch and devices.
+
+    python -m experiments.cost
+
+From one point each axis is scaled alone; width takes the heads along, whose own width stays. A power law c·x^a is
+fitted to every axis by least squares in the logarithms: it describes the range it was fitted in, and no other. Beside
+it stands the exponent that the operations counted in models/compute.py have in the same range. More devices are worked
+out on paper (`on_devices`).
+"""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from pydantic import BeforeValidator, Field
+
+from conf.base import BadInput, Count, Counts, Settings
+from conf.compose import command_line
+from conf.run_folder import environment, write_json
+from data.settings import DataSettings
+
+if TYPE_CHECKING:
+    from conf.schema import Config
+    from experiments.benchmark.workbench import Workbench
+
+AXES = ("window", "width", "layers", "batch")
+STATE = 16  # bytes for each weight: itself, its gradient and AdamW's two moments, all float32
+Numbers = Annotated[
+    tuple[Annotated[float, Field(gt=0)], ...],
+    BeforeValidator(lambda x: tuple(map(float, x)) if isinstance(x, list) else x),
+]
+
+
+class Cost(Settings):
+    """What is measured and worked out, as in conf/cost.yaml."""
+
+    model: str
+    window: Count
+    tokens: Count | None
+    factors: Annotated[Numbers, Field(min_length=2)]
+    compile: bool | None
+    devices: Annotated[Counts, Field(min_length=1)]
+    bandwidths: Annotated[Numbers, Field(min_length=1)]
+    repeats: Count
+    seconds: float = Field(gt=0)
+    budget: float = Field(gt=0)
+    folder: str | None
+    cache: str
+    data: DataSettings
+
+
+def scaled(config: "Config", axis: str, factor: float) -> "Config":
+    """The run with one of its sizes multiplied.
+
+    Raises:
+        BadInput: the product is no whole number.
+    """
+    shape = config.model
+    sizes = {"window": config.window, "batch": config.batch, "layers": shape.layers, "width": shape.width}
+    sizes["heads"] = shape.heads
+    for size in (axis, "heads") if axis == "width" else (axis,):
+        if (sizes[size] * factor) % 1:
+            raise BadInput(f"factors: {factor:g} times {size} {sizes[size]} is no whole number")
+        sizes[size] = int(sizes[size] * factor)
+    shape = shape.model_copy(update={key: sizes[key] for key in ("layers", "heads", "width")})
+    window = sizes["window"]
+    return config.model_copy(
+        update={"model": shape, "window": window, "original_window": window, "batch": sizes["batch"]}
+    )
+
+
+def measure(bench: "Workbench") -> list[dict]:
+    """A row for each axis and factor: the size, seconds a step in every round, peak bytes, operations, weights."""
+    from models.compute import flops_per_token
+
+    base, rows = bench.config(bench.settings.model, "rope", bench.settings.window), []
+    for axis in AXES:
+        configs = {factor: scaled(base, axis, factor) for factor in sorted(set(bench.settings.factors))}
+
+        def build(config: "Config"):
+            tokens = config.batch * config.window
+            return replace(bench, settings=bench.settings.model_copy(update={"tokens": tokens})).ours(config)
+
+        outcomes = bench.compare(axis, {factor: lambda c=config: build(c) for factor, config in configs.items()})
+        for factor, config in configs.items():
+            gpt = bench.module(config).gpt
+            operations = flops_per_token(gpt, config.window) * config.batch * config.window
+            size = getattr(config.model, axis, None) or getattr(config, axis)
+            weights = sum(each.numel() for each in gpt.parameters())
+            row = {"axis": axis, "factor": factor, "size": size, "operations": operations, "weights": weights}
+            rows.append(row | asdict(outcomes[factor]))
+    return rows
+
+
+def power_law(x, y) -> tuple[float, float]:
+    """The exponent a and the constant c of y = c·x^a, by least squares in the logarithms."""
+    exponent, intercept = np.polyfit(np.log(x), np.log(y), 1)
+    return float(exponent), float(np.exp(intercept))
+
+
+def fits(rows: list[dict]) -> list[dict]:
+    """A row for each axis with two points or more: its range, the exponents, and the constants of seconds and peak.
+
+    The exponent of the seconds is fitted in every round for itself: its median and quartiles. `off` is the largest
+    factor between a point and its fit.
+    """
+    from experiments.benchmark.timing import spread
+
+    found = []
+    for axis in AXES:
+        mine = [row for row in rows if row["axis"] == axis and row["failure"] is None]
+        if len(mine) < 2:
+            continue
+        x, rounds = [row["size"] for row in mine], min(len(row["seconds"]) for row in mine)
+        fit = {"axis": axis, "low": min(x), "high": max(x)}
+        each = [power_law(x, [row["seconds"][number] for row in mine])[0] for number in range(rounds)]
+        fit["rounds"] = asdict(spread(each))
+        values = {"seconds": [float(np.median(row["seconds"])) for row in mine]}
+        values |= {key: [row[key] for row in mine] for key in ("peak", "operations")}
+        for key, y in values.items():
+            exponent, constant = power_law(x, y)
+            off = np.exp(np.abs(np.log(y) - np.log(constant * np.power(x, exponent))).max())
+            fit[key] = {"exponent": exponent, "constant": constant, "off": float(off)}
+        found.append(fit)
+    return found
+
+
+def on_devices(seconds: float, exponent: float, weights: int, devices, bandwidths) -> list[dict]:
+    """What a step of the same batch would cost on n devices that share it, on paper.
+
+    ddp averages G = 4 bytes of gradient for each weight: in a ring each device sends 2·(n - 1)/n·G (Patarasuk and
+    Yuan 2009), and every device keeps the whole state. fsdp gathers the weights twice and scatters the gradient once,
+    3·(n - 1)/n·G, and keeps 1/n of the state (Rajbhandari et al. 2020, ZeRO, section 7). Seconds are
+    seconds·n^-exponent + bytes/bandwidth: nothing overlaps, and latency is left out.
+
+    Args:
+        seconds: a step on one device; exponent: of the seconds in the batch, fitted.
+        weights: their number; bandwidths: bytes a second a device can send.
+
+    Returns:
+        Rows of strategy, devices, bytes sent a step, state bytes a device, and seconds for each bandwidth.
+    """
+    rows = []
+    for strategy, passes in (("ddp", 2), ("fsdp", 3)):
+        for n in devices:
+            sent = passes * (n - 1) / n * 4 * weights
+            times = [seconds * n**-exponent + sent / bandwidth for bandwidth in bandwidths]
+            state = STATE * weights / (n if strategy == "fsdp" else 1)
+            rows.append({"strategy": strategy, "devices": n, "sent": sent, "state": state, "seconds": times})
+    return rows
+
+
+def table(found: list[dict], paper: list[dict], bandwidths) -> str:
+    """The exponents, then the devices."""
+    head = f"{'axis':<7} {'fitted in':>13}  {'seconds: exponent':<20} {'off':>5}"
+    lines = [f"{head}  {'operations: exponent':>20}  {'peak: exponent':>14} {'off':>5}"]
+    for fit in found:
+        rounds, seconds, peak = (
+            "{median:.2f} [{low:.2f}, {high:.2f}]".format(**fit["rounds"]),
+            fit["seconds"],
+            fit["peak"],
+        )
+        said = f"{fit['axis']:<7} {fit['low']:>5} - {fit['high']:<5}  {rounds:<20} {seconds['off']:>5.2f}"
+        lines.append(f"{said}  {fit['operations']['exponent']:>20.2f}  {peak['exponent']:>14.2f} {peak['off']:>5.2f}")
+    speeds = ", ".join(f"{each / 1e9:g}" for each in bandwidths)
+    lines.append(f"\nOn paper, the same batch shared and nothing overlapping; seconds a step at {speeds} GB/s:")
+    for row in paper:
+        times = "  ".join(f"{each:.4g}" for each in row["seconds"])
+        lines.append(
+            f"{row['strategy']:<5} {row['devices']:>3} devices  {row['sent'] / 1e6:>9,.1f} MB sent  "
+            f"{row['state'] / 1e6:>9,.1f} MB of state  {times}"
+        )
+    return "\n".join(lines)
+
+
+def run_cost(settings: Cost, overrides: list[str]) -> Path:
+    """Measure, fit, work out, print, and keep cost.json, .txt, .png and .svg; returns their folder."""
+    import torch
+
+    from experiments.benchmark.workbench import Workbench
+    from experiments.cost.figure import cost_figure
+
+    bench = Workbench.set_up(settings)
+    rows = measure(bench)
+    found = fits(rows)
+    base = next((row for row in rows if row["axis"] == "batch" and row["factor"] == 1 and row["failure"] is None), None)
+    fitted = [fit["seconds"]["exponent"] for fit in found if fit["axis"] == "batch"]
+    paper = []
+    if base is not None and fitted:
+        seconds = float(np.median(base["seconds"]))
+        devices = [n for n in settings.devices if base["size"] % n == 0]  # each has whole sequences
+        paper = on_devices(seconds, fitted[0], base["weights"], devices, settings.bandwidths)
+    about = environment(overrides) | {"device": bench.name, "precision": bench.precision}
+    about |= {"threads": torch.get_num_threads(), "settings": settings.model_dump(mode="json")}
+    folder = Path(settings.folder or f"runs/cost/{bench.label}")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "cost.json", {**about, "rows": rows, "fits": found, "devices": paper})
+    printed = table(found, paper, settings.bandwidths)
+    (folder / "cost.txt").write_text(printed + "\n")
+    cost_figure(folder / "cost", rows, found, paper, about)
+    print(f"{bench.name}, {about['threads']} threads, {bench.precision}\n{printed}\nNumbers and figure: {folder}/")
+    return folder
+
+
+def _main(values: dict, overrides: list[str]) -> None:
+    from conf.schema import validate
+
+    run_cost(validate(Cost, values), overrides)
+
+
+def main() -> None:
+    """The command line."""
+    command_line("cost", _main)
+
+
+if __name__ == "__main__":
+    main()

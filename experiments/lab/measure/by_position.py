@@ -1,0 +1,178 @@
+"""Loss by position: does a model use its context at all, and how far back?
+
+    python -m experiments.by_position checkpoint=runs/default/rope-nano-s1
+
+Held-out text is cut into segments of L targets, each read in one window from its first token, so that target t sees t
+tokens (the protocol `windows`). Losses are averaged in bins that halve the window: (L/2, L], (L/4, L/2], … 1. The
+gate: the mean loss in (L/2, L] is below that in (L/8, L/4] by more than its interval. A model that fails it shows no
+use of the longer part of its window, and one cannot tell by its perplexity what a still longer one would bring.
+
+Intervals are over documents. Results go beside the run, in by_position/, and are read back when asked again.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from conf.base import BadInput, Count, Settings
+from conf.compose import command_line
+from experiments.lab.measure.perplexity import cut
+from experiments.lab.measure.readings import bar, kept, request, tracked_reading
+from experiments.lab.statistics import Estimate, mean, mean_difference
+
+if TYPE_CHECKING:
+    from experiments.lab.measure.protocols import TokenLosses
+
+
+class ByPosition(Settings):
+    """How loss by position is measured, as in conf/by_position.yaml."""
+
+    context: Count
+    split: Literal["validation", "test"] = "test"
+    segments: Count = 512
+    batch_tokens: Count = 16_384
+
+
+def bins(context: int) -> list[tuple[int, int]]:
+    """Tokens of context seen, (first, last) of each bin in ascending order: each bin is the upper half of what is left.
+
+    Raises:
+        BadInput: a window too short for the gate.
+    """
+    if context < 4:
+        raise BadInput(f"context={context} is too short to compare the parts of a window: at least 4 tokens")
+    halves = [context >> power for power in range(context.bit_length())]
+    return [(last // 2 + 1, last) for last in reversed(halves)]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Losses summed by document and bin: nll, float64 nats, and targets, both (D, bins)."""
+
+    bins: list[tuple[int, int]]
+    nll: np.ndarray
+    targets: np.ndarray
+
+    def interval(self, place: int) -> Estimate:
+        """The mean loss in a bin, nats per token."""
+        return mean(self.nll[:, place], self.targets[:, place])
+
+    def gate(self) -> Estimate:
+        """Mean loss in (L/2, L] less that in (L/8, L/4], nats per token: below zero where context is used."""
+        late, early = ((self.nll[:, place], self.targets[:, place]) for place in (-1, -3))
+        return mean_difference(late, early)
+
+
+def by_position(losses: "TokenLosses", owners: list[int]) -> Sums:
+    """Sum token losses by the document each comes from and by the context each target saw.
+
+    Args:
+        losses: of the protocol `windows`, one window a segment.
+        owners: the document of each segment in the list that was measured.
+    """
+    parts = bins(losses.context)
+    member = np.stack([(low <= losses.seen) & (losses.seen <= high) for low, high in parts], axis=1)  # (N, bins)
+    documents, row = np.unique(np.asarray(owners)[losses.documents], return_inverse=True)
+    nll = np.zeros((len(documents), len(parts)))
+    targets = np.zeros_like(nll)
+    np.add.at(nll, row, losses.nll.astype(np.float64) @ member)
+    np.add.at(targets, row, member.sum(axis=0))
+    return Sums(parts, nll, targets)
+
+
+def measure_by_position(
+    checkpoint: Path, extend: dict | None, how: ByPosition, cache: str, progress=None
+) -> tuple[dict, Path]:
+    """Loss by position of a checkpoint, and the file it is kept in; what was measured before is read back.
+
+    Returns:
+        {…, "rows": [{"low", "high", "nll", "interval", "perplexity", "targets", "document_nll", "document_targets"}],
+        "gate": {"value", "low", "high"}, "uses_context": whether the gate is passed}; nll in nats per token, by
+        document in nats.
+    """
+    from experiments.lab.measure.protocols import token_losses
+
+    def measured(model, config, corpus, where: dict) -> dict:
+        segments = cut(corpus.split(how.split), how.context + 1, how.segments)
+        options = {"batch_tokens": how.batch_tokens, "progress": progress, **where}
+        (losses,) = token_losses(model, segments.tokens, [how.context], "windows", **options)
+        sums = by_position(losses, segments.owners)
+        rows = []
+        for place, (low, high) in enumerate(sums.bins):
+            loss = sums.interval(place)
+            row = {"low": low, "high": high, "nll": loss.value, "interval": [loss.low, loss.high]}
+            row |= {"perplexity": float(np.exp(loss.value)), "targets": int(sums.targets[:, place].sum())}
+            columns = {"document_nll": sums.nll, "document_targets": sums.targets}
+            rows.append(row | {key: table[:, place].tolist() for key, table in columns.items()})
+        gate = sums.gate()
+        told = {"split": how.split, "context": how.context, "documents": len(sums.nll), "rows": rows}
+        return told | {"gate": asdict(gate), "uses_context": gate.high < 0}
+
+    return kept("by_position", checkpoint, extend, how, f"{how.split}{how.context}", cache, measured)
+
+
+def table(result: dict) -> str:
+    """Context seen, loss with its interval, perplexity and targets, in columns; then the gate in a sentence."""
+    lines = [f"{'context seen':>14} {'nats':>7} {'interval':>16} {'perplexity':>11} {'targets':>9}"]
+    for row in result["rows"]:
+        low, high = row["interval"]
+        seen, interval = f"{row['low']}-{row['high']}", f"[{low:.3f}, {high:.3f}]"
+        lines.append(f"{seen:>14} {row['nll']:>7.3f} {interval:>16} {row['perplexity']:>11.3f} {row['targets']:>9,}")
+    early, late = result["rows"][-3], result["rows"][-1]
+    verdict = "the model uses" if result["uses_context"] else "the model shows no use of"
+    lines.append(
+        f"With {late['low']}-{late['high']} tokens of context against {early['low']}-{early['high']}: "
+        f"{Estimate(**result['gate'])} nats; {verdict} more context than that."
+    )
+    return "\n".join(lines)
+
+
+def figure(result: dict, path: Path) -> None:
+    """Loss against context seen, a step for each bin with its interval; writes path.png and path.svg."""
+    from experiments.lab.canvas import pyplot
+
+    plt = pyplot()
+    drawn, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for row in result["rows"]:
+        span = (row["low"] - 0.5, row["high"] + 0.5)
+        axes.fill_between(span, *row["interval"], color="#4c72b0", alpha=0.25, linewidth=0)
+        axes.plot(span, (row["nll"], row["nll"]), color="#4c72b0")
+    axes.axvline(result["original_window"] + 0.5, color="black", linewidth=0.8, linestyle=":", label="trained window")
+    axes.set(xscale="log", xlabel="tokens of context seen", ylabel="loss, nats per token")
+    axes.set_xticks([row["high"] for row in result["rows"]], [str(row["high"]) for row in result["rows"]])
+    axes.minorticks_off()
+    axes.set_title(f"{result['run']}\nextend={result['label']}, mean and 95 % interval over documents", fontsize=8)
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+    for suffix in (".png", ".svg"):
+        drawn.savefig(path.with_suffix(suffix), dpi=150)
+    plt.close(drawn)
+
+
+def _main(values: dict, overrides: list[str]) -> None:
+    from conf.schema import validate
+
+    asked = request(values)
+    if values["context"] is None:
+        values["context"] = asked.trained.window
+    how = validate(ByPosition, values)
+    with bar(asked.trained.name) as progress:
+        result, place = measure_by_position(asked.checkpoint, asked.extend, how, asked.cache, progress)
+    figure(result, place.with_suffix(""))
+    print(f"{result['run']} at step {result['step']}, read with extend={result['label']}, {how.split}:")
+    print(f"{table(result)}\nNumbers and figure: {place.with_suffix('')}.json, .png, .svg")
+    if asked.logger.name == "wandb":
+        with tracked_reading(asked, result, "by_position", how) as run:
+            for row in result["rows"]:
+                run.log({"context/length": row["high"], "context/nll_by_position": row["nll"]})
+
+
+def main() -> None:
+    """The command line."""
+    command_line("by_position", _main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""LongRoPE's factors: searched for longer texts, and recovered for short ones."""

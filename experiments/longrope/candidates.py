@@ -1,0 +1,189 @@
+"""Candidates of a search for LongRoPE's factors, scored by one model that is built once.
+
+The texts are stretches of held-out documents, all of whose targets count, or retrieval trials with the key as far
+back as it can be, where the key alone counts (LongRoPE2's needle perplexity, Shang et al. 2025, section 3.2). Both
+are a context length and a number of targets to the protocols; the score is exp(Σ nll / Σ tokens).
+
+Letters in shape comments: T tokens, K frequencies, P candidates, D texts.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conf.base import BadInput
+from data.retrieval import Task
+from experiments.lab.measure.perplexity import by_document, cut
+from experiments.lab.measure.protocols import TokenLosses, summarise, token_losses
+from experiments.lab.measure.retrieval import make_trials
+from experiments.longrope.evolution import STEPS, Individual, Space
+from models.positions import EXTENSIONS
+from models.positions.frequencies import phases
+from models.positions.longrope import LongRoPE
+from models.positions.rescaled import ranks
+
+if TYPE_CHECKING:
+    from data.corpus import Corpus
+    from data.settings import Retrieval
+    from models.gpt import GPT
+
+# The paper's list of n̂; those beyond the trained window are dropped, where nothing would be stretched.
+N_HATS = (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256)
+PERIODS = 10  # turns in the window of the first pair that LongRoPE2 takes for critical
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a model is scored on: texts, one array each, and the unit each belongs to, a document or a trial.
+
+    context: tokens read at a time; targets: how many of a text count, from its end (None: all).
+    """
+
+    tokens: list[np.ndarray]
+    owners: list[int]
+    context: int
+    targets: int | None = None
+
+    def losses(self, model: "GPT", repeat: int = 1, **options) -> TokenLosses:
+        """Token losses of these texts, so many times over; options are those of token_losses."""
+        protocol, region = ("windows" if self.targets is None else "fixed_targets"), len(self.tokens[0]) - 1
+        texts = self.tokens * repeat
+        return token_losses(model, texts, [self.context], protocol, self.targets, region=region, **options)[0]
+
+    def row(self, model: "GPT", **options) -> dict:
+        """Perplexity of these texts with sums by document or trial, as experiments.statistics compares them."""
+        return by_document(asdict(summarise(self.losses(model, **options))), self.owners)
+
+
+def stretches(corpus: "Corpus", split: str, length: int, count: int, context: int) -> Texts:
+    """At most so many stretches of held-out documents, of `length` targets each, read `context` tokens at a time."""
+    segments = cut(corpus.split(split), length + 1, count)
+    return Texts(segments.tokens, segments.owners, context)
+
+
+def needles(corpus: "Corpus", settings: "Retrieval", split: str, length: int, count: int, seed: int) -> Texts:
+    """So many retrieval trials of this length, each key as far from its question as the length allows.
+
+    Raises:
+        BadInput: the template does not fit the length.
+    """
+    task = Task(settings, corpus.encode, corpus.separator)
+    if length < task.shortest:
+        raise BadInput(f"fitness=needle takes texts of at least {task.shortest} tokens here, and these have {length}")
+    trials = make_trials(task, corpus.split(split), length, task.farthest(length), count, seed)
+    texts = [np.concatenate((trial.prompt, trial.key)) for trial in trials]
+    return Texts(texts, list(range(count)), length, task.digits)
+
+
+class Candidates(LongRoPE):
+    """LongRoPE with factors (P, K), fastest first, and n̂ (P,) that are shown to it and not part of its settings.
+
+    One candidate is read by all rows of a batch; of several, each is read by its own row.
+    """
+
+    def show(self, candidates: Sequence[Individual], repeat: int, device: torch.device | str) -> None:
+        """Put these candidates in place, each for so many rows of a batch in turn."""
+        factors = torch.tensor([each.factors for each in candidates], dtype=torch.float64, device=device) / STEPS
+        n_hats = torch.tensor([each.n_hat for each in candidates], device=device)
+        self.factors, self.n_hats = factors.repeat_interleave(repeat, 0), n_hats.repeat_interleave(repeat)[:, None]
+
+    def positions(self, positions: Tensor) -> Tensor:
+        """(T,) or (B, T) → (P, T) or (B, T): schemes then know that rows may differ."""
+        return positions.expand(torch.broadcast_shapes(positions.shape, self.n_hats.shape))
+
+    def frequencies(self, frequencies: Tensor, length: Tensor) -> Tensor:
+        return (frequencies / self.factors[:, ranks(frequencies)])[:, None]  # (P, 1, K)
+
+    def phases(self, positions: Tensor, frequencies: Tensor) -> Tensor:
+        first, plain = (positions < self.n_hats)[..., None], phases(positions, frequencies)
+        return torch.where(first, plain, phases(positions, self.frequencies(frequencies, positions)))  # (P, T, K)
+
+
+def in_place(model: "GPT") -> tuple[Candidates, list[float]]:
+    """Let a model that is read with extend=longrope read candidates instead; with its frequencies, fastest first.
+
+    Raises:
+        BadInput: parts of the model turn at different frequencies, so that one list of factors is not enough.
+    """
+    own = model.position.extension
+    candidates, tables = Candidates(own.knobs, own.window), []
+
+    class Asked(LongRoPE):
+        def phases(self, positions, frequencies):
+            tables.append(frequencies.detach().sort(descending=True).values.tolist())
+            return super().phases(positions, frequencies)
+
+    for extension in (Asked(own.knobs, own.window), candidates):
+        for part in model.position.modules():
+            if isinstance(getattr(part, "extension", None), LongRoPE):
+                part.extension = extension
+        if extension is not candidates:
+            with torch.no_grad():
+                model.position.prepare(torch.zeros(1, device=next(model.parameters()).device))
+    if any(table != tables[0] for table in tables):
+        raise BadInput(f"position={model.position.knobs.name} turns at different frequencies in different layers")
+    return candidates, tables[0]
+
+
+class Fitness:
+    """Candidates → their perplexities on the same texts, as many of them in one forward pass as batch_tokens holds."""
+
+    def __init__(
+        self,
+        model: "GPT",
+        candidates: Candidates,
+        texts: Texts,
+        batch_tokens: int,
+        where: dict,
+        tell: Callable[[list[float]], None] = lambda scores: None,
+    ):
+        """Score with this model, which reads `candidates`.
+
+        Args:
+            where: device and precision; tell: called with the scores of every forward pass.
+        """
+        self.model, self.candidates, self.texts, self.where, self.tell = model, candidates, texts, where, tell
+        self.batch_tokens = batch_tokens
+        self.together = max(1, batch_tokens // (len(texts.tokens) * texts.context))
+
+    def __call__(self, individuals: Sequence[Individual]) -> list[float]:
+        scores: list[float] = []
+        for start in range(0, len(individuals), self.together):
+            batch = individuals[start : start + self.together]
+            rows = len(self.texts.tokens) if len(batch) > 1 else 1  # a single one may be read in several passes
+            self.candidates.show(batch, rows, self.where["device"])
+            losses = self.texts.losses(self.model, len(batch), batch_tokens=self.batch_tokens, **self.where)
+            nats = losses.nll.reshape(len(batch), -1).mean(axis=1, dtype=np.float64)
+            scores += [math.exp(min(each, 700.0)) for each in nats]
+            self.tell(scores[start:])
+        return scores
+
+
+def known(frequencies: Sequence[float], factor: float, window: int) -> dict[str, list[float]]:
+    """λ of the pairs, fastest first, as PI, NTK and YaRN have them: the seeds of a search."""
+    table, length = torch.tensor(frequencies, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    found = {"interpolate": [factor] * len(table)}
+    for name in ("ntk", "yarn"):
+        extension = EXTENSIONS[name](EXTENSIONS[name].Knobs(factor=factor), window)
+        found[name] = (table / extension.frequencies(table, length)).tolist()
+    return found
+
+
+def space(frequencies: Sequence[float], factor: float, window: int, n_hats: Sequence[int] | None, critical: bool):
+    """LongRoPE's space, λ from 1 to 1.25·s; with `critical` LongRoPE2's, λ from s to 2s behind the critical pair.
+
+    That is searched from the first pair that makes at most ten turns in the window to the first that makes at most one.
+    """
+    decay = tuple(math.log(frequencies[0] / frequency) for frequency in frequencies)
+    n_hats = tuple(n_hats) if n_hats else tuple(n for n in N_HATS if n <= window)
+    if not critical:
+        return Space(STEPS, round(STEPS * 1.25 * factor), n_hats, decay)
+    turns, last = [frequency * window / (2 * math.pi) for frequency in frequencies], len(frequencies) - 1
+    few, one = (next((i for i, turn in enumerate(turns) if turn <= most), last) for most in (PERIODS, 1))
+    pairs = tuple(i for i in range(few, one + 1) if i == 0 or decay[i] > 0)
+    return Space(round(STEPS * factor), round(STEPS * 2 * factor), n_hats, decay, pairs)

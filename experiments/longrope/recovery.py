@@ -1,0 +1,140 @@
+"""LongRoPE's recovery: factors for texts within the window, of a model that reads longer ones with others.
+
+    python -m experiments.longrope checkpoint=runs/<group>/<fine-tuned run> recover=<folder of a search>/factors.yaml
+
+Factors for a longer window cost something within the old one. The paper searches once more there, with a smaller
+largest λ, and the model switches by length (Ding et al. 2024, section 3.4): extend=longrope reads texts of up to L
+tokens with `short`, longer ones with `long`. The search is that of experiments/longrope, on texts of L tokens or
+fewer, λ from 1 to 1.25·r with r below the factor s that `long` is for. Its seeds are all ones, which is plain RoPE;
+`long` scaled down, λ^(ln r / ln s), and as it is; and PI, NTK and YaRN by r. n̂ and temperature are those of the file:
+extend=longrope has one of each for texts of every length.
+
+What was found is held against `long` alone, against all ones (which a fine-tuned model may no longer know how to
+read), and, as the cost of the extension, against the base model that was fine-tuned, on the same held-out targets.
+"""
+
+import json
+import math
+from pathlib import Path
+
+from pydantic import Field
+
+from conf.base import BadInput, Count
+from experiments.lab.measure.readings import corpus_of, digest
+from experiments.longrope.evolution import Scored
+from experiments.longrope.searching import FOUND, Progress, Question, Searching, overfit, searched, texts
+from models.positions.longrope import read_factors
+
+
+class Recovery(Searching):
+    """What is searched, on what, and how; factor: r, by default half of s; length: of the texts, by default L."""
+
+    factor: float | None = Field(None, ge=1)
+    length: Count | None = None
+
+
+def recover(checkpoint: Path, factors: Path, how: Recovery, cache: str, tell: Progress) -> tuple[dict, Path]:
+    """Search short factors for those in a file, or go on, or read back what a finished search found.
+
+    Args:
+        factors: a file for extend=longrope with `long` and the factor they are for.
+
+    Returns:
+        As experiments.longrope.search; the factors.yaml in the folder holds both long and short.
+
+    Raises:
+        BadInput: the file has no long factors or not those of the scheme, r is above s, or the texts are beyond L.
+    """
+    from experiments.longrope.candidates import known, space
+    from models.positions import EXTENSIONS
+    from train import load_model
+
+    held = _read(factors)
+    model, config, record = load_model(checkpoint, {"name": "longrope", "path": str(factors)})
+    knobs, window = config.extend, config.original_window
+    s, length = knobs.factor, window if how.length is None else how.length
+    r = max(1.0, s / 2) if how.factor is None else how.factor
+    if r > s:
+        raise BadInput(f"factor={r:g} must not be above that of recover={factors}, which is for {s:g}")
+    if not 2 <= length <= window:
+        raise BadInput(f"length={length} must be from 2 to the window of {window} tokens, up to which `short` is read")
+
+    temperature = EXTENSIONS["longrope"](knobs, window).temperature
+    long = {"name": "longrope", "factor": s, "long": list(knobs.long), "n_hat": knobs.n_hat or 0}
+    long |= {"temperature": temperature}
+    name = f"{checkpoint.stem}-x{s:g}-short-{how.fitness}-{digest(checkpoint, long, how)}"
+    folder = checkpoint.parent.parent / "longrope" / name
+    if (folder / "results.json").exists():
+        return json.loads((folder / "results.json").read_text()), folder
+
+    about = {"run": config.name, "step": record["step"], "position": config.position.name}
+    ones = {**long, "short": [1.0] * len(knobs.long)}
+    readings = {"long": (checkpoint, long), "ones": (checkpoint, ones)}
+    base = _base(checkpoint, record["config"])
+    if base is not None:
+        readings["base"] = (base, {"name": "none"})
+
+    def plan(frequencies: list[float]):
+        arena = space(frequencies, r, window, (long["n_hat"],), critical=False)
+        scaled = [max(factor, 1.0) ** (math.log(r) / math.log(s) if s > 1 else 0) for factor in knobs.long]
+        vectors = {"ones": ones["short"], "long": long["long"]}
+        seeds = arena.seeds([ones["short"], scaled, long["long"], *known(frequencies, r, window).values()])
+        return arena, seeds, vectors, listed
+
+    def listed(winner: Scored, temperature: float) -> dict:
+        read = {"factor": s, "n_hat": long["n_hat"], "temperature": temperature, "long": long["long"]}
+        told = {"length": length, "fitness": how.fitness, "score": winner.score, "found_for": about}
+        return held | read | {"short": winner.individual.long, "short_found": told}
+
+    corpus = corpus_of(checkpoint, config, record, cache)
+    question = Question(
+        checkpoint=checkpoint,
+        folder=folder,
+        model=model,
+        texts=texts(how, corpus, config.data.retrieval, length, (length // 2, length)),
+        length=length,
+        readings=readings,
+        rivals=("long", "ones"),
+        about=about | {"window": window},
+    )
+    return searched(question, how, plan, tell)
+
+
+def _read(factors: Path) -> dict:
+    """The mapping in a file of factors."""
+    try:
+        held = read_factors(str(factors))
+    except ValueError as error:
+        raise BadInput(f"recover: {error}") from None
+    if not isinstance(held.get("factor"), int | float):
+        raise BadInput(f"recover: path={factors} does not say the factor that `long` is for")
+    return held
+
+
+def _base(checkpoint: Path, trained: dict) -> Path | None:
+    """The checkpoint that all fine-tuning began with; None if there was none, or it is gone."""
+    from train import read_record
+
+    here = checkpoint
+    while trained["checkpoint"] is not None:
+        here = Path(trained["checkpoint"])
+        if not here.is_file():
+            return None
+        trained = read_record(here)["config"]
+    return None if here == checkpoint else here
+
+
+def worth(result: dict) -> str:
+    """In a sentence, what recovery gave and what the extension still costs, on held-out text of the length searched."""
+    from experiments.lab.statistics import paired_ratio
+
+    methods = result["methods"]
+    over = {name: paired_ratio(methods[FOUND]["held out"], methods[name]["held out"]) for name in methods}
+    said = f"At {result['longer']} tokens, held out, recovered is {over['long']} of long alone"
+    said += f" and {over['ones']} of all ones"
+    if "base" in over:
+        before = paired_ratio(methods["long"]["held out"], methods["base"]["held out"])
+        said += f"; the extension costs {over['base']} of the base model, {before} before"
+    if overfit(result)[0] >= 1:
+        said += ". On what was searched on nothing beat its best rival: a larger factor= allows larger λ"
+    return said + "."

@@ -1,0 +1,1 @@
+"""LongRoPE's progressive extension: search, fine-tune, search again from there, as far as the last window."""

@@ -1,0 +1,49 @@
+"""The figure of a progressive extension, drawn from its readings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.lab.canvas import COLOURS, pyplot
+
+if TYPE_CHECKING:
+    from experiments.progressive.report import Stretch
+
+
+def progressive_figure(path: Path, readings: Sequence["Stretch"], result: dict) -> None:
+    """Perplexity against context length: base, every stage searched (dashed) and fine-tuned, recovered, direct.
+
+    Writes path.png and path.svg.
+    """
+    plt = pyplot()
+    figure, axes = plt.subplots(figsize=(8.6, 4.6), layout="constrained")
+    colours = {("base", 1): "black", ("recovered", result["factors"][-1]): COLOURS[3]}
+    colours |= {("direct", result["factors"][-1]): "#7f7f7f"}
+    shades = plt.get_cmap("viridis")
+    for number, factor in enumerate(result["factors"]):
+        colours["progressive", factor] = shades(0.8 * number / max(1, len(result["factors"]) - 1))
+    ended = {(each.name, each.factor): each.steps for each in readings}  # the last of a stage
+    for each in readings:
+        finished = each.steps == ended[each.name, each.factor]
+        contexts, values = zip(*((row["context"], row["perplexity"]) for row in each.rows), strict=True)
+        style = {"linestyle": "-" if finished else "--", "marker": "o", "markersize": 4}
+        if each.name == "recovered":
+            style = {"linestyle": ":", "marker": "s", "markersize": 5}
+        axes.plot(contexts, values, color=colours[each.name, each.factor], label=each.label, **style)
+    windows = [result["window"], *(result["window"] * factor for factor in result["factors"])]
+    for window in windows:
+        axes.axvline(window, color="black", linewidth=0.6, linestyle=":")
+    axes.set(xscale="log", yscale="log", xlabel="context, tokens", ylabel="perplexity (same targets)")
+    contexts = [row["context"] for row in readings[0].rows]
+    axes.set_xticks(contexts, [str(context) for context in contexts])
+    axes.xaxis.set_minor_locator(plt.NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.tick_params(axis="y", which="minor", labelsize=7)
+    axes.grid(alpha=0.3)
+    axes.set_title("dotted: the trained window and those of the stages", fontsize=9)
+    figure.suptitle(f"{result['run']}, extended in stages", fontsize=10)
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
+    for suffix in (".png", ".svg"):
+        figure.savefig(path.with_suffix(suffix), dpi=150)
+    plt.close(figure)

@@ -1,0 +1,75 @@
+"""What progressive extension came to: its readings, compared in pairs over documents, in a table and in sentences."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from experiments.lab.statistics import Estimate, paired_ratio
+
+BRIEF = ("context", "perplexity", "nll", "tokens", "token_set")
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A reading along a path: base, progressive, recovered or direct; its factor, and the steps of tuning so far.
+
+    rows: one per context length, as measure_checkpoint gives them.
+    """
+
+    name: str
+    factor: int
+    steps: int
+    rows: list[dict]
+
+    @property
+    def label(self) -> str:
+        return self.name if self.name == "base" else f"{self.name} x{self.factor}, {self.steps} steps"
+
+    @property
+    def brief(self) -> list[dict]:
+        """Rows without their sums by document."""
+        return [{key: row[key] for key in BRIEF} for row in self.rows]
+
+
+def last(readings: Sequence[Stretch], name: str) -> Stretch:
+    """The last reading of a path."""
+    return [each for each in readings if each.name == name][-1]
+
+
+def compared(readings: Sequence[Stretch]) -> dict[str, dict[int, dict]]:
+    """Ratios of perplexities by context length, {"value", "low", "high"}: the ends of the paths, and the recovery's."""
+    pairs = {
+        "progressive / direct": (last(readings, "progressive"), last(readings, "direct")),
+        "recovered / progressive": (last(readings, "recovered"), last(readings, "progressive")),
+        "recovered / base": (last(readings, "recovered"), last(readings, "base")),
+    }
+    return {
+        name: {row["context"]: asdict(paired_ratio(row, other)) for row, other in zip(a.rows, b.rows, strict=True)}
+        for name, (a, b) in pairs.items()
+    }
+
+
+def table(readings: Sequence[Stretch]) -> str:
+    """Perplexity by reading (rows) and context (columns), on the same targets."""
+    contexts = [row["context"] for row in readings[0].rows]
+    lines = [f"{'':<12} {'factor':>6} {'steps':>6}" + "".join(f"{context:>9}" for context in contexts)]
+    for each in readings:
+        cells = "".join(f"{row['perplexity']:>9.3f}" for row in each.rows)
+        lines.append(f"{each.name:<12} {each.factor:>6} {each.steps:>6}{cells}")
+    return "\n".join(lines)
+
+
+def said(result: dict) -> str:
+    """Whether the stages beat the direct path, and what the recovery gave, in sentences."""
+    window, longest, ratios = result["window"], result["window"] * result["factors"][-1], result["ratios"]
+
+    def at(name: str, context: int) -> Estimate:
+        return Estimate(**ratios[name][context])
+
+    ratio = at("progressive / direct", longest)
+    verdict = "better" if ratio.high < 1 else "worse" if ratio.low > 1 else "no different"
+    return (
+        f"At {longest} tokens, after {sum(result['steps'])} steps of fine-tuning either way, progressive is {ratio} of "
+        f"direct: {verdict}.\n"
+        f"At {window} tokens recovered is {at('recovered / progressive', window)} of long factors alone, and "
+        f"{at('recovered / base', window)} of the base model."
+    )

@@ -1,0 +1,1 @@
+"""Every claim with results as one page to look at, and as a table."""

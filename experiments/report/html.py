@@ -1,0 +1,223 @@
+"""The page of all claims: plain HTML with its style and its figures inside, for a desk, a phone, paper and a reader."""
+
+import re
+from html import escape
+from pathlib import Path
+
+from experiments.report.gather import NOT_RUN, Report
+from experiments.reproduce.page import blocks, cell, size
+
+STYLE = Path(__file__).with_name("report.css")
+MARKS = {
+    "reproduced": ("yes", "✓"),
+    "not reproduced": ("no", "✗"),
+    "inconclusive": ("open", "?"),
+    NOT_RUN: ("none", "–"),
+}
+ROOM = 7  # columns of a table that fit beside the paper's numbers
+# What a browser may load: nothing but what the page carries.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def render(report: Report) -> str:
+    """The whole page; the same results give the same bytes."""
+    sections = [_conclusions(report.conclusions), _summary(report)]
+    sections += [_claim(label, result, report.figures.get(label)) for label, result in report.results.items()]
+    sections += [_missing(report.missing)]
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<title>Claims about positions, put to the test</title>
+<link rel="icon" href="data:,">
+<style>
+{STYLE.read_text(encoding="utf-8")}</style>
+</head>
+<body>
+<a class="skip" href="#summary">Skip to the summary</a>
+<header id="top">
+<h1>Claims about positions, put to the test</h1>
+<p>What papers say of how a transformer should know where its tokens are, held to rules that were written before the
+runs. Each claim ends as {_badge("reproduced")}, {_badge("not reproduced")} or {_badge("inconclusive")} at the scale
+that is given with it.</p>
+</header>
+<main>
+{"".join(sections)}</main>
+<footer><p>Made by <code>python -m experiments.report</code> from the JSON files beside this page, which hold every
+number in full. Intervals are 95 %; comparisons are paired over seeds and documents.</p></footer>
+</body>
+</html>
+"""
+
+
+def _badge(word: str) -> str:
+    kind, mark = MARKS.get(word, MARKS["inconclusive"])
+    return f'<span class="badge {kind}"><span aria-hidden="true">{mark} </span>{escape(word)}</span>'
+
+
+def _scrolled(table: str, name: str) -> str:
+    """Something wide in a box of its own that scrolls, also by keyboard, so that the page does not."""
+    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(name)}">{table}</div>'
+
+
+def _summary(report: Report) -> str:
+    """All claims with all their parts, each a link to what is below."""
+    groups = []
+    for label, result in report.results.items():
+        rows = [(part["part"], part["word"]) for part in result["parts"]]
+        groups.append(_group(label, result["title"], size(result.get("scale")), rows))
+    for name, claim in report.missing.items():
+        groups.append(_group(_waiting(name), claim["title"], "", [(claim["statement"], NOT_RUN)]))
+    return f"""<nav id="summary" aria-labelledby="summary-title">
+<h2 id="summary-title">Summary</h2>
+<table class="summary">
+<thead><tr><th scope="col">In question</th><th scope="col">Verdict</th></tr></thead>
+{"".join(groups)}</table>
+</nav>
+"""
+
+
+def _group(anchor: str, title: str, under: str, rows: list[tuple[str, str]]) -> str:
+    small = f" <small>{escape(under)}</small>" if under else ""
+    head = f'<tr><th scope="rowgroup" colspan="2"><a href="#{escape(anchor)}">{escape(title)}</a>{small}</th></tr>\n'
+    body = "".join(f"<tr><td>{escape(part)}</td><td>{_badge(word)}</td></tr>\n" for part, word in rows)
+    return f"<tbody>\n{head}{body}</tbody>\n"
+
+
+def _claim(label: str, result: dict, figure: str | None) -> str:
+    """A claim: what was said, what came of it, the figure, our numbers beside the paper's, how to have them again."""
+    name = escape(label)
+    title = result["title"] + (f", scale {result['scale']['name']}" if result.get("scale") else "")
+    parts = "".join(
+        f"<li><p>{_badge(each['word'])} <strong>{escape(each['part'])}</strong></p>"
+        f"<p>{escape(each['reason'])}</p></li>\n"
+        for each in result["parts"]
+    )
+    paper = "".join(f"<li>{escape(each)}</li>" for each in result["paper"].split("; "))
+    tables = blocks(result["rows"])
+    beside = "beside wide" if max(len(block[0]) for block in tables) > ROOM else "beside"
+    numbers = "".join(_table(block, title) for block in tables)
+    return f"""<article id="{name}" aria-labelledby="{name}-title">
+<h2 id="{name}-title">{escape(title)} {_badge(result["verdict"])}</h2>
+<blockquote><p>{escape(result["statement"])}</p><footer>{escape(result["source"])}</footer></blockquote>
+<h3>What came of it</h3>
+<ul class="parts">
+{parts}</ul>
+{_figure(figure, title)}<div class="{beside}">
+<section><h3>Our numbers</h3>
+{numbers}</section>
+<aside><h3>In the paper</h3><ul>{paper}</ul></aside>
+</div>
+<h3>The rule, written before</h3>
+<p>{escape(result["rule"])}</p>
+<h3>What would settle it</h3>
+<p>{escape(result["settle"])}</p>
+<h3>To have it again</h3>
+{_made(result)}<p class="up"><a href="#top">Back to the top</a></p>
+</article>
+"""
+
+
+def _figure(uri: str | None, title: str) -> str:
+    if uri is None:
+        return ""
+    told = escape(f"Figure: {title}. The numbers are in the tables that follow.")
+    image = f'<img src="{uri}" alt="{told}">'
+    return f"<figure>{_scrolled(image, f'Figure of {title}')}</figure>\n"
+
+
+def _table(rows: list[dict], title: str) -> str:
+    """Rows with the same columns, numbers to the right and words to the left; the first column names the row."""
+    words = {column for column in rows[0] if all(isinstance(row[column], str | None) for row in rows)}
+
+    def told(name: str, column: str, text: str, scope: str = "") -> str:
+        kind = ' class="words"' if column in words else ""
+        return f"<{name}{scope}{kind}>{escape(text)}</{name}>"
+
+    head = "".join(told("th", column, column, ' scope="col"') for column in rows[0])
+    body = ""
+    for row in rows:
+        (first, value), *rest = row.items()
+        cells = [told("th", first, cell(value), ' scope="row"')]
+        cells += [told("td", column, cell(each)) for column, each in rest]
+        body += f"<tr>{''.join(cells)}</tr>\n"
+    by = f"by {next(iter(rows[0]))}"
+    parts = f"<caption><span>{escape(by)}</span></caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>"
+    return _scrolled(f"<table>\n{parts}</table>", f"{title}, {by}") + "\n"
+
+
+def _made(result: dict) -> str:
+    """Where the numbers come from: command, scale, device, date, commit, versions."""
+    commit, scale = result.get("commit"), result.get("scale")
+    facts = {
+        "Scale": size(scale) + (f"; a verdict takes {scale['seeds_needed']}" if scale else ""),
+        "Device": ", ".join(filter(None, (result.get("device"), result.get("precision")))),
+        "Date": result.get("date"),
+        "Commit": commit and commit[:12] + (", with changes" if result.get("changed") else ""),
+        "Versions": ", ".join(f"{name} {each}" for name, each in result.get("versions", {}).items() if each),
+    }
+    told = "".join(f"<div><dt>{name}</dt><dd>{escape(fact)}</dd></div>\n" for name, fact in facts.items() if fact)
+    return f"{_command(result['command'])}\n<dl>\n{told}</dl>\n"
+
+
+def _command(words: str) -> str:
+    return _scrolled(f"<pre><code>{escape(words)}</code></pre>", "Command")
+
+
+def _missing(missing: dict[str, dict[str, str]]) -> str:
+    """Claims that wait for their runs, and how to run them."""
+    if not missing:
+        return ""
+    told = "".join(
+        f'<article id="{_waiting(name)}"><h3>{escape(claim["title"])} {_badge(NOT_RUN)}</h3>\n'
+        f"<p>{escape(claim['statement'])}</p>\n{_command(claim['command'])}</article>\n"
+        for name, claim in missing.items()
+    )
+    return f'<section aria-labelledby="not-run">\n<h2 id="not-run">Not run</h2>\n{told}</section>\n'
+
+
+def _waiting(name: str) -> str:
+    """The anchor of a claim without results, which no label has."""
+    return f"{name}.not-run"
+
+
+def _conclusions(text: str | None) -> str:
+    if text is None:
+        return ""
+    return (
+        '<section id="conclusions" aria-labelledby="conclusions-title">\n<h2 id="conclusions-title">Conclusions</h2>\n'
+        f"{prose(text)}</section>\n"
+    )
+
+
+def prose(text: str) -> str:
+    """The little Markdown that a page of conclusions is written in: headings, paragraphs, lists of dashes, and in them
+    **strong**, *emphasis*, `code` and [links](https://…); everything else is text.
+    """
+    told = []
+    for block in re.split(r"\n\s*\n", text.strip()):
+        if heading := re.fullmatch(r"(#+) (.+)", block):
+            # The page has its own heading above; a first one of the file would say it twice.
+            told.append("" if len(heading[1]) == 1 else f"<h3>{_inline(heading[2])}</h3>\n")
+        elif block.startswith("- "):
+            items = re.split(r"\n- ", block.removeprefix("- "))
+            told.append(f"<ul>{''.join(f'<li>{_inline(item)}</li>' for item in items)}</ul>\n")
+        else:
+            told.append(f"<p>{_inline(block)}</p>\n")
+    return "".join(told)
+
+
+def _inline(text: str) -> str:
+    """Marks within a line; what stands in backquotes stays as it is."""
+    told = []
+    for number, piece in enumerate(re.split(r"`([^`]+)`", escape(" ".join(text.split())))):
+        if number % 2:
+            told.append(f"<code>{piece}</code>")
+            continue
+        piece = re.sub(r"\[([^\]]+)\]\(((?:https?://|#)[^)\s]+)\)", r'<a href="\2">\1</a>', piece)
+        piece = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", piece)
+        told.append(re.sub(r"\*(?! )([^*]+)(?<! )\*", r"<em>\1</em>", piece))
+    return "".join(told)

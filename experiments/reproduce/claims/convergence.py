@@ -1,0 +1,86 @@
+"""Does a model with rotary positions learn faster than one with the absolute sinusoid?"""
+
+import numpy as np
+
+from experiments.lab.statistics import compare, compare_seeds
+from experiments.reproduce.claim import Claim, Found, Verdict, adjusted, verdict
+from experiments.reproduce.evidence import mean
+
+SINUSOID = "sinusoidal"
+
+
+class Convergence(Claim):
+    title = "RoPE converges faster than the absolute sinusoid"
+    source = "Su et al. 2021 (RoFormer, arXiv 2104.09864), section 4.2 and Figure 3"
+    statement = "Trained the same way, a model with rotary positions reaches the loss of one with the sinusoid sooner."
+    rule = (
+        "Share of steps: steps until RoPE's validation loss is the sinusoid's last one, over all steps (or, where it "
+        "never is, all steps over those until the sinusoid has RoPE's last one), paired by seed. Reproduced if its "
+        "interval is below 1; not, if it is above 0.95, so that less than a twentieth is saved; else inconclusive."
+    )
+    paper = "Figure 3 only: BERT's masked loss falls faster and ends near 2 for both; Performer's lower over 100k steps"
+    settle = "The paper's model, 110 M parameters for 100k steps, with seeds; it has one run of each."
+
+    def arms(self, window: int) -> dict[str, list[str]]:
+        schemes = (SINUSOID, "rope", "learned", "none", "alibi", "t5", "fire", "pope")
+        return {scheme: [f"position={scheme}"] for scheme in schemes}
+
+    def measure(self, evidence) -> Found:
+        curves = {arm: evidence.curve(arm) for arm in evidence.runs}
+        read = {arm: evidence.in_window(arm) for arm in evidence.runs}
+        rows = []
+        for arm, (steps, losses) in curves.items():
+            row = {"position": arm, "validation loss": float(losses[:, -1].mean()), "test perplexity": mean(read[arm])}
+            row |= {"share of steps": None, "perplexity ratio": None}
+            if arm != SINUSOID:
+                theirs = curves[SINUSOID][1]
+                row["share of steps"] = compare_seeds(
+                    [log_share(steps, a, b) for a, b in zip(losses, theirs, strict=True)]
+                )
+                row["perplexity ratio"] = compare(read[arm], read[SINUSOID])
+            rows.append(row)
+        rows = adjusted(rows, "share of steps", "perplexity ratio")
+        return Found(rows, {arm: {"steps": s.tolist(), "loss": each.tolist()} for arm, (s, each) in curves.items()})
+
+    def judge(self, found: Found) -> dict[str, Verdict]:
+        row = found.row(position="rope")
+        share, ratio = row["share of steps"].ratio, row["perplexity ratio"].ratio
+        reason = f"RoPE takes {share} of the sinusoid's steps; in the end its test perplexity is {ratio} of it"
+        return {"RoPE takes fewer steps than the sinusoid": verdict(share.high < 1, share.low > 0.95, reason)}
+
+    def draw(self, found: Found):
+        from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
+
+        plt = pyplot()
+        figure, (losses, gaps) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+        theirs = np.array(found.curves[SINUSOID]["loss"])
+        colours = dict(zip(found.curves, (*COLOURS, "black", "#da8bc3"), strict=False))
+        for arm, curve in found.curves.items():
+            steps, loss = curve["steps"], np.array(curve["loss"])  # (n,), (S, n)
+            losses.plot(steps, loss.mean(axis=0), color=colours[arm], label=arm)
+            gap = loss - theirs
+            gaps.plot(steps, gap.mean(axis=0), color=colours[arm], label=arm)
+            gaps.fill_between(steps, gap.min(axis=0), gap.max(axis=0), color=colours[arm], alpha=0.15, linewidth=0)
+        losses.set(title="validation loss", xlabel="steps", ylabel="nats per token")
+        gaps.set(title="less that of the sinusoid, same seed", xlabel="steps", ylabel="nats per token")
+        for panel in (losses, gaps):
+            panel.grid(alpha=0.3)
+        losses.legend(fontsize=8)
+        headed(figure, self.title, f"Mean of {len(theirs)} seeds; shaded: from the lowest seed to the highest.")
+        return Drawing(figure, self.title, self.statement)
+
+
+def log_share(steps: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> float:
+    """ln of the share of all steps in which our curve comes to their last loss; antisymmetric in the two curves."""
+    if ours[-1] > theirs[-1]:
+        return -log_share(steps, theirs, ours)
+    return float(np.log(reached(steps, ours, theirs[-1]) / steps[-1]))
+
+
+def reached(steps: np.ndarray, losses: np.ndarray, target: float) -> float:
+    """The step at which a curve, straight between its points, first comes down to a target that it does reach."""
+    first = int(np.argmax(losses <= target))
+    if first == 0:
+        return float(steps[0])
+    share = (losses[first - 1] - target) / (losses[first - 1] - losses[first])
+    return float(steps[first - 1] + share * (steps[first] - steps[first - 1]))

@@ -1,0 +1,162 @@
+"""How far back does a model that is fine-tuned on longer windows find what it needs, directly and interpolated?"""
+
+from statistics import mean
+
+import numpy as np
+
+from experiments.lab.statistics import compare_seeds
+from experiments.reproduce.claim import INCONCLUSIVE, Claim, Found, Verdict, verdict
+from experiments.reproduce.tuning import DIRECT, tuned
+
+BASE, PI = "retrieving", "interpolate"
+METHODS = (DIRECT, PI, "yarn")
+FACTORS = (2, 4)
+STEPS = (8, 32, 128, 256)
+DEPTHS, TRIALS = 16, 50  # distances for a length, and trials at each
+RECIPE = ("data.retrieval.fraction=0.8", "data.retrieval.digits=3")  # a small model learns to retrieve from such text
+ROOM = 32  # tokens, into which keys fit at so many distances; a shorter window of the scale is made as long
+STAYS = 1.25  # times the trained window, the farthest that direct fine-tuning comes to in the paper
+PI_RULE = "k_max_20%"
+
+
+def arm_of(method: str, factor: int) -> str:
+    return f"{'direct' if method == DIRECT else method} {factor}"
+
+
+class EffectiveWindow(Claim):
+    title = "Direct fine-tuning leaves the effective window as it was, interpolation extends it"
+    source = (
+        "Chen et al. 2023 (Position Interpolation, arXiv 2306.15595), section 3.3 and Table 4; the 80 % rule: Peng et "
+        "al. 2023 (YaRN, arXiv 2309.00071)"
+    )
+    statement = (
+        "Fine-tuned briefly on longer windows with interpolated positions, a model finds keys as far back as these "
+        "windows go; fine-tuned directly for as long, hardly farther than it was trained."
+    )
+    rule = (
+        f"k_max, the largest distance such that at it and below 20 % of keys are found, of {TRIALS} trials at each of "
+        f"{DEPTHS} distances, by seed; in training no key lies farther back than the original window. Reproduced if "
+        f"after {STEPS[-1]} steps, at 2 and at 4 windows, PI's is the farthest distance there is in most seeds, and "
+        "above direct's (paired interval of the difference); not, if at either PI's is that in no seed, or no more "
+        "than a tenth of the distance above direct's. Direct: reproduced if its k_max stays under "
+        f"{STAYS} windows at both (interval); not, if above at either. Inconclusive if the base does not come to the "
+        "farthest distance of its own window in every seed, whatever else is found."
+    )
+    paper = (
+        "LLaMA 7B, 2048 extended to 8192, k_max after 200, 400, 600, 800, 1000, 10000 steps of direct fine-tuning: "
+        "1792, 2048, 2048, 2048, 2304, 2560; with PI 8192 after 200 steps, and 16384 and 32768 where these were asked. "
+        "32 distances, 10 trials each"
+    )
+    settle = "A model trained long enough on windows of thousands of tokens to retrieve without being taught to."
+
+    def arms(self, window: int) -> dict[str, list[str]]:
+        longer = [f"window={ROOM}"] if window < ROOM else []
+        arms = {BASE: ["position=rope", *RECIPE, *longer]}
+        for factor in FACTORS:
+            arms |= {
+                arm_of(method, factor): tuned(BASE, max(window, ROOM), method, factor, STEPS) for method in METHODS
+            }
+        return arms
+
+    def measure(self, evidence) -> Found:
+        window = max(evidence.window, ROOM)
+        base = evidence.passkey(BASE, lengths=[window], depths=DEPTHS, trials=TRIALS)
+        rows = [self.row(base, {"tokens": window, "positions": "as trained", "steps": 0}, None)]
+        for factor in FACTORS:
+            for step in (0, *STEPS):
+                direct = None
+                for method in METHODS:
+                    arm, how, at = (arm_of(method, factor), None, step) if step else (BASE, method, None)
+                    asked = {"lengths": [window, factor * window], "depths": DEPTHS, "trials": TRIALS}
+                    read = evidence.passkey(arm, how, factor if how != DIRECT else 1, at, **asked)
+                    named = "direct" if method == DIRECT else method
+                    rows.append(self.row(read, {"tokens": factor * window, "positions": named, "steps": step}, direct))
+                    direct = direct or read
+        return Found(rows, {"window": window, "farthest in the window": farthest(base[0])})
+
+    def row(self, read: list[dict], cells: dict, direct: list[dict] | None) -> dict:
+        """What the seeds find at the longest length they were asked at."""
+        found, end = k_max(read), farthest(read[0])
+        row = cells | {"farthest": end, "k_max": mean(found), "by seed": " ".join(map(str, found))}
+        row["at the end"] = sum(each == end for each in found)
+        row["k_max, 80 %"] = mean(k_max(read, "k_max_80%"))
+        row["passkey context"] = mean(each["passkey_context"] for each in read)
+        row["keys found"] = mean(each["lengths"][-1]["exact"]["value"] for each in read)
+        row["seeds"] = len(found)
+        row["mean k_max"] = compare_seeds(found).difference
+        row["over direct, share"] = None
+        if direct is not None:
+            gained = [(ours - theirs) / end for ours, theirs in zip(found, k_max(direct), strict=True)]
+            row["over direct, share"] = compare_seeds(gained).difference
+        return row
+
+    def judge(self, found: Found) -> dict[str, Verdict]:
+        window, base = found.curves["window"], found.row(positions="as trained")
+        last = {name: [found.row(tokens=factor * window, positions=name, steps=STEPS[-1]) for factor in FACTORS]
+                for name in (PI, "direct")}  # fmt: skip
+        pi, direct, gains = last[PI], last["direct"], [row["over direct, share"] for row in last[PI]]
+        whole = [row["at the end"] / row["seeds"] for row in pi]
+        bounds = [row["mean k_max"] for row in direct]
+        verdicts = {
+            "with interpolation the effective window is the longer one": verdict(
+                all(share > 0.5 for share in whole) and all(gain.low > 0 for gain in gains),
+                any(share == 0 for share in whole) or any(gain.high < 0.1 for gain in gains),
+                "; ".join(
+                    f"at {ours['tokens']} tokens k_max is {ours['k_max']:.0f} of {ours['farthest']} with PI, "
+                    f"{theirs['k_max']:.0f} directly, {gain} of the distance more"
+                    for ours, theirs, gain in zip(pi, direct, gains, strict=True)
+                ),
+            ),
+            "with direct fine-tuning it stays what it was": verdict(
+                all(each.high < STAYS * window for each in bounds),
+                any(each.low > STAYS * window for each in bounds),
+                "; ".join(
+                    f"tuned on {row['tokens']} tokens k_max is {each}, against {STAYS} windows or {STAYS * window:g}"
+                    for row, each in zip(direct, bounds, strict=True)
+                ),
+            ),
+        }
+        if base["at the end"] == base["seeds"]:
+            return verdicts
+        gate = (
+            f"the base finds keys throughout its own window in {base['at the end']} of {base['seeds']} seeds only "
+            f"(k_max {base['by seed']} of {base['farthest']})"
+        )
+        return {part: Verdict(INCONCLUSIVE, f"{gate}; {each.reason}") for part, each in verdicts.items()}
+
+    def draw(self, found: Found):
+        from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
+
+        plt, window, steps = pyplot(), found.curves["window"], (0, *STEPS)
+        figure, panels = plt.subplots(1, len(FACTORS), figsize=(12, 5), layout="constrained")
+        for factor, panel in zip(FACTORS, panels, strict=True):
+            names = ("direct", *METHODS[1:])
+            for place, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
+                rows = [found.row(tokens=factor * window, positions=name, steps=step) for step in steps]
+                beside = np.arange(len(steps)) + 0.08 * (place - 1)
+                panel.plot(beside, [row["k_max"] for row in rows], color=colour, marker="o", label=name)
+                for x, row in zip(beside, rows, strict=True):
+                    seeds = [int(each) for each in row["by seed"].split()]
+                    panel.plot([x] * len(seeds), seeds, "_", color=colour, alpha=0.6)
+            panel.axhline(rows[0]["farthest"], color="black", linewidth=0.8, linestyle=":", label="farthest there is")
+            inside = found.curves["farthest in the window"]
+            panel.axhline(inside, color="black", linewidth=0.8, label="farthest in the trained window")
+            panel.set_xticks(range(len(steps)), [f"{step}" for step in steps])
+            panel.set(title=f"tuned on {factor * window} tokens", xlabel="steps of fine-tuning", ylabel="k_max, tokens")
+            panel.set_ylim(bottom=-2)
+            panel.grid(alpha=0.3)
+            panel.legend(fontsize=8)
+        caption = f"Trained on windows of {window}, tuned with keys no farther back. Lines: means; dashes: seeds."
+        headed(figure, self.title, caption)
+        return Drawing(figure, self.title, self.statement)
+
+
+def k_max(read: list[dict], rule: str = PI_RULE) -> list[int]:
+    """By seed, at the longest length."""
+    return [each["lengths"][-1][rule]["value"] for each in read]
+
+
+def farthest(read: dict) -> int:
+    """The largest distance that was asked at the longest length."""
+    length = read["lengths"][-1]["length"]
+    return max(each["k"] for each in read["cells"] if each["length"] == length)

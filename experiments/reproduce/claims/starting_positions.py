@@ -1,0 +1,179 @@
+"""Does too large a base cost accuracy at the starting positions, where few of its frequencies have moved?"""
+
+from itertools import product
+
+import numpy as np
+
+from experiments.lab.statistics import MARGIN, Comparison, contrast
+from experiments.reproduce.claim import Claim, Found, Verdict, adjusted, verdict
+from experiments.reproduce.evidence import Rows
+from models.positions.frequencies import Geometric
+
+BASES = (10, 100, 10_000, 1_000_000)
+FITTING, LARGE = 100, 1_000_000  # the base whose slowest waves fit the window a few times over, and the one too large
+SCHEMES = ("sinusoidal", "rope")
+SIZES = (0.5, 1)  # windows in which the two are compared, over that of the scale
+MOVED = 0.1  # radians by which a pair must have turned to tell a position from the first
+
+
+def arm_of(scheme: str, base: int, size: float = 1) -> str:
+    arm = scheme if base == 10_000 else f"{scheme} {base:g}"
+    return arm if size == 1 else f"{arm}, window x{size:g}"
+
+
+def moved(channels: int, base: float, position: int) -> int:
+    """How many pairs have turned by MOVED at a position: those with base^(-2k/channels) · position ≥ MOVED."""
+    return int((Geometric(base=base).table(channels) * position >= MOVED).sum())
+
+
+class StartingPositions(Claim):
+    title = "Too large a base costs accuracy at the starting positions"
+    source = "A question to Vaswani et al. 2017 (section 3.5) and Su et al. 2021: why 10000?"
+    statement = (
+        "With base 1000000 instead of 100, so that fewer frequencies have moved, targets with little context "
+        "are predicted worse, and worse by more than those at the end of the window."
+    )
+    rule = (
+        "Loss with base 1000000 less that with base 100, paired by seed and document, on targets with 2 tokens to a "
+        "quarter of the window of context (early) and with over half of it (late). Reproduced if early is above zero "
+        "and above late; not, if early is under half a per cent of perplexity, or below late; else inconclusive. For "
+        "the sinusoid, and for RoPE. Windows of half the length, as many of them, are told beside it."
+    )
+    paper = "No numbers: neither paper varies the base"
+    settle = (
+        "More seeds, and windows of 256 and 1024: the effect is small, and a longer window has a larger right base."
+    )
+
+    def arms(self, window: int) -> dict[str, list[str]]:
+        arms = {
+            arm_of(scheme, base): [f"position={scheme}", *([] if base == 10_000 else [f"frequencies.base={base}"])]
+            for scheme in SCHEMES
+            for base in BASES
+        }
+        for scheme, size, base in product(SCHEMES, SIZES, (FITTING, LARGE)):
+            length = [] if size == 1 else [f"window={int(size * window)}"]
+            arms[arm_of(scheme, base, size)] = [*arms[arm_of(scheme, base)], *length]
+        return arms
+
+    def measure(self, evidence) -> Found:
+        rows, shape = [], evidence.config.model
+        read = {
+            arm_of(scheme, base): evidence.by_position(arm_of(scheme, base)) for scheme in SCHEMES for base in BASES
+        }
+        bins = [(row["low"], row["high"]) for row in next(iter(read.values()))[0]["rows"]]
+        early, late = (2, bins[-3][1]), bins[-1]
+        for scheme in SCHEMES:
+            channels = shape.width if scheme == "sinusoidal" else shape.width // shape.heads
+            for base in BASES:
+                ours, theirs = read[arm_of(scheme, base)], read[arm_of(scheme, FITTING)]
+                row = {"position": scheme, "base": base, f"pairs moved at {early[1]}": moved(channels, base, early[1])}
+                row |= {"of": channels // 2}
+                for name, span in (("early", early), ("late", late), ("whole", (1, late[1]))):
+                    row[name] = None if base == FITTING else difference(ours, theirs, (1, *span))
+                row["early over late"] = None if base == FITTING else difference(ours, theirs, (1, *early), (-1, *late))
+                rows.append(row)
+        longer, curves = windows(evidence)
+        rows = adjusted(rows, "early", "early over late") + adjusted(longer, "early", "early over late")
+        curves |= {"bins": bins, "early": early, "window": evidence.window}
+        for scheme in SCHEMES:
+            for base in set(BASES) - {FITTING}:
+                curves[arm_of(scheme, base)] = by_bin(read[arm_of(scheme, base)], read[arm_of(scheme, FITTING)])
+        return Found(rows, curves)
+
+    def judge(self, found: Found) -> dict[str, Verdict]:
+        verdicts = {}
+        for scheme in SCHEMES:
+            row = found.row(position=scheme, base=LARGE)
+            others = [
+                found.row(scheme=scheme, window=int(size * found.curves["window"])) for size in SIZES if size != 1
+            ]
+            early, more = row["early"].ratio, row["early over late"].ratio
+            verdicts[f"{scheme}: base {LARGE} against {FITTING}"] = verdict(
+                early.low > 1 and more.low > 1,
+                early.high < 1 + MARGIN or more.high < 1,
+                f"early perplexity is {early} of that with base {FITTING}, {more} as a multiple of the late ratio; "
+                + ", ".join(f"with windows of {other['window']} it is {other['early'].ratio}" for other in others),
+            )
+        return verdicts
+
+    def draw(self, found: Found):
+        from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
+
+        plt, bins = pyplot(), found.curves["bins"]
+        figure, grid = plt.subplots(2, 2, figsize=(12, 9), sharey=True, layout="constrained")
+        for scheme, above, below in zip(SCHEMES, *grid, strict=True):
+            for base, colour in zip([each for each in BASES if each != FITTING], COLOURS, strict=False):
+                band(above, bins, found.curves[arm_of(scheme, base)], colour, f"base {base:,}")
+            counts = found.curves[f"{scheme} moved"]
+            words = [f"{a}-{b}" if a < b else f"{a}" for a, b in bins]
+            moved_by = zip(words, *(counts[f"{base}"] for base in (FITTING, LARGE)), strict=True)
+            above.set_xticks(range(len(bins)), [f"{word}\n{few} | {fewer}" for word, few, fewer in moved_by])
+            above.set(
+                title=f"{scheme}, window {found.curves['window']}",
+                xlabel=f"tokens of context; pairs that have moved by then, base {FITTING:,} | {LARGE:,}",
+            )
+            sizes = found.curves[f"{scheme} windows"].items()
+            for (window, curve), colour in zip(sizes, COLOURS, strict=False):
+                band(below, curve["bins"], curve["ends"], colour, f"window {window}")
+            longest = max((curve["bins"] for _, curve in sizes), key=len)
+            below.set_xticks(range(len(longest)), [f"{a}-{b}" if a < b else f"{a}" for a, b in longest])
+            below.set(title=f"{scheme}, base {LARGE:,} by window", xlabel="tokens of context")
+        for panel in grid.flat:
+            panel.axhline(0, color="black", linewidth=0.8)
+            panel.grid(alpha=0.3)
+            panel.legend(fontsize=8)
+        for row in grid:
+            row[0].set_ylabel(f"loss less that with base {FITTING}, nats per token")
+        headed(figure, self.title, "Same targets, seeds paired; 95 % over seeds and documents.")
+        return Drawing(figure, self.title, self.statement)
+
+
+def band(panel, bins, ends, colour: str, label: str) -> None:
+    """A curve over bins with its interval."""
+    value, low, high = np.array(ends).T
+    panel.plot(range(len(bins)), value, color=colour, marker="o", label=label)
+    panel.fill_between(range(len(bins)), low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def by_bin(ours: Rows, theirs: Rows) -> list[list[float]]:
+    """Our loss less theirs in every bin, with its interval."""
+    spans = [(row["low"], row["high"]) for row in ours[0]["rows"]]
+    found = [difference(ours, theirs, (1, *span)).difference for span in spans]
+    return [[each.value, each.low, each.high] for each in found]
+
+
+def windows(evidence) -> tuple[list[dict], dict]:
+    """The base too large against the fitting one in every window: rows, and curves by bin."""
+    rows, curves, shape = [], {f"{scheme} windows": {} for scheme in SCHEMES}, evidence.config.model
+    for scheme, size in product(SCHEMES, SIZES):
+        window = int(size * evidence.window)
+        ours, theirs = (evidence.by_position(arm_of(scheme, base, size), context=window) for base in (LARGE, FITTING))
+        bins = [(row["low"], row["high"]) for row in ours[0]["rows"]]
+        early, late = (2, bins[-3][1]), bins[-1]
+        channels = shape.width if scheme == "sinusoidal" else shape.width // shape.heads
+        counts = {f"{base}": [moved(channels, base, last) for _, last in bins] for base in (FITTING, LARGE)}
+        row = {"scheme": scheme, "window": window, "targets with": f"{early[0]}-{early[1]}", "of": channels // 2}
+        row |= {f"pairs moved, base {base}": count[-3] for base, count in counts.items()}
+        row |= {"early": difference(ours, theirs, (1, *early)), "late": difference(ours, theirs, (1, *late))}
+        rows.append(row | {"early over late": difference(ours, theirs, (1, *early), (-1, *late))})
+        curves[f"{scheme} windows"][f"{window}"] = {"bins": bins, "ends": by_bin(ours, theirs)}
+        if size == 1:
+            curves[f"{scheme} moved"] = counts
+    return rows, curves
+
+
+def difference(ours: Rows, theirs: Rows, *spans: tuple[float, int, int]) -> Comparison:
+    """Σ weight · (our mean loss - theirs) over targets that saw low … high tokens; spans: (weight, low, high)."""
+    parts = []
+    for weight, low, high in spans:
+        nats, targets = (
+            [summed(rows, key, low, high) for rows in (ours, theirs)] for key in ("document_nll", "document_targets")
+        )
+        parts.append((weight, nats[0] - nats[1], targets[0]))
+    return contrast(*parts)
+
+
+def summed(rows: Rows, key: str, low: int, high: int) -> np.ndarray:
+    """Sums over the bins within low … high, by seed and document, (S, D)."""
+    inside = [[row[key] for row in each["rows"] if low <= row["low"] and row["high"] <= high] for each in rows]
+    return np.array(inside, dtype=np.float64).sum(axis=1)

@@ -1,0 +1,147 @@
+"""The finished runs of a claim and what can be read of them, always one reading for each seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments.lab.measure.by_position import ByPosition, measure_by_position
+from experiments.lab.measure.passkey import Passkey, measure_passkey
+from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
+
+if TYPE_CHECKING:
+    from conf.schema import Config
+    from train import Result
+
+Rows = list[dict]  # one for each seed
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Runs by arm, one for each seed in the same order; config: of the first, which has the scale's window.
+
+    segments: stretches of held-out text that a reading takes at most.
+    """
+
+    runs: dict[str, list["Result"]]
+    config: "Config"
+    segments: int
+
+    @property
+    def window(self) -> int:
+        return self.config.window
+
+    def perplexity(
+        self,
+        arm: str,
+        extend: str | None = None,
+        factor: int = 1,
+        step: int | None = None,
+        contexts: Sequence[int] | None = None,
+    ) -> dict[int, Rows]:
+        """Perplexity of the same held-out targets with a window of context, with twice and with four times as much.
+
+        The targets end a stretch as long as the longest context (`fixed_targets`), an eighth of a window in each: rows
+        can be compared between arms that were read with the same contexts.
+
+        Args:
+            extend: the name of an extension, with this factor if above 1; None as trained.
+            step: of a snapshot, or None for the end of training.
+            contexts: tokens, other than one, two and four windows of the scale.
+        """
+        contexts = tuple(contexts or (self.window, 2 * self.window, 4 * self.window))
+        how = Measurement(contexts=contexts, stride=max(1, self.window // 8), segments=self.segments)
+        return self._read(arm, how, extension(extend, factor), step)
+
+    def in_window(
+        self, arm: str, extend: str | None = None, factor: int = 1, step: int | None = None, window: int | None = None
+    ) -> Rows:
+        """Perplexity of every target of a window, as in training, on held-out text; window: other than the scale's."""
+        window = window or self.window
+        how = Measurement(protocol="windows", contexts=(window,), stride=1, segments=self.segments)
+        return self._read(arm, how, extension(extend, factor), step)[window]
+
+    def _read(self, arm: str, how: Measurement, extend: dict | None, step: int | None) -> dict[int, Rows]:
+        read = [
+            measure_checkpoint(each, extend, how, self.config.cache)["rows"] for each in self.checkpoints(arm, step)
+        ]
+        named = "as trained" if extend is None else " ".join(f"{value}" for value in extend.values())
+        said = ", ".join(f"{mean(rows):.3f} at {rows[0]['context']}" for rows in zip(*read, strict=True))
+        print(f"{arm}, {named}{'' if step is None else f', step {step}'}: perplexity {said}", flush=True)
+        return {rows[0]["context"]: list(rows) for rows in zip(*read, strict=True)}
+
+    def checkpoints(self, arm: str, step: int | None = None) -> list[Path]:
+        """Of every seed the last checkpoint, or the snapshot after this many steps."""
+        return [
+            run.checkpoint if step is None else run.folder / "checkpoints" / f"snapshot-{step:08d}.ckpt"
+            for run in self.runs[arm]
+        ]
+
+    def by_position(
+        self,
+        arm: str,
+        extend: str | None = None,
+        factor: int = 1,
+        step: int | None = None,
+        context: int | None = None,
+    ) -> Rows:
+        """Loss by tokens of context seen within the window: rows of {"rows": bins} with sums by document.
+
+        context: tokens read in one window, other than the scale's.
+        """
+        how = ByPosition(context=context or self.window, segments=self.segments)
+        return [
+            measure_by_position(each, extension(extend, factor), how, self.config.cache)[0]
+            for each in self.checkpoints(arm, step)
+        ]
+
+    def passkey(
+        self,
+        arm: str,
+        extend: str | None = None,
+        factor: int = 1,
+        step: int | None = None,
+        lengths: Sequence[int] | None = None,
+        depths: int = 10,
+        trials: int = 50,
+    ) -> Rows:
+        """Retrieval of keys such as the arm was trained with (data.retrieval): rows of {"lengths", "cells", …}.
+
+        lengths: tokens, other than half the window to eight windows. lab/measure/passkey.py says what is measured.
+        """
+        from train import read_record
+
+        found = []
+        for each in self.checkpoints(arm, step):
+            task = read_record(each)["config"]["data"]["retrieval"]
+            how = Passkey(
+                **{key: task[key] for key in ("template", "digits", "keys")},
+                lengths=lengths and tuple(lengths),
+                depths=depths,
+                trials=trials,
+            )
+            found.append(measure_passkey(each, extension(extend, factor), how, self.config.cache)[0])
+        return found
+
+    def curve(self, arm: str) -> tuple[np.ndarray, np.ndarray]:
+        """Steps (n,) and the validation loss at each by seed, (S, n), nats per token."""
+        from models.progress import Metrics
+
+        curves = []
+        for run in self.runs[arm]:
+            rows = [row for row in Metrics(run.folder / "metrics.jsonl").rows() if "validation/nll" in row]
+            curves.append([(row["step"], row["validation/nll"]) for row in rows])
+        table = np.array(curves)  # (S, n, 2)
+        return table[0, :, 0], table[:, :, 1]
+
+
+def extension(name: str | None, factor: int) -> dict | None:
+    """Plain settings of an extension; None as trained."""
+    return None if name is None else {"name": name} | ({"factor": float(factor)} if factor > 1 else {})
+
+
+def mean(rows: Rows) -> float:
+    """Perplexity of the mean loss over seeds."""
+    return float(np.exp(np.mean([row["nll"] / row["tokens"] for row in rows])))

@@ -1,0 +1,75 @@
+"""A claim's result as plain values for JSON and as text to be read."""
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+from experiments.lab.statistics import Comparison, Estimate
+from experiments.reproduce.claim import Found
+
+
+def plain(value: Any):
+    """Measured values as JSON has them: keys are text, an interval without end is null."""
+    if isinstance(value, Comparison):
+        return plain({"ratio": list(asdict(value.ratio).values()), **asdict(value)})
+    if isinstance(value, Estimate):
+        return plain(asdict(value))
+    if isinstance(value, dict):
+        return {k if isinstance(k, str) else json.dumps(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def page(result: dict, found: Found) -> str:
+    """A claim to be read: what was said, what came of it, and the table."""
+    head = [result["title"], f"Source: {result['source']}", f"Claim: {result['statement']}", f"Rule: {result['rule']}"]
+    parts = [f"- {each['part']}: {each['word'].upper()}. {each['reason']}" for each in result["parts"]]
+    tail = [
+        f"In the paper: {result['paper']}",
+        f"Scale: {size(result['scale'])}; {result['device']}",
+        f"To settle it: {result['settle']}",
+    ]
+    return "\n".join([*head, "", *parts, "", table(found.rows), "", *tail]) + "\n"
+
+
+def size(scale: dict | None) -> str:
+    """What the models of a result were, in words."""
+    if scale is None:
+        return "computed, nothing trained"
+    return (
+        f"{scale['model']}, window {scale['window']}, {scale['tokens'] / 1e6:.1f} M tokens of {scale['data']} a run, "
+        f"{scale['seeds']} seeds"
+    )
+
+
+def table(rows: list[dict]) -> str:
+    """Rows in columns; those with other columns begin a table of their own."""
+    return "\n\n".join(_block(block) for block in blocks(rows))
+
+
+def blocks(rows: list[dict]) -> list[list[dict]]:
+    """Consecutive rows that have the same columns."""
+    found: list[list[dict]] = []
+    for row in rows:
+        if not found or list(found[-1][0]) != list(row):
+            found.append([])
+        found[-1].append(row)
+    return found
+
+
+def _block(rows: list[dict]) -> str:
+    lines = [list(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def cell(value) -> str:
+    """A value of a row, measured or read back from JSON, where an interval's end that is not there is null."""
+    if isinstance(value, Comparison):
+        return str(value.ratio)
+    if isinstance(value, dict) and "ratio" in value:
+        middle, *ends = value["ratio"]
+        return str(Estimate(middle, *(math.inf if end is None else end for end in ends)))
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,51 @@
+"""Arms that are fine-tuned from other arms, and where the curves of two of them cross."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.lab.statistics import Estimate
+
+STEPS = (2, 8, 32, 128)  # of fine-tuning after which an arm is read; the last is its length
+DIRECT, CONTROL = "none", "control"  # fine-tuned on longer windows as it is, and at the window there was
+
+
+def tuned(start: str, window: int, method: str, factor: int, steps: Sequence[int]) -> list[str]:
+    """Overrides of an arm that goes on from another's run of the same seed, on windows of factor · window tokens.
+
+    Args:
+        start: the other arm; or "<arm>/<share>", the snapshot nearest to that share of its steps.
+        method: an extension, at this factor if it has one (all but none and drop).
+        steps: those it is read after, the last of them its length.
+    """
+    how = [f"extend={method}"] + ([] if method in (DIRECT, "drop") else [f"extend.factor={factor}"])
+    length = [f"window={factor * window}", f"steps={steps[-1]}", f"snapshots={list(steps)}".replace(" ", "")]
+    return [f"checkpoint=@{start}", *how, *length]
+
+
+def crossing(steps: Sequence[int], ratios: Sequence[Estimate]) -> Estimate | None:
+    """The steps at which a ratio first passes one, with those at which its interval passes it; None if it never does.
+
+    Ratios and their ends are straight in ln ratio over log2(1 + steps) between readings. The interval holds the steps
+    at which 95 % intervals have one within them; its end is infinite if they still have at the last reading.
+    """
+    places = np.log2(1 + np.asarray(steps, dtype=np.float64))
+    value, low, high = np.log([[each.value, each.low, each.high] for each in ratios]).T
+    if value[0] < 0:
+        value, low, high = -value, -high, -low
+    if (middle := _zero(places, value)) == np.inf:
+        return None
+    ends = middle, 0.0 if low[0] <= 0 else _zero(places, low), _zero(places, high)
+    return Estimate(*(float(2**place - 1) for place in ends))
+
+
+def _zero(places: np.ndarray, values: np.ndarray) -> float:
+    """Where a line through points that begins above zero first comes down to it; infinite if it never does."""
+    below = np.flatnonzero(values <= 0)
+    if len(below) == 0:
+        return np.inf
+    end = below[0]
+    if end == 0:
+        return places[0]
+    share = values[end - 1] / (values[end - 1] - values[end])
+    return places[end - 1] + share * (places[end] - places[end - 1])
