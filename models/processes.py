@@ -1,8 +1,11 @@
-"""Where this process stands among those that train one model together."""
+"""Where this process stands among those that train one model together, and on what it trains."""
 
+import logging
 import os
+import warnings
 from dataclasses import dataclass
 
+import torch
 from lightning.fabric.plugins.environments import (
     ClusterEnvironment,
     LightningEnvironment,
@@ -52,3 +55,40 @@ def place(devices: int, nodes: int) -> Place:
     environment = LightningEnvironment()
     rank = environment.node_rank() * devices + environment.local_rank() if ranks > 1 else 0
     return Place(rank, ranks, environment)
+
+
+def select_device(trainer) -> tuple[str, str]:
+    """The accelerator (cpu or gpu) and the precision that trainer settings stand for on this machine.
+
+    Raises:
+        BadInput: there are no GPUs, or not as many.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    accelerator, precision = trainer.accelerator, trainer.precision
+    if accelerator == "gpu" and not gpus:
+        raise BadInput("trainer.accelerator=gpu: no GPU is visible to torch; allowed here: cpu, auto")
+    if accelerator == "auto":
+        accelerator = "gpu" if gpus else "cpu"
+    if accelerator == "gpu" and trainer.devices > gpus:
+        raise BadInput(f"trainer.devices={trainer.devices}: torch sees {gpus} GPU(s)")
+    if accelerator == "cpu" and precision.startswith("bf16") and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        print(f"trainer.precision={precision} crawls on this CPU, which has no bfloat16 arithmetic; 32-true is faster")
+    if precision == "auto":
+        precision = "bf16-mixed" if accelerator == "gpu" else "32-true"
+    return accelerator, precision
+
+
+def select_strategy(name: str, ranks: int):
+    """What Lightning's Trainer takes as its strategy: auto and ddp by name, fsdp our own (models/sharding.py)."""
+    if name != "fsdp":
+        return name
+    from models.sharding import Sharded
+
+    return Sharded(ranks)
+
+
+def quiet_lightning() -> None:
+    """Leave out Lightning's greetings; its warnings still come through."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch's trees

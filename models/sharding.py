@@ -10,7 +10,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
-from models.checkpoints import load_checkpoint, save_part
+from models.checkpoint_files import load_checkpoint, save_part
 from models.gpt import GPT
 
 

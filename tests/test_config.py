@@ -8,8 +8,9 @@ import torch
 
 from conf.base import BadInput
 from conf.compose import FOLDER, compose_values
+from conf.names import run_name
 from tests.runs import ROOT, command, finish, tiny
-from train import build_model, compose, run_name
+from train import build_model, compose
 
 
 def choices(group):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conf.base import BadInput
-from models.checkpoints import SHARDED, latest, load_checkpoint, save_part
+from models.checkpoint_files import SHARDED, latest, load_checkpoint, save_part
 from models.processes import place
 from models.progress import Metrics
 from tests.runs import command, finish, tiny

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from conf.base import BadInput
 from data.windows import Windows
-from models.checkpoints import load_checkpoint
+from models.checkpoint_files import load_checkpoint
 from models.language_model import LanguageModel
 from models.positions.seen import Mixed
 from tests.cases import VOCABULARY, WINDOW, Case, tokens

@@ -15,8 +15,9 @@ from experiments.lab.measure.perplexity import measure_checkpoint
 from experiments.lab.statistics import paired_ratio
 from experiments.progressive.report import Stretch, compared, said, table
 from experiments.progressive.stages import Progressive, _main, make_plan, read_with, run_progressive, told
+from models.restore import read_record
 from tests.runs import CACHE, command, tiny
-from train import compose, read_record, train
+from train import compose, train
 
 SMALL = ["factors=[2,4]", "steps=[2,1]", "segments=4", "search.population=4", "search.parents=2", "search.mutations=1"]
 SMALL += ["search.crossovers=1", "search.generations=1", "search.tokens=256", "search.segments=4", "trainer=cpu"]

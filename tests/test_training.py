@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from conf.base import BadInput
-from models.checkpoints import latest, load_checkpoint
+from models.checkpoint_files import latest, load_checkpoint
 from models.gpt import GPT
 from models.language_model import LanguageModel, Optimizer, learning_rate_scale
 from models.progress import Metrics

@@ -54,13 +54,14 @@ def main() -> None:
         import_module(package)
         ledger.book(f"importing {package}")
     import conf.schema  # noqa: F401
+    import models.restore
     import train
     from models.progress import Recorder
 
     ledger.book("importing the lab")
     ledger.around(train, "train", "finishing", "composing")
-    ledger.around(train, "_corpus", "opening the corpus", "run folder, logger")
-    ledger.around(train, "_gpt", "building the model", "opening the corpus")
+    ledger.around(train, "open_data", "opening the corpus", "run folder, logger")
+    ledger.around(models.restore, "make_gpt", "building the model", "opening the corpus")
     ledger.around(Recorder, "on_train_start", "measuring the ceiling", "building the Trainer")
     ledger.around(Recorder, "on_train_batch_end", "recording, validation", "first step", "further steps")
     sys.argv = ["train.py", *sys.argv[3:]]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from conf.resolve import resolve
 from experiments.benchmark.timing import Run, looped, ratio, shown
 from experiments.benchmark.workbench import Workbench
 from experiments.lab.measure.readings import where
@@ -17,7 +18,7 @@ from experiments.longrope.candidates import Fitness, Texts, in_place, known, spa
 from experiments.longrope.evolution import Individual
 from models.gpt import GPT
 from models.positions.longrope import LongRoPE
-from train import build_model, resolve
+from train import build_model
 
 if TYPE_CHECKING:
     from experiments.benchmark.__main__ import SearchSpeed

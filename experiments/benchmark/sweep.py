@@ -16,10 +16,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from conf.compose import FOLDER, compose_values
+from conf.resolve import resolve
 from conf.schema import Config
 from experiments.benchmark.timing import shown, spread
 from experiments.benchmark.workbench import Workbench
-from train import resolve
 
 START_UP_ENDS = "first step"  # the last part of a job that is start-up
 

@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from conf.base import BadInput
 from conf.compose import compose_values
+from conf.resolve import resolve
 from conf.schema import Config
 from experiments.benchmark.timing import shown, spread
 from experiments.benchmark.workbench import Workbench
 from models.progress import Metrics
-from train import resolve, train
+from train import train
 
 
 def run(bench: Workbench) -> list[dict]:

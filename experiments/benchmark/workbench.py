@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from conf.compose import compose_values
+from conf.resolve import resolve
 from experiments.benchmark.timing import Outcome, Run, Spread, compare, looped
 from models.compute import flops_per_token, flush_denormals, matmul_rate, matmul_size
 from models.language_model import LanguageModel
-from train import build_model, resolve
+from train import build_model
 
 if TYPE_CHECKING:
     from conf.schema import Config

@@ -181,8 +181,8 @@ def _depends_on_length(base: "Config", extend: dict, length: int) -> bool:
     """
     import torch
 
+    from conf.resolve import resolve
     from models.positions import Geometry, build_position
-    from train import resolve
 
     config = resolve({**base.model_dump(mode="json", exclude={"original_window"}), "extend": extend}, [])
     geometry = Geometry(config.model.width, config.model.heads, config.model.layers, base.window)
@@ -198,7 +198,7 @@ def base_config(scale: dict, overrides: Sequence[str], position: str) -> "Config
         BadInput: it has two sizes, or cannot be composed.
     """
     from conf.compose import compose_values
-    from train import resolve
+    from conf.resolve import resolve
 
     told = [word for word in overrides if not word.startswith(("study.", "position=", "scale="))]
     given = {word.lstrip("+~").split("=")[0] for word in told}
@@ -256,7 +256,7 @@ def tuning_config(
     Raises:
         BadInput: the extension cannot read the scheme.
     """
-    from train import resolve
+    from conf.resolve import resolve
 
     values = base.model_dump(mode="json", exclude={"original_window"})
     values |= customary(values, values, window, steps) | {"snapshots": list(snapshots)}

@@ -88,7 +88,8 @@ def trained(gallery: "Gallery", count: int = 256) -> Trained:
     from data.corpus import prepare
     from data.windows import fixed_windows
     from experiments.lab.measure.readings import find_checkpoint
-    from train import compose, load_model, read_record, train
+    from models.restore import read_record
+    from train import compose, load_model, train
 
     if gallery.checkpoint is None:
         words = [f"runs={gallery.runs}", f"cache={gallery.cache}", *SHORT_RUN]

@@ -114,7 +114,8 @@ def telling(own: list[str], common: dict) -> list[str]:
 
 
 def _scratch(values: dict, own: list[str]) -> "Config":
-    from train import joined, labels, resolve
+    from conf.names import joined, labels
+    from conf.resolve import resolve
 
     config = resolve(values, own)
     extend = config.extend.label if config.extend.name != "none" else ""
@@ -128,7 +129,8 @@ def _tuned(base: "Config", root: "Config", values: dict, own: list[str], share: 
     root: the run from scratch whose batch and optimizer fine-tuning starts from. values: composed with the arm's own
     overrides; what these do not say is as in the base run, or customary.
     """
-    from train import joined, labels, resolve
+    from conf.names import joined, labels
+    from conf.resolve import resolve
 
     said, whole = {each.lstrip("+~").partition("=")[0] for each in own}, root.model_dump(mode="json")
     window = values["window"] if "window" in said else base.window
@@ -144,7 +146,7 @@ def _tuned(base: "Config", root: "Config", values: dict, own: list[str], share: 
 
 def _unnamed() -> set[str]:
     """As train.py names runs, but two arms of claims may differ in what is recorded alone."""
-    from train import UNNAMED
+    from conf.names import UNNAMED
 
     return UNNAMED - {"log_every", "validate_every", "validation_windows", "checkpoint_every", "snapshots"}
 

@@ -113,7 +113,7 @@ def _read(factors: Path) -> dict:
 
 def _base(checkpoint: Path, trained: dict) -> Path | None:
     """The checkpoint that all fine-tuning began with; None if there was none, or it is gone."""
-    from train import read_record
+    from models.restore import read_record
 
     here = checkpoint
     while trained["checkpoint"] is not None:

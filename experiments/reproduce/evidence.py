@@ -111,7 +111,7 @@ class Evidence:
 
         lengths: tokens, other than half the window to eight windows. lab/measure/passkey.py says what is measured.
         """
-        from train import read_record
+        from models.restore import read_record
 
         found = []
         for each in self.checkpoints(arm, step):

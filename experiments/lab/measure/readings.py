@@ -46,7 +46,7 @@ def request(values: dict) -> Request:
         BadInput: a path that is none, or no checkpoint there.
     """
     from conf.schema import Config, Logger, validate
-    from train import read_record
+    from models.restore import read_record
 
     for key in ("checkpoint", "cache", "runs"):
         if not isinstance(values[key], str):
@@ -93,7 +93,7 @@ def depends_on_length(extend: Settings, window: int) -> bool:
 
 def find_checkpoint(path: Path) -> Path:
     """A checkpoint file, or the last one of a run folder."""
-    from models.checkpoints import numbered
+    from models.checkpoint_files import numbered
 
     if path.is_dir():
         found = numbered(path / "checkpoints")
