@@ -169,7 +169,8 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
 
     record = {"config": config.model_dump(mode="json"), "vocabulary": corpus.vocabulary}
     record |= {"separator": corpus.separator, "corpus": corpus.fingerprint}
-    width = torch.as_tensor(corpus.bytes_per_token)
+    width = corpus.bytes_per_token
+    width = None if width is None else torch.as_tensor(width)
     module = LanguageModel(gpt, config.optimizer, config.steps, width, record, config.seen, config.seed, place.ranks)
     accumulate = config.trainer.accumulate
     windows = Windows(corpus.split("train").tokens, config.window, config.batch // accumulate, config.seed)
@@ -245,11 +246,10 @@ def _main(values: dict, overrides: list[str]) -> None:
     if not _place(config).chief:
         return
     metrics = result.metrics
-    print(
-        f"{config.name}: validation perplexity {metrics['validation/perplexity']:.2f}, "
-        f"{metrics['validation/bits_per_byte']:.3f} bits per byte after {metrics['tokens']:,} tokens; "
-        f"see {result.folder}"
-    )
+    scores = f"validation perplexity {metrics['validation/perplexity']:.2f}"
+    if "validation/bits_per_byte" in metrics:  # tokens that are no text have none
+        scores += f", {metrics['validation/bits_per_byte']:.3f} bits per byte"
+    print(f"{config.name}: {scores} after {metrics['tokens']:,} tokens; see {result.folder}")
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def _sentence(fault: dict, values: dict) -> str:
 
 
 def _names() -> set[str]:
-    return {*SCHEMES, *EXTENSIONS, *SPECTRA, *SEEN, "sotu", "files", "hub", "prepared"}
+    return {*SCHEMES, *EXTENSIONS, *SPECTRA, *SEEN, "sotu", "files", "hub", "chains", "prepared"}
 
 
 def _beside(keys: list[str], values: dict) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from conf.base import BadInput
-from data.settings import Files, Hub, Prepared, Sotu, Tokenizer
+from data.settings import Chains, Files, Hub, Prepared, Sotu, Tokenizer
 from data.sources import SPLITS, identity, texts
 from data.token_files import SplitWriter, locked, new_folder, token_dtype
 from data.tokenizer import ByteTokenizer, JsonTokenizer, read_json, train_bpe
@@ -19,6 +19,8 @@ from data.tokenizer import ByteTokenizer, JsonTokenizer, read_json, train_bpe
 FORMAT = 1
 # Texts are encoded this many characters at a time, so that a tokenizer can use every core.
 ENCODED_TOGETHER = 4 * 2**20
+# The kind of "tokenizer" of a corpus whose tokens are the states of a chain.
+STATES = "states"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,10 @@ class Documents:
 
 
 class Corpus:
-    """Three splits of tokens and the tokenizer that made them. Only encode() and decode() need `tokenizers`."""
+    """Three splits of tokens and the tokenizer that made them. Only encode() and decode() need `tokenizers`.
+
+    Tokens of data=chains are states and stand for no text: nothing encodes or decodes them, and they have no bytes.
+    """
 
     def __init__(self, folder: Path, meta: dict):
         self.folder = folder
@@ -55,6 +60,7 @@ class Corpus:
         self.separator: int = meta["separator"]
         # SHA-256 over the tokenizer and the tokens of every split.
         self.fingerprint: str = meta["fingerprint"]
+        self._kind: str = meta["tokenizer"]["kind"]
 
     def split(self, name: str) -> Documents:
         """The documents of train, validation or test."""
@@ -64,12 +70,13 @@ class Corpus:
         return Documents(tokens, np.fromfile(self.folder / f"{name}.offsets", dtype="<i8"))
 
     @cached_property
-    def bytes_per_token(self) -> np.ndarray:
+    def bytes_per_token(self) -> np.ndarray | None:
         """UTF-8 bytes each token stands for, (vocabulary,) float64: exact for bytes and byte-level BPE.
 
         Other tokenizers do not say, and every token counts as the average of the train split. The separator counts 0.
+        None where tokens stand for no text.
         """
-        return np.load(self.folder / "bytes_per_token.npy")
+        return None if self._kind == STATES else np.load(self.folder / "bytes_per_token.npy")
 
     def encode(self, text: str) -> np.ndarray:
         """The tokens of a text, int64, without a separator."""
@@ -81,6 +88,10 @@ class Corpus:
 
     @cached_property
     def _tokenizer(self) -> ByteTokenizer | JsonTokenizer:
+        if self._kind == STATES:
+            raise BadInput(
+                f"data={self.name} has states for tokens, not text: nothing can be encoded in it or decoded."
+            )
         path = self.folder / "tokenizer.json"
         return JsonTokenizer(path.read_text(encoding="utf-8")) if path.exists() else ByteTokenizer()
 
@@ -96,8 +107,8 @@ def open_corpus(folder: Path) -> Corpus:
     if written != FORMAT:
         raise BadInput(f"{str(folder)!r} was prepared in format {written}; this version reads {FORMAT}, prepare again.")
     width = np.dtype(token_dtype(meta["vocabulary"])).itemsize
-    sizes = {"bytes_per_token.npy": None}
-    if meta["tokenizer"]["kind"] != "bytes":
+    sizes = {} if meta["tokenizer"]["kind"] == STATES else {"bytes_per_token.npy": None}
+    if meta["tokenizer"]["kind"] not in ("bytes", STATES):
         sizes["tokenizer.json"] = None
     for split, counted in meta["splits"].items():
         sizes[f"{split}.tokens"] = counted["tokens"] * width
@@ -109,7 +120,7 @@ def open_corpus(folder: Path) -> Corpus:
     return Corpus(folder, meta)
 
 
-def prepare(settings: Sotu | Files | Hub | Prepared, cache: Path, progress: bool = True) -> Corpus:
+def prepare(settings: Sotu | Files | Hub | Chains | Prepared, cache: Path, progress: bool = True) -> Corpus:
     """Tokenise a source once, and from then on only open what was written, in a folder under `cache`.
 
     The folder is keyed by the content of the source and the tokenizer settings, appears whole or not at all, and is
@@ -120,13 +131,15 @@ def prepare(settings: Sotu | Files | Hub | Prepared, cache: Path, progress: bool
         corpus = open_corpus(Path(settings.folder))
         corpus.name = settings.name
         return corpus
-    tokenizer = settings.tokenizer.model_dump()
-    if settings.tokenizer.kind == "file":
+    tokenizer = (
+        {"kind": STATES, "vocabulary": None} if isinstance(settings, Chains) else settings.tokenizer.model_dump()
+    )
+    if tokenizer["kind"] == "file":
         # By content, not by where it lies.
         tokenizer["path"] = hashlib.sha256(read_json(settings.tokenizer).encode()).hexdigest()
     source = identity(settings)
     key = hashlib.sha256(json.dumps([FORMAT, source, tokenizer], sort_keys=True).encode()).hexdigest()[:12]
-    label = settings.tokenizer.kind + str(settings.tokenizer.vocabulary or "")
+    label = tokenizer["kind"] + str(tokenizer["vocabulary"] or "")
     target = Path(cache).expanduser() / f"{settings.name}-{label}-{key}"
     if not target.exists():
         with locked(target):
@@ -138,8 +151,11 @@ def prepare(settings: Sotu | Files | Hub | Prepared, cache: Path, progress: bool
     return open_corpus(target)
 
 
-def _write(folder: Path, settings: Sotu | Files | Hub, about: dict, progress: bool):
+def _write(folder: Path, settings: Sotu | Files | Hub | Chains, about: dict, progress: bool):
     """Fill an empty folder with the tokens of every split, the tokenizer and, last, meta.json."""
+    if isinstance(settings, Chains):
+        _write_meta(folder, about, settings.states + 1, settings.states, _write_states(folder, settings), STATES)
+        return
     tokenizer = _tokenizer(settings.tokenizer, settings, progress)
     writers = {split: SplitWriter(folder, split, tokenizer.vocabulary, tokenizer.separator) for split in SPLITS}
     _tokenise(settings, tokenizer, writers, progress)
@@ -158,8 +174,22 @@ def _write(folder: Path, settings: Sotu | Files | Hub, about: dict, progress: bo
     np.save(folder / "bytes_per_token.npy", lengths)
     if not isinstance(tokenizer, ByteTokenizer):
         (folder / "tokenizer.json").write_text(tokenizer.text, encoding="utf-8")
+    _write_meta(folder, about, tokenizer.vocabulary, tokenizer.separator, counted, tokenizer.text)
 
-    digest = hashlib.sha256(tokenizer.text.encode())
+
+def _write_states(folder: Path, settings: Chains) -> dict[str, dict[str, int]]:
+    """Write the documents of every split; returns what each holds."""
+    from data.chains import documents
+
+    writers = {split: SplitWriter(folder, split, settings.states + 1, settings.states) for split in SPLITS}
+    for split, tokens in documents(settings):
+        writers[split].add(tokens, 0)
+    return {split: writer.close() for split, writer in writers.items()}
+
+
+def _write_meta(folder: Path, about: dict, vocabulary: int, separator: int, counted: dict, tokenizer: str):
+    """Say in meta.json what the folder holds; tokenizer: its text, which the fingerprint covers too."""
+    digest = hashlib.sha256(tokenizer.encode())
     for split in SPLITS:
         for kind in ("tokens", "offsets"):
             with open(folder / f"{split}.{kind}", "rb") as file:
@@ -167,8 +197,8 @@ def _write(folder: Path, settings: Sotu | Files | Hub, about: dict, progress: bo
     meta = {
         "format": FORMAT,
         **about,
-        "vocabulary": tokenizer.vocabulary,
-        "separator": tokenizer.separator,
+        "vocabulary": vocabulary,
+        "separator": separator,
         "fingerprint": digest.hexdigest(),
         "splits": counted,
     }

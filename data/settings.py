@@ -1,11 +1,12 @@
 """What can be asked of the data: a source of documents and the tokenizer that turns them into numbers."""
 
 import re
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from conf.base import Count, Settings
+from conf.base import Count, CountOrZero, Settings
 
 
 def _paths(value):
@@ -133,4 +134,46 @@ class Prepared(Source):
     folder: str
 
 
-DataSettings = Annotated[Sotu | Files | Hub | Prepared, Field(discriminator="source")]
+class DocumentCounts(Settings):
+    """Documents of each split."""
+
+    train: Count
+    validation: Count
+    test: Count
+
+
+class Chains(Source):
+    """Markov chains whose transition probabilities are drawn anew for every document (data/chains.py); no text."""
+
+    source: Literal["chains"]
+    # The alphabet; the vocabulary has the separator besides.
+    states: int = Field(ge=2)
+    # Of the symmetric Dirichlet distribution of transition probabilities: the smaller, the more a chain repeats itself.
+    alpha: float = Field(gt=0, le=1000)
+    # A token depends on `order` tokens in a row, of which the last stands `lag` before it.
+    order: Count = 1
+    lag: Count = 1
+    # Tokens of a document, its separator not counted.
+    length: Count
+    documents: DocumentCounts
+    seed: CountOrZero = 0
+
+    @property
+    def reach(self) -> int:
+        """How far back a token depends on others."""
+        return self.lag + self.order - 1
+
+    @model_validator(mode="after")
+    def _possible(self):
+        if self.states ** (self.order + 1) > 2**20:
+            raise ValueError(f"states={self.states} with order={self.order} is too much: states^(order + 1) <= 2^20")
+        if Fraction(str(self.alpha)).denominator > 10**6:
+            raise ValueError(f"alpha={self.alpha} must have at most six decimals")
+        if self.reach >= self.length:
+            raise ValueError(f"length={self.length} must be above lag + order - 1, here {self.reach}")
+        if self.retrieval.fraction:
+            raise ValueError("retrieval needs text to hide keys in: set data.retrieval.fraction=0 with source=chains")
+        return self
+
+
+DataSettings = Annotated[Sotu | Files | Hub | Chains | Prepared, Field(discriminator="source")]

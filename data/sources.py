@@ -13,14 +13,14 @@ from itertools import chain
 from pathlib import Path
 
 from conf.base import BadInput
-from data.settings import Files, Hub, Sotu
+from data.settings import Chains, Files, Hub, Sotu
 
 SPLITS = ("train", "validation", "test")
 HELD_OUT = 0.05
 BUILDERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 
-def identity(settings: Sotu | Files | Hub) -> dict:
+def identity(settings: Sotu | Files | Hub | Chains) -> dict:
     """What the documents are, as plain values for a cache key, without reading more than bytes.
 
     Files count by content. A hub dataset cannot be hashed without fetching it, so it counts by its path, config,
@@ -34,7 +34,7 @@ def identity(settings: Sotu | Files | Hub) -> dict:
         files = {split: [_sha256(path) for path in paths] for split, paths in _files(settings).items()}
         return {"files": files, "column": settings.column}
     apart = {"name", "tokenizer", "isolate_documents", "retrieval", "streaming"}
-    return settings.model_dump(include=set(Hub.model_fields) - apart)
+    return settings.model_dump(include=set(type(settings).model_fields) - apart)
 
 
 def texts(settings: Sotu | Files | Hub) -> Iterator[tuple[str, str]]:

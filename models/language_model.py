@@ -50,7 +50,7 @@ class LanguageModel(L.LightningModule):
         gpt: GPT,
         optimizer: Optimizer,
         steps: int,
-        bytes_per_token: Tensor,
+        bytes_per_token: Tensor | None,
         record: dict,
         seen: Settings | None = None,
         seed: int = 0,
@@ -64,13 +64,13 @@ class LanguageModel(L.LightningModule):
                 always contiguous.
             ranks: processes that share every batch.
             steps: optimizer steps of the whole run, the length of the schedule.
-            bytes_per_token: (V,), the UTF-8 length of every token, for bits per byte.
+            bytes_per_token: (V,), the UTF-8 length of every token, for bits per byte; None where tokens are no text.
             record: plain values that travel in every checkpoint under "lab", enough to rebuild the model.
         """
         super().__init__()
         self.gpt, self.optimizer_settings, self.steps, self.record = gpt, optimizer, steps, record
         self.seen, self.seed, self.ranks = seen or Contiguous(), seed, ranks
-        self.bytes_per_token = bytes_per_token.double()
+        self.bytes_per_token = None if bytes_per_token is None else bytes_per_token.double()
         self.loss = self.gradient_norm = torch.tensor(float("nan"))
 
     def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
@@ -126,17 +126,20 @@ class LanguageModel(L.LightningModule):
         self.gradient_norm = norm if self.device_mesh is None else norm.full_tensor()
 
     def score(self, batch: Tensor) -> Tensor:
-        """Windows (B, T + 1) → sums over all targets of nats, tokens and bytes, (3,) float64."""
+        """Windows (B, T + 1) → sums over all targets of nats, tokens and bytes (0 of what is no text), (3,) float64."""
         targets = batch[:, 1:]
-        _, nll = self.gpt(batch[:, :-1], targets=targets)
-        width = self.bytes_per_token.to(targets.device)[targets].sum()
-        return torch.stack((nll.double().sum(), width.new_tensor(targets.numel()), width))
+        nats = self.gpt(batch[:, :-1], targets=targets)[1].double().sum()
+        width = nats.new_zeros(())
+        if self.bytes_per_token is not None:
+            width = self.bytes_per_token.to(targets.device)[targets].sum()
+        return torch.stack((nats, nats.new_tensor(targets.numel()), width))
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["lab"] = self.record
 
 
 def summarise(nats: float, tokens: float, width: float) -> dict[str, float]:
-    """Sums over targets → nll (nats per token), perplexity, and bits per byte of the text they encode."""
+    """Sums over targets → nll (nats per token), perplexity, and bits per byte unless there are no bytes."""
     nll = nats / tokens
-    return {"nll": nll, "perplexity": math.exp(min(nll, 700.0)), "bits_per_byte": nats / math.log(2) / width}
+    values = {"nll": nll, "perplexity": math.exp(min(nll, 700.0))}
+    return values | {"bits_per_byte": nats / math.log(2) / width} if width else values

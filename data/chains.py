@@ -1,0 +1,71 @@
+"""A language whose best reader is known: every document is a Markov chain with transition probabilities of its own.
+
+A document's S^order rows of S probabilities are drawn anew, each from a symmetric Dirichlet(alpha), so the only way to
+predict a document is to read it. Token t follows the row named by the `order` tokens that end at t - lag; the first
+lag + order - 1 tokens, which have no such row, are uniform. The tokens are the states 0 … S - 1; S is the separator.
+
+Rows are not drawn and then used, but integrated out: a token is drawn with weight alpha + (how often it followed this
+row so far), the urn of Blackwell and MacQueen (1973), which has the distribution of such a chain exactly. With alpha
+a decimal fraction all weights are whole numbers, so no rounding and no mathematics library takes part: the tokens are
+a function of the raw 64-bit numbers of PCG64 alone, the same on every machine. A weight is picked by the remainder of
+such a number, even to one part in 10^12. Document i of a split is a function of (seed, split, i).
+
+The defaults, conf/data/chains.yaml: S = 16, alpha = 0.3, order 1, lag 1, documents of 8192 tokens and a separator.
+
+| split      | documents | tokens    |
+|------------|-----------|-----------|
+| train      | 1024      | 8,389,632 |
+| validation | 64        | 524,352   |
+| test       | 256       | 2,097,408 |
+"""
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+
+from data.settings import Chains
+
+SPLITS = ("train", "validation", "test")  # in the order of their streams of random numbers
+# Over the token files of train, validation and test, in this order, for the defaults.
+SHA256 = "035919c49d64f877849ac58d21f80eb4314ace0945e17ff159ffbb927e752813"
+# Weights held at once: documents are written side by side, as many as this allows.
+WEIGHTS = 2**20
+
+
+def documents(settings: Chains) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (split, tokens) for every document, int64, without its separator."""
+    together = max(1, WEIGHTS // settings.states ** (settings.order + 1))
+    for stream, split in enumerate(SPLITS):
+        count = getattr(settings.documents, split)
+        for first in range(0, count, together):
+            seeds = [[settings.seed, stream, i] for i in range(first, min(first + together, count))]
+            raw = np.stack([np.random.PCG64(seed).random_raw(settings.length) for seed in seeds])
+            for tokens in walk(settings, raw):
+                yield split, tokens
+
+
+def walk(settings: Chains, raw: np.ndarray) -> np.ndarray:
+    """Raw numbers (D, T), uint64 → the tokens they choose in D documents, (D, T) int64."""
+    alpha = Fraction(str(settings.alpha))
+    document = np.arange(len(raw))
+    weights = np.full((len(raw), settings.states**settings.order, settings.states), alpha.numerator)
+    tokens = np.empty(raw.shape, dtype=np.int64)
+    tokens[:, : settings.reach] = raw[:, : settings.reach] % np.uint64(settings.states)
+    for t in range(settings.reach, raw.shape[1]):
+        row = rows(settings, tokens[:, t - settings.reach : t + 1])[:, -1]
+        ends = weights[document, row].cumsum(axis=1)  # (D, S): each token has the stretch up to its end
+        picked = (raw[:, t] % ends[:, -1].astype(np.uint64)).astype(np.int64)
+        tokens[:, t] = (ends <= picked[:, None]).sum(axis=1)
+        weights[document, row, tokens[:, t]] += alpha.denominator
+    return tokens
+
+
+def rows(settings: Chains, tokens: np.ndarray) -> np.ndarray:
+    """Tokens (…, T), states only → the row that each follows, as a number, (…, T - reach): the first have none."""
+    length = tokens.shape[-1]
+    row = np.zeros((*tokens.shape[:-1], max(0, length - settings.reach)), dtype=np.int64)
+    for back in range(settings.order):
+        start = settings.order - 1 - back
+        row = row * settings.states + tokens[..., start : length - settings.lag - back]
+    return row
