@@ -20,9 +20,9 @@ test: .venv/ready-dev
 bench: .venv/ready-dev
 	$(PY) -m experiments.benchmark
 
-# What is in experiments/results/claims, as a page and as the README's table.
+# What is in experiments/results/claims, as a page and as a table.
 report: .venv/ready
-	$(PY) -m experiments.report readme=README.md
+	$(PY) -m experiments.report readme=experiments/reproduce/README.md
 
 lint: .venv/ready-dev
 	$(PY) -m ruff check .

@@ -1,4 +1,4 @@
-"""The tables of positional schemes and of extensions in the README, made from the classes and their YAML files.
+"""The tables of models/positions/README.md, made from the classes of schemes and extensions and their YAML files.
 
 python -m experiments.schemes
 """

@@ -133,7 +133,7 @@ def test_claims_without_results_stand_there_with_their_command(page, tmp_path):
     assert "claim=convergence</code>" not in page
     empty = program.gather(tmp_path)
     assert set(empty.missing) == set(CLAIMS) and "Conclusions" not in render(empty)
-    assert program.markdown(empty, tmp_path).count("| not run |") == len(CLAIMS)
+    assert program.markdown(empty, tmp_path, tmp_path / "R.md").count("| not run |") == len(CLAIMS)
 
 
 def test_conclusions_are_plain_sentences_with_little_markdown():
@@ -157,7 +157,7 @@ def test_the_smaller_figure_is_taken(folder):
 
 
 def test_the_table_is_markdown_and_goes_between_its_markers(folder):
-    table = program.markdown(program.gather(folder), folder)
+    table = program.markdown(program.gather(folder), folder, folder / "R.md")
     assert all(len(re.split(r"(?<!\\)\|", line)) == 7 for line in table.splitlines()), "five columns each"
     assert r"0.434 max\|h\|" in table and r"Loss \< 1" in table and "| nano, 5 seeds |" in table
     text = f"before\n{program.START}\nold\n{program.END}\nafter\n"
@@ -182,7 +182,7 @@ def test_the_command_writes_page_and_readme(folder, tmp_path, capsys):
     readme = tmp_path / "R.md"
     readme.write_text(f"a\n{program.START}{program.END}\nb\n")
     program._main(compose_values("report", [f"results={folder}", f"readme={readme}"]), [])
-    out, table = capsys.readouterr().out, program.markdown(program.gather(folder), folder)
+    out, table = capsys.readouterr().out, program.markdown(program.gather(folder), folder, readme)
     assert table in out and str(folder / "report.html") in out
     assert readme.read_text() == f"a\n{program.START}\n{table}\n{program.END}\nb\n"
     assert (folder / "report.html").read_text() == render(program.gather(folder))
@@ -196,9 +196,9 @@ def test_page_and_readme_agree_with_the_results():
     """After new results: make report."""
     found = program.gather(RESULTS)
     assert (RESULTS / "report.html").read_text(encoding="utf-8") == render(found)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = program.markdown(found, RESULTS.relative_to(ROOT))
-    assert program.updated(readme, table, "README.md") == readme
+    page = ROOT / "experiments" / "reproduce" / "README.md"
+    text = page.read_text(encoding="utf-8")
+    assert program.updated(text, program.markdown(found, RESULTS, page), str(page)) == text
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here")

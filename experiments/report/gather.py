@@ -1,7 +1,7 @@
-"""Every claim with results as one page to look at, and as the README's table.
+"""Every claim with results as one page to look at, and as a table.
 
     python -m experiments.report
-    python -m experiments.report readme=README.md
+    python -m experiments.report readme=experiments/reproduce/README.md
 
 The page, report.html beside the results, is one file that needs no other and asks no server for anything: figures are
 inside. conclusions.md beside the results, a few sentences written by hand, opens it.
@@ -9,6 +9,7 @@ inside. conclusions.md beside the results, a few sentences written by hand, open
 
 import base64
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,8 +103,12 @@ def scale(result: dict) -> str:
     return size(None) if told is None else f"{told['name']}, {told['seeds']} seeds"
 
 
-def markdown(report: Report, folder: Path) -> str:
-    """A Markdown row for each part of a claim: the statement, the verdict and its numbers, the scale."""
+def markdown(report: Report, folder: Path, page: Path) -> str:
+    """A Markdown row for each part of a claim: the statement, the verdict and its numbers, the scale.
+
+    page: the Markdown file it goes into, from which the results in `folder` are linked.
+    """
+    folder = Path(os.path.relpath(folder, page.parent))
     lines = ["| claim | in question | verdict | what was found | scale |", "|---|---|---|---|---|"]
     for label, result in report.results.items():
         name = f"[{_plain(result['title'])}]({folder.as_posix()}/{label}.json)"
@@ -143,11 +148,11 @@ def _main(values: dict, overrides: list[str]) -> None:
     asked = validate(Asked, values)
     folder = Path(asked.results)
     report = gather(folder)
-    table, page = markdown(report, folder), folder / "report.html"
+    readme = Path(asked.readme or "README.md")
+    table, page = markdown(report, folder, readme), folder / "report.html"
     page.write_text(render(report), encoding="utf-8")
     print(f"{table}\n\nPage: {page} ({page.stat().st_size / 1e6:.1f} MB)")
     if asked.readme is not None:
-        readme = Path(asked.readme)
         if not readme.is_file():
             raise BadInput(f"readme={readme}: there is no such file")
         readme.write_text(updated(readme.read_text(encoding="utf-8"), table, asked.readme), encoding="utf-8")
