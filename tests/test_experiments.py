@@ -7,7 +7,7 @@ import pytest
 
 from conf.base import BadInput
 from experiments.lab.measure.perplexity import Measurement, cut, default_contexts, measure_checkpoint
-from experiments.lab.measure.readings import digest, find_checkpoint, passes, request
+from experiments.lab.measure.readings import choose_passes, digest, find_checkpoint, read_request
 from experiments.lab.statistics import paired_ratio
 from tests.runs import CACHE, command, finish, tiny
 from train import compose, train
@@ -106,11 +106,11 @@ def test_both_readings_side_by_side_where_the_length_matters_and_a_sentence_wher
     assert first.split()[3] == "1.000" and second.split()[1] != "nan"
     assert len(list((base.folder / "perplexity").glob("*-dynamic_ntk-fixed_targets-decoded-*.json"))) == 1
     logger, extend = {"name": "none"}, {"name": "dynamic_ntk"}
-    asked = request({"checkpoint": str(base.folder), "cache": "", "runs": "", "logger": logger, "extend": extend})
-    readings, sentence = passes(asked, "whole")
+    asked = read_request({"checkpoint": str(base.folder), "cache": "", "runs": "", "logger": logger, "extend": extend})
+    readings, sentence = choose_passes(asked, "whole")
     assert readings == ["whole"] and "reading=both adds" in sentence
     with pytest.raises(BadInput, match="reading=twice is not known: one of whole, decoded, both"):
-        passes(asked, "twice")
+        choose_passes(asked, "twice")
 
 
 def test_the_reading_that_goes_without_saying_leaves_old_results_their_names(base):

@@ -13,7 +13,7 @@ import numpy as np
 from conf.resolve import resolve
 from experiments.benchmark.timing import Run, looped, ratio, shown
 from experiments.benchmark.workbench import Workbench
-from experiments.lab.measure.readings import where
+from experiments.lab.measure.readings import device_and_precision
 from experiments.longrope.candidates import Fitness, Texts, in_place, known, space
 from experiments.longrope.evolution import Individual
 from models.gpt import GPT
@@ -78,7 +78,7 @@ def _model(bench: Workbench, name: str) -> GPT:
 def batched(bench: Workbench, name: str, texts: Texts, batch_tokens: int) -> Fitness:
     """The fitness of a search, as it is used."""
     model = _model(bench, name)
-    return Fitness(model, in_place(model)[0], texts, batch_tokens, where())
+    return Fitness(model, in_place(model)[0], texts, batch_tokens, device_and_precision())
 
 
 def one_at_a_time(bench: Workbench, name: str, texts: Texts, batch_tokens: int) -> Callable[[list], list[float]]:
@@ -92,7 +92,7 @@ def one_at_a_time(bench: Workbench, name: str, texts: Texts, batch_tokens: int) 
         for each in individuals:
             said = {"long": tuple(each.long), "n_hat": each.n_hat, "temperature": part.extension.temperature}
             part.extension = LongRoPE(knobs.model_copy(update=said), window)
-            scores.append(texts.row(model, batch_tokens=batch_tokens, **where())["perplexity"])
+            scores.append(texts.row(model, batch_tokens=batch_tokens, **device_and_precision())["perplexity"])
         return scores
 
     return score

@@ -18,7 +18,7 @@ from conf.run_folder import RunFolder
 from experiments.extend.arms import ZERO_SHOT, Arm, Study, arms, base_config, check_batch, tuned_name
 from experiments.lab.measure.passkey import Passkey
 from experiments.lab.measure.perplexity import Measurement, cut
-from experiments.lab.measure.readings import digest, where
+from experiments.lab.measure.readings import device_and_precision, digest
 
 if TYPE_CHECKING:
     from conf.schema import Config
@@ -216,7 +216,7 @@ def training_speed(base: "Config") -> tuple[float, str]:
 
     from train import build_model
 
-    device = where()["device"] if base.trainer.accelerator != "cpu" else "cpu"
+    device = device_and_precision()["device"] if base.trainer.accelerator != "cpu" else "cpu"
     model = build_model(base).to(device)
     rows = min(base.batch // base.trainer.accumulate, -(-TIMED_TOKENS // base.window))
     tokens = torch.randint(0, 256, (rows, base.window), device=device)
@@ -235,7 +235,7 @@ def _reading_speed(base: "Config", length: int) -> float:
 
     from train import build_model
 
-    device = where()["device"]
+    device = device_and_precision()["device"]
     model = build_model(base).to(device).eval()
     tokens = torch.randint(0, 256, (-(-TIMED_TOKENS // length), length), device=device)
 

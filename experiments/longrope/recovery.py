@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import Field
 
 from conf.base import BadInput, Count
-from experiments.lab.measure.readings import corpus_of, digest
+from experiments.lab.measure.readings import digest, trained_corpus
 from experiments.longrope.evolution import Scored
 from experiments.longrope.searching import FOUND, Progress, Question, Searching, overfit, searched, texts
 from models.positions.longrope import read_factors
@@ -86,7 +86,7 @@ def recover(checkpoint: Path, factors: Path, how: Recovery, cache: str, tell: Pr
         told = {"length": length, "fitness": how.fitness, "score": winner.score, "found_for": about}
         return held | read | {"short": winner.individual.long, "short_found": told}
 
-    corpus = corpus_of(checkpoint, config, record, cache)
+    corpus = trained_corpus(checkpoint, config, record, cache)
     question = Question(
         checkpoint=checkpoint,
         folder=folder,

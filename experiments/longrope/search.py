@@ -24,9 +24,9 @@ from pydantic import BeforeValidator, Field
 
 from conf.base import BadInput, CountOrZero
 from conf.compose import command_line
-from experiments.lab.measure.readings import corpus_of, digest, request, tracked_reading
+from experiments.lab.measure.readings import digest, read_request, trained_corpus, wandb_reading
 from experiments.longrope.evolution import Scored
-from experiments.longrope.searching import FOUND, Progress, Question, Searching, searched, shown, table, texts
+from experiments.longrope.searching import FOUND, Progress, Question, Searching, search_progress, searched, table, texts
 
 if TYPE_CHECKING:
     from experiments.longrope.recovery import Recovery
@@ -94,7 +94,7 @@ def search(checkpoint: Path, how: Search, cache: str, tell: Progress) -> tuple[d
         found = {"long": winner.individual.long, "fitness": how.fitness, "score": winner.score}
         return read | found | {"found_for": about}
 
-    corpus = corpus_of(checkpoint, config, record, cache)
+    corpus = trained_corpus(checkpoint, config, record, cache)
     question = Question(
         checkpoint=checkpoint,
         folder=folder,
@@ -152,11 +152,11 @@ def _main(values: dict, overrides: list[str]) -> None:
     from experiments.longrope.figure import search_figure
     from experiments.longrope.recovery import recover, worth
 
-    about = request(values)
+    about = read_request(values)
     how, factors = asked(values)
     title = f"{about.trained.name} {f'x{how.factor:g}' if factors is None else 'short'}"
     try:
-        with shown(title, how) as tell:
+        with search_progress(title, how) as tell:
             if factors is None:
                 result, folder = search(about.checkpoint, how, about.cache, tell)
             else:
@@ -186,7 +186,7 @@ def _to_wandb(about, result: dict, how: Searching, folder: Path) -> None:
 
     sizes = [len(generation) for generation in json.loads((folder / "history.json").read_text())]
     tokens = 0
-    with tracked_reading(about, result, "longrope", how) as run:
+    with wandb_reading(about, result, "longrope", how) as run:
         for size, score in zip(sizes, result["history"], strict=True):
             tokens += size * result["search_texts"] * result["longer"]
             run.log({"tokens": tokens, "search/best": score})

@@ -16,7 +16,7 @@ import yaml
 
 from conf.base import Count
 from conf.run_folder import write_json
-from experiments.lab.measure.readings import where
+from experiments.lab.measure.readings import device_and_precision
 from experiments.longrope.evolution import STEPS, Evolution, Individual, Scored, Space, best, evolve
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Progress:
 
 
 @contextmanager
-def shown(title: str, how: Searching) -> Iterator[Progress]:
+def search_progress(title: str, how: Searching) -> Iterator[Progress]:
     """The progress of a search, on the terminal."""
     from tqdm import tqdm
 
@@ -113,7 +113,7 @@ def searched(question: Question, how: Searching, plan, tell: Progress) -> tuple[
     """
     from experiments.longrope.candidates import Fitness, in_place
 
-    there, folder, about = where(), question.folder, question.about
+    there, folder, about = device_and_precision(), question.folder, question.about
     candidates, frequencies = in_place(question.model.to(there["device"]))
     arena, seeds, vectors, listed = plan(frequencies)
     fitness = Fitness(question.model, candidates, question.texts["search"], how.batch_tokens, there, tell)

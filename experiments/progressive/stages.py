@@ -29,10 +29,10 @@ from conf.compose import command_line
 from conf.run_folder import write_json
 from experiments.extend.arms import Factors, check_batch, tuning_config
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
-from experiments.lab.measure.readings import corpus_of, digest, request
+from experiments.lab.measure.readings import digest, read_request, trained_corpus
 from experiments.longrope.recovery import Recovery, recover
 from experiments.longrope.search import Longer, Search, search
-from experiments.longrope.searching import Searching, overfit, shown
+from experiments.longrope.searching import Searching, overfit, search_progress
 from experiments.progressive.report import Stretch, compared, said, table
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def make_plan(checkpoint: Path, how: Progressive, cache: str, **changes) -> Plan
     base = validate(Config, {**trained, **place, **changes})
     check_batch(base, "factors", how.factors)
 
-    corpus, window = corpus_of(checkpoint, config, record, cache), base.window
+    corpus, window = trained_corpus(checkpoint, config, record, cache), base.window
     if window < 8:
         raise BadInput(f"window={window} of the base model is too short: an eighth of it is scored, at least 8 needed")
     for factor, steps in (*zip(how.factors, how.steps, strict=True), (how.factors[-1], sum(how.steps))):
@@ -180,7 +180,7 @@ def run_progressive(plan: Plan) -> dict:
     def stage(name: str, start: Path, factor: int, steps: int, before: int = 0) -> tuple[dict, Path]:
         """Search from this checkpoint, fine-tune, read both; what was found, and where it ended."""
         asked = Search(factor=float(factor), **how.search.model_dump())
-        with shown(f"{name} x{factor}", asked) as tell:
+        with search_progress(f"{name} x{factor}", asked) as tell:
             result, folder = search(start, asked, base.cache, tell)
         extend = read_with(folder / "factors.yaml")
         read(name, factor, before, start, extend)
@@ -198,7 +198,7 @@ def run_progressive(plan: Plan) -> dict:
         found, here = stage("progressive", here, factor, steps, done)
         stages.append(found)
         done += steps
-    with shown("recovery", how.recovery) as tell:
+    with search_progress("recovery", how.recovery) as tell:
         factors = Path(stages[-1]["search"]) / "factors.yaml"
         recovered, folder = recover(here, factors, how.recovery, base.cache, tell)
     read("recovered", how.factors[-1], done, here, read_with(folder / "factors.yaml"))
@@ -238,7 +238,7 @@ def _main(values: dict, overrides: list[str]) -> None:
     from experiments.progressive.figure import progressive_figure
 
     trainer, logger = values.pop("trainer"), values["logger"]
-    asked = request(values)
+    asked = read_request(values)
     how = validate(Progressive, values)
     plan = make_plan(asked.checkpoint, how, asked.cache, trainer=trainer, logger=logger)
     print(told(plan), flush=True)

@@ -129,7 +129,7 @@ def enough(verdicts: dict[str, Verdict], seeds: int, needed: int) -> dict[str, V
 
 def record(name, claim: Claim, asked: Asked, first, found: Found, verdicts, overrides: list[str]) -> dict:
     """Everything a reader needs of a claim, as plain values."""
-    from experiments.lab.measure.readings import where
+    from experiments.lab.measure.readings import device_and_precision
 
     told = {key: getattr(claim, key) for key in ("title", "source", "statement", "rule", "paper", "settle")}
     parts = [{"part": part, **asdict(each)} for part, each in verdicts.items()]
@@ -156,7 +156,7 @@ def record(name, claim: Claim, asked: Asked, first, found: Found, verdicts, over
         "command": "python -m experiments.reproduce " + " ".join(words),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         **{key: made[key] for key in ("versions", "commit", "changed")},
-        **where(),
+        **device_and_precision(),
         "rows": plain(found.rows),
     }
 

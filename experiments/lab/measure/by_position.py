@@ -19,7 +19,7 @@ import numpy as np
 from conf.base import BadInput, Count, Settings
 from conf.compose import command_line
 from experiments.lab.measure.perplexity import cut
-from experiments.lab.measure.readings import bar, kept, request, tracked_reading
+from experiments.lab.measure.readings import cached_reading, progress_bar, read_request, wandb_reading
 from experiments.lab.statistics import Estimate, mean, mean_difference
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def measure_by_position(
         told = {"split": how.split, "context": how.context, "documents": len(sums.nll), "rows": rows}
         return told | {"gate": asdict(gate), "uses_context": gate.high < 0}
 
-    return kept("by_position", checkpoint, extend, how, f"{how.split}{how.context}", cache, measured)
+    return cached_reading("by_position", checkpoint, extend, how, f"{how.split}{how.context}", cache, measured)
 
 
 def table(result: dict) -> str:
@@ -154,17 +154,17 @@ def figure(result: dict, path: Path) -> None:
 def _main(values: dict, overrides: list[str]) -> None:
     from conf.schema import validate
 
-    asked = request(values)
+    asked = read_request(values)
     if values["context"] is None:
         values["context"] = asked.trained.window
     how = validate(ByPosition, values)
-    with bar(asked.trained.name) as progress:
+    with progress_bar(asked.trained.name) as progress:
         result, place = measure_by_position(asked.checkpoint, asked.extend, how, asked.cache, progress)
     figure(result, place.with_suffix(""))
     print(f"{result['run']} at step {result['step']}, read with extend={result['label']}, {how.split}:")
     print(f"{table(result)}\nNumbers and figure: {place.with_suffix('')}.json, .png, .svg")
     if asked.logger.name == "wandb":
-        with tracked_reading(asked, result, "by_position", how) as run:
+        with wandb_reading(asked, result, "by_position", how) as run:
             for row in result["rows"]:
                 run.log({"context/length": row["high"], "context/nll_by_position": row["nll"]})
 

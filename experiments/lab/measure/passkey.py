@@ -19,7 +19,15 @@ from conf.compose import command_line
 from data.retrieval import Task
 from data.settings import Retrieval
 from experiments.lab.measure.perplexity import default_contexts
-from experiments.lab.measure.readings import Pass, Request, bar, kept, passes, request, tracked_reading
+from experiments.lab.measure.readings import (
+    Pass,
+    Request,
+    cached_reading,
+    choose_passes,
+    progress_bar,
+    read_request,
+    wandb_reading,
+)
 from experiments.lab.measure.retrieval import ask, cell, make_trials, summarise
 
 
@@ -67,7 +75,7 @@ def measure_passkey(
         return told | {"cells": [asdict(each) for each in cells], **summarise(cells)}
 
     label = f"{how.template}{how.keys}x{how.digits}" + "-decoded" * (how.reading == "decoded")
-    return kept("passkey", checkpoint, extend, how, label, cache, measured)
+    return cached_reading("passkey", checkpoint, extend, how, label, cache, measured)
 
 
 def table(result: dict) -> str:
@@ -129,13 +137,13 @@ def figure(result: dict, path: Path) -> None:
 def _main(values: dict, overrides: list[str]) -> None:
     from conf.schema import validate
 
-    asked = request(values)
+    asked = read_request(values)
     for key in ("template", "digits", "keys"):
         values[key] = getattr(asked.trained.data.retrieval, key) if values[key] is None else values[key]
-    readings, said = passes(asked, values.pop("reading"))
+    readings, said = choose_passes(asked, values.pop("reading"))
     for reading in readings:
         how = validate(Passkey, {**values, "reading": reading})
-        with bar(asked.trained.name) as progress:
+        with progress_bar(asked.trained.name) as progress:
             result, place = measure_passkey(asked.checkpoint, asked.extend, how, asked.cache, progress)
         figure(result, place.with_suffix(""))
         print(f"{result['run']} at step {result['step']}, read with extend={result['label']}, {how.split}"
@@ -149,7 +157,7 @@ def _main(values: dict, overrides: list[str]) -> None:
 def _to_wandb(asked: Request, result: dict, how: Passkey, drawn: Path) -> None:
     import wandb
 
-    with tracked_reading(asked, result, "passkey" + "-decoded" * (how.reading == "decoded"), how) as run:
+    with wandb_reading(asked, result, "passkey" + "-decoded" * (how.reading == "decoded"), how) as run:
         for row in result["lengths"]:
             scores = {"exact": row["exact"]["value"], "needle_perplexity": row["needle_perplexity"]}
             run.log({"context/length": row["length"], **{f"context/{name}": each for name, each in scores.items()}})

@@ -16,7 +16,14 @@ import numpy as np
 
 from conf.base import BadInput, Count, Counts, Settings
 from conf.compose import command_line
-from experiments.lab.measure.readings import Pass, bar, kept, passes, request, tracked_reading
+from experiments.lab.measure.readings import (
+    Pass,
+    cached_reading,
+    choose_passes,
+    progress_bar,
+    read_request,
+    wandb_reading,
+)
 from experiments.lab.statistics import paired_ratio
 
 if TYPE_CHECKING:
@@ -93,7 +100,7 @@ def measure_checkpoint(checkpoint: Path, extend: dict | None, how: Measurement, 
         return {"split": how.split, "rows": [by_document(asdict(row), segments.owners) for row in rows]}
 
     label = how.protocol + "-decoded" * (how.reading == "decoded")
-    return kept("perplexity", checkpoint, extend, how, label, cache, measured)[0]
+    return cached_reading("perplexity", checkpoint, extend, how, label, cache, measured)[0]
 
 
 def by_document(row: dict, owners: list[int]) -> dict:
@@ -130,15 +137,15 @@ def both_table(whole: list[dict], decoded: list[dict]) -> str:
 def _main(values: dict, overrides: list[str]) -> None:
     from conf.schema import validate
 
-    asked = request(values)
-    readings, said = passes(asked, values.pop("reading"))
+    asked = read_request(values)
+    readings, said = choose_passes(asked, values.pop("reading"))
     values["contexts"] = values["contexts"] or list(default_contexts(asked.trained.original_window))
     if values["stride"] is None:
         values["stride"] = max(1, min(values["contexts"]) // 2)
     results = {}
     for reading in readings:
         how = validate(Measurement, {**values, "reading": reading})
-        with bar(asked.trained.name) as progress:
+        with progress_bar(asked.trained.name) as progress:
             result = measure_checkpoint(asked.checkpoint, asked.extend, how, asked.cache, progress)
         results[reading] = result["rows"]
         print(f"{result['run']} at step {result['step']}, read with extend={result['label']}, {how.protocol}, "
@@ -148,7 +155,7 @@ def _main(values: dict, overrides: list[str]) -> None:
     if len(results) > 1:
         print(both_table(**results))
     if asked.logger.name == "wandb":
-        with tracked_reading(asked, result, how.protocol, how) as run:
+        with wandb_reading(asked, result, how.protocol, how) as run:
             for rows in zip(*results.values(), strict=True):
                 told = {"context/length": rows[0]["context"]}
                 for reading, row in zip(results, rows, strict=True):

@@ -39,7 +39,7 @@ class Request:
     trained: "Config"  # what the checkpoint was trained with
 
 
-def request(values: dict) -> Request:
+def read_request(values: dict) -> Request:
     """Take from composed values what every reading is told; what is left says how to measure.
 
     Raises:
@@ -57,7 +57,7 @@ def request(values: dict) -> Request:
     return Request(checkpoint, extend, cache, runs, logger, validate(Config, read_record(checkpoint)["config"]))
 
 
-def passes(asked: Request, reading: str) -> tuple[list[str], str]:
+def choose_passes(asked: Request, reading: str) -> tuple[list[str], str]:
     """Which of whole and decoded to measure, and what to say of it: a sentence, or nothing.
 
     Args:
@@ -105,7 +105,7 @@ def find_checkpoint(path: Path) -> Path:
     return path
 
 
-def kept(
+def cached_reading(
     kind: str, checkpoint: Path, extend: dict | None, how: Settings, label: str, cache: str, measure: Callable
 ) -> tuple[dict, Path]:
     """A reading and its file, <run>/<kind>/<checkpoint>-<extension>-<label>-<digest>.json; measured only once.
@@ -129,7 +129,7 @@ def kept(
     if place.exists():
         return json.loads(place.read_text()), place
 
-    corpus = corpus_of(checkpoint, config, record, cache)
+    corpus = trained_corpus(checkpoint, config, record, cache)
     result = {
         "checkpoint": str(checkpoint),
         "run": config.name,
@@ -138,7 +138,7 @@ def kept(
         "extend": config.extend.model_dump(mode="json"),
         "label": config.extend.label,
         "original_window": config.original_window,
-        **measure(model, config, corpus, where()),
+        **measure(model, config, corpus, device_and_precision()),
     }
     place.parent.mkdir(exist_ok=True)
     write_json(place, result)
@@ -152,7 +152,7 @@ def digest(checkpoint: Path, extend: dict | None, how: Settings) -> str:
     return hashlib.sha256(question.encode()).hexdigest()[:10]
 
 
-def corpus_of(checkpoint: Path, config: "Config", record: dict, cache: str) -> "Corpus":
+def trained_corpus(checkpoint: Path, config: "Config", record: dict, cache: str) -> "Corpus":
     """The corpus a checkpoint was trained on.
 
     Raises:
@@ -166,7 +166,7 @@ def corpus_of(checkpoint: Path, config: "Config", record: dict, cache: str) -> "
     return corpus
 
 
-def where() -> dict:
+def device_and_precision() -> dict:
     """Where a model is read, and in which precision its blocks."""
     import torch
 
@@ -175,7 +175,7 @@ def where() -> dict:
 
 
 @contextmanager
-def bar(name: str) -> Iterator[Progress]:
+def progress_bar(name: str) -> Iterator[Progress]:
     """A progress bar over tokens."""
     from tqdm import tqdm
 
@@ -188,7 +188,7 @@ def bar(name: str) -> Iterator[Progress]:
         yield progress
 
 
-def tracked_reading(asked: Request, result: dict, kind: str, how: Settings):
+def wandb_reading(asked: Request, result: dict, kind: str, how: Settings):
     """The W&B run of a reading, whose curves have context/length as their x axis."""
     from conf.tracking import tracked
 

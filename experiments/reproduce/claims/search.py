@@ -168,14 +168,14 @@ def below(rows: list[dict], column: str, reason: str) -> Verdict:
 def searched(evidence, factor: int, n_hats: tuple[int, ...] | None) -> list[dict]:
     """What LongRoPE's search finds for every seed's base model."""
     from experiments.longrope.search import Search, search
-    from experiments.longrope.searching import shown
+    from experiments.longrope.searching import search_progress
 
     how = Search(
         **BUDGET, seed=0, factor=factor, n_hats=n_hats, tokens=TOKENS, segments=min(HELD_OUT, evidence.segments)
     )
     found = []
     for run, checkpoint in zip(evidence.runs[BASE], evidence.checkpoints(BASE), strict=True):
-        with shown(f"{run.folder.name} x{factor}", how) as tell:
+        with search_progress(f"{run.folder.name} x{factor}", how) as tell:
             found.append(search(checkpoint, how, evidence.config.cache, tell)[0])
     return found
 
