@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,16 +11,9 @@ import numpy as np
 
 from conf.base import BadInput
 from data.settings import Chains, Files, Hub, Prepared, Sotu, Tokenizer
-from data.sources import SPLITS, identity, texts
-from data.token_files import SplitWriter, locked, new_folder, token_dtype
-from data.tokenizer import ByteTokenizer, JsonTokenizer, read_json, train_bpe
-
-# Raise it whenever the same source and tokenizer would be written differently.
-FORMAT = 1
-# Texts are encoded this many characters at a time, so that a tokenizer can use every core.
-ENCODED_TOGETHER = 4 * 2**20
-# The kind of "tokenizer" of a corpus whose tokens are the states of a chain.
-STATES = "states"
+from data.sources import SPLITS, identity
+from data.token_files import FORMAT, locked, new_folder, token_dtype
+from data.tokenizer import BYTES, STATES, ByteTokenizer, JsonTokenizer, fingerprint_of, read_json
 
 
 @dataclass(frozen=True)
@@ -61,12 +54,16 @@ class Corpus:
         # SHA-256 over the tokenizer and the tokens of every split.
         self.fingerprint: str = meta["fingerprint"]
         self._kind: str = meta["tokenizer"]["kind"]
+        # Of the tokenizer alone: equal tokenizers give every text the same ids. Older folders do not record it.
+        self.tokenizer_fingerprint: str = meta.get("tokenizer_fingerprint") or fingerprint_of(self.tokenizer_text)
 
     def split(self, name: str) -> Documents:
         """The documents of train, validation or test."""
         if name not in SPLITS:
             raise BadInput(f"split: there is no {name!r}; there are {', '.join(SPLITS)}.")
-        tokens = np.memmap(self.folder / f"{name}.tokens", dtype=token_dtype(self.vocabulary), mode="r")
+        path, dtype = self.folder / f"{name}.tokens", token_dtype(self.vocabulary)
+        # Nothing cannot be mapped.
+        tokens = np.memmap(path, dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
         return Documents(tokens, np.fromfile(self.folder / f"{name}.offsets", dtype="<i8"))
 
     @cached_property
@@ -87,13 +84,19 @@ class Corpus:
         return self._tokenizer.decode(ids)
 
     @cached_property
+    def tokenizer_text(self) -> str:
+        """The tokenizer, for `prepare` to tokenise another text with: a tokenizer.json as text, "bytes" or "states"."""
+        if self._kind in (BYTES, STATES):
+            return self._kind if self._kind == BYTES else f"{STATES} {self.separator}"
+        return (self.folder / "tokenizer.json").read_text(encoding="utf-8")
+
+    @cached_property
     def _tokenizer(self) -> ByteTokenizer | JsonTokenizer:
         if self._kind == STATES:
             raise BadInput(
                 f"data={self.name} has states for tokens, not text: nothing can be encoded in it or decoded."
             )
-        path = self.folder / "tokenizer.json"
-        return JsonTokenizer(path.read_text(encoding="utf-8")) if path.exists() else ByteTokenizer()
+        return ByteTokenizer() if self._kind == BYTES else JsonTokenizer(self.tokenizer_text)
 
 
 def open_corpus(folder: Path) -> Corpus:
@@ -108,7 +111,7 @@ def open_corpus(folder: Path) -> Corpus:
         raise BadInput(f"{str(folder)!r} was prepared in format {written}; this version reads {FORMAT}, prepare again.")
     width = np.dtype(token_dtype(meta["vocabulary"])).itemsize
     sizes = {} if meta["tokenizer"]["kind"] == STATES else {"bytes_per_token.npy": None}
-    if meta["tokenizer"]["kind"] not in ("bytes", STATES):
+    if meta["tokenizer"]["kind"] not in (BYTES, STATES):
         sizes["tokenizer.json"] = None
     for split, counted in meta["splits"].items():
         sizes[f"{split}.tokens"] = counted["tokens"] * width
@@ -120,131 +123,76 @@ def open_corpus(folder: Path) -> Corpus:
     return Corpus(folder, meta)
 
 
-def prepare(settings: Sotu | Files | Hub | Chains | Prepared, cache: Path, progress: bool = True) -> Corpus:
+def prepare(
+    settings: Sotu | Files | Hub | Chains | Prepared, cache: Path, progress: bool = True, tokenizer: str | None = None
+) -> Corpus:
     """Tokenise a source once, and from then on only open what was written, in a folder under `cache`.
 
-    The folder is keyed by the content of the source and the tokenizer settings, appears whole or not at all, and is
-    written by one process while others that want it wait. An existing one is opened without `datasets` and
-    `tokenizers`. Raises BadInput where the source or the tokenizer cannot be had.
+    The folder is keyed by the content of the source and of the tokenizer, appears whole or not at all, and is written
+    by one process while others that want it wait. An existing one is opened without `datasets` and `tokenizers`.
+
+    To measure a model on another text, give the tokenizer of the corpus it was trained on:
+
+        trained = prepare(config.data, cache)
+        other = prepare(settings, cache, tokenizer=trained.tokenizer_text)
+
+    The vocabulary, the separator and tokenizer_fingerprint of `other` are those of `trained`; its name and fingerprint
+    say what it is, and where the texts are the same, the fingerprints are.
+
+    Args:
+        settings: where the text comes from and how it is tokenised, as in conf/data.
+        tokenizer: the text of a tokenizer to use in place of settings.tokenizer: `Corpus.tokenizer_text`, or the
+            content of any tokenizer.json. Nothing is trained on such a corpus: of data=files any one split is enough
+            (data.train may be null), and a split without text is empty rather than refused.
+
+    Raises:
+        BadInput: the source or the tokenizer cannot be had, a split has no text, or data=prepared names tokens of a
+            tokenizer other than the one given.
     """
     if isinstance(settings, Prepared):
-        corpus = open_corpus(Path(settings.folder))
-        corpus.name = settings.name
-        return corpus
-    tokenizer = (
-        {"kind": STATES, "vocabulary": None} if isinstance(settings, Chains) else settings.tokenizer.model_dump()
-    )
-    if tokenizer["kind"] == "file":
-        # By content, not by where it lies.
-        tokenizer["path"] = hashlib.sha256(read_json(settings.tokenizer).encode()).hexdigest()
-    source = identity(settings)
-    key = hashlib.sha256(json.dumps([FORMAT, source, tokenizer], sort_keys=True).encode()).hexdigest()[:12]
-    label = tokenizer["kind"] + str(tokenizer["vocabulary"] or "")
-    target = Path(cache).expanduser() / f"{settings.name}-{label}-{key}"
+        return _prepared(settings, tokenizer)
+    if isinstance(settings, Files) and settings.train is None and tokenizer is None:
+        raise BadInput("data.train must name files to train on.")
+    key = _tokenizer_key(settings, tokenizer)
+    about = {"name": settings.name, "tokenizer": key, "source": identity(settings)}
+    digest = hashlib.sha256(json.dumps([FORMAT, about["source"], key], sort_keys=True).encode()).hexdigest()[:12]
+    target = Path(cache).expanduser() / f"{settings.name}-{key['kind']}{key['vocabulary'] or ''}-{digest}"
     if not target.exists():
+        from data.tokenise import write_corpus
+
         with locked(target):
             if not target.exists():
                 with new_folder(target) as folder:
-                    _write(
-                        folder, settings, {"name": settings.name, "tokenizer": tokenizer, "source": source}, progress
-                    )
+                    write_corpus(folder, settings, tokenizer, about, progress)
     return open_corpus(target)
 
 
-def _write(folder: Path, settings: Sotu | Files | Hub | Chains, about: dict, progress: bool):
-    """Fill an empty folder with the tokens of every split, the tokenizer and, last, meta.json."""
-    if isinstance(settings, Chains):
-        _write_meta(folder, about, settings.states + 1, settings.states, _write_states(folder, settings), STATES)
-        return
-    tokenizer = _tokenizer(settings.tokenizer, settings, progress)
-    writers = {split: SplitWriter(folder, split, tokenizer.vocabulary, tokenizer.separator) for split in SPLITS}
-    _tokenise(settings, tokenizer, writers, progress)
-    counted = {split: writer.close() for split, writer in writers.items()}
-    for split, count in counted.items():
-        if not count["documents"]:
-            raise BadInput(
-                f"data.{split}: the {settings.name!r} source has no text for it; name other files or splits."
-            )
-
-    lengths = tokenizer.bytes_per_token()
-    if lengths is None:
-        train = counted["train"]
-        lengths = np.full(tokenizer.vocabulary, train["bytes"] / max(1, train["tokens"] - train["documents"]))
-        lengths[tokenizer.separator] = 0
-    np.save(folder / "bytes_per_token.npy", lengths)
-    if not isinstance(tokenizer, ByteTokenizer):
-        (folder / "tokenizer.json").write_text(tokenizer.text, encoding="utf-8")
-    _write_meta(folder, about, tokenizer.vocabulary, tokenizer.separator, counted, tokenizer.text)
+def _tokenizer_key(settings: Sotu | Files | Hub | Chains, given: str | None) -> dict:
+    """What the tokenizer is, as plain values for a cache key; a file counts by content, not by where it lies."""
+    states = f"{STATES} {settings.states}" if isinstance(settings, Chains) else None
+    if states is not None and given not in (None, states):
+        raise BadInput(f"data={settings.name} has {states} for tokens: a model of other tokens cannot read them.")
+    if states is not None:
+        return {"kind": STATES, "vocabulary": None}
+    if given is None:
+        key = settings.tokenizer.model_dump()
+        if settings.tokenizer.kind == "file":
+            key["path"] = hashlib.sha256(read_json(settings.tokenizer).encode()).hexdigest()
+        return key
+    if given.startswith(STATES):
+        raise BadInput(f"data={settings.name} is text: a model of {given} cannot read it.")
+    if given == BYTES:
+        return Tokenizer(kind="bytes").model_dump()
+    return {"kind": "given", "vocabulary": None, "sha256": fingerprint_of(given)}
 
 
-def _write_states(folder: Path, settings: Chains) -> dict[str, dict[str, int]]:
-    """Write the documents of every split; returns what each holds."""
-    from data.chains import documents
-
-    writers = {split: SplitWriter(folder, split, settings.states + 1, settings.states) for split in SPLITS}
-    for split, tokens in documents(settings):
-        writers[split].add(tokens, 0)
-    return {split: writer.close() for split, writer in writers.items()}
-
-
-def _write_meta(folder: Path, about: dict, vocabulary: int, separator: int, counted: dict, tokenizer: str):
-    """Say in meta.json what the folder holds; tokenizer: its text, which the fingerprint covers too."""
-    digest = hashlib.sha256(tokenizer.encode())
-    for split in SPLITS:
-        for kind in ("tokens", "offsets"):
-            with open(folder / f"{split}.{kind}", "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    meta = {
-        "format": FORMAT,
-        **about,
-        "vocabulary": vocabulary,
-        "separator": separator,
-        "fingerprint": digest.hexdigest(),
-        "splits": counted,
-    }
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
-
-
-def _tokenizer(wanted: Tokenizer, settings: Sotu | Files | Hub, progress: bool) -> ByteTokenizer | JsonTokenizer:
-    if wanted.kind == "bytes":
-        return ByteTokenizer()
-    if wanted.kind == "bpe":
-        # The held-out splits must not shape the vocabulary that measures them.
-        train = (text for split, text in texts(settings) if split == "train")
-        return JsonTokenizer(train_bpe(train, wanted.vocabulary, progress))
-    return JsonTokenizer(read_json(wanted))
-
-
-def _tokenise(settings, tokenizer, writers: dict[str, SplitWriter], progress: bool):
-    """Write every document, up to the token budget of the train split if there is one."""
-    from tqdm import tqdm
-
-    budget = getattr(settings, "token_budget", None)
-    with tqdm(desc=f"tokenising {settings.name}", unit=" tokens", unit_scale=True, disable=not progress) as bar:
-        for batch in _batches(texts(settings)):
-            encoded = tokenizer.encode([text for _, text in batch])
-            for (split, text), ids in zip(batch, encoded, strict=True):
-                size = len(text.encode())
-                if budget is not None and split == "train":
-                    left = budget - writers["train"].tokens
-                    if left <= len(ids) + 1:
-                        # The last document is cut to the budget, and counts its bytes in proportion.
-                        size = round(size * (left - 1) / max(1, len(ids)))
-                        writers["train"].add(ids[: left - 1], size)
-                        bar.update(left)
-                        return
-                writers[split].add(ids, size)
-                bar.update(len(ids) + 1)
-
-
-def _batches(documents: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    """Consecutive documents in groups of about ENCODED_TOGETHER characters."""
-    group, size = [], 0
-    for document in documents:
-        group.append(document)
-        size += len(document[1])
-        if size >= ENCODED_TOGETHER:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
+def _prepared(settings: Prepared, tokenizer: str | None) -> Corpus:
+    """The corpus of data=prepared, under the name it is given here; BadInput unless `tokenizer`, if any, made it."""
+    corpus = open_corpus(Path(settings.folder))
+    corpus.name = settings.name
+    if tokenizer is not None and corpus.tokenizer_fingerprint != fingerprint_of(tokenizer):
+        raise BadInput(
+            f"data.folder: the tokens in {settings.folder!r} are those of another tokenizer; name the texts "
+            "themselves, with data=files, to have them tokenised anew."
+        )
+    return corpus

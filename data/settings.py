@@ -87,15 +87,21 @@ class Files(Source):
     """Local .txt (one document per file), .jsonl, .json or .parquet files (one document per row).
 
     Each split is a path, a glob or a list of them. A validation or test split left null is held out from train,
-    document by document (see data/sources.py).
+    document by document (see data/sources.py). To train, train must be given; to measure, any split is enough.
     """
 
     source: Literal["files"]
     tokenizer: Tokenizer
-    train: Paths
+    train: Paths | None = None
     validation: Paths | None = None
     test: Paths | None = None
     column: str = "text"
+
+    @model_validator(mode="after")
+    def _some(self):
+        if self.train is self.validation is self.test is None:
+            raise ValueError("name files for data.train")
+        return self
 
 
 class Hub(Source):

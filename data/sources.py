@@ -46,7 +46,7 @@ def texts(settings: Sotu | Files | Hub) -> Iterator[tuple[str, str]]:
     if isinstance(settings, Files):
         files = _files(settings)
         given = {split: _file_texts(paths, settings.column) for split, paths in files.items()}
-        missing = [split for split in SPLITS if split not in given]
+        missing = [split for split in SPLITS if split not in given] if "train" in given else []
         cuts = _cuts_of(_file_texts(files["train"], settings.column), missing) if missing else {}
     else:
         from data.hub import rows

@@ -16,6 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+# Raise it whenever the same source and tokenizer would be written differently.
+FORMAT = 1
+
 
 def token_dtype(vocabulary: int) -> str:
     """The little-endian type that holds every token: uint16, or uint32 where the vocabulary is above 65535."""

@@ -4,6 +4,7 @@ Both kinds encode *text* only: nothing in a document can produce the separator, 
 documents, and no begin-of-text token is added.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +19,32 @@ END_OF_TEXT = ("<|document|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos
 DOCUMENT = END_OF_TEXT[0]
 # BPE counts pairs over at most this much text from the head of the train split: enough for any vocabulary here.
 TRAINING_TEXT = 256 * 2**20
+# What stands for a ByteTokenizer where others have the text of a tokenizer.json.
+BYTES = "bytes"
+# The same for tokens that are states of a chain, followed by how many there are; they stand for no text.
+STATES = "states"
+# The parts of a tokenizer.json that decide which ids a text gets, and which text some ids.
+DECISIVE = ("added_tokens", "normalizer", "pre_tokenizer", "model", "decoder")
+
+
+def fingerprint_of(text: str) -> str:
+    """SHA-256 over what a tokenizer does to text: vocabulary and ids, merges, normaliser, pre-tokeniser and decoder.
+
+    It does not depend on how the JSON is laid out, nor on padding, truncation and templates, which are not used here.
+    text: of a tokenizer.json, "bytes" or "states <number>". Raises BadInput where it is none.
+    """
+    if text == BYTES or text.startswith(STATES):
+        return hashlib.sha256(text.encode()).hexdigest()
+    try:
+        content = json.loads(text)
+        parts = {name: content[name] for name in DECISIVE}
+        merges = parts["model"].get("merges", [])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise BadInput("tokenizer.path: this is not the text of a tokenizer.json.") from None
+    # Older files write a merge as "a b", newer ones as ["a", "b"].
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+    parts["model"] = {**parts["model"], "merges": pairs}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 class ByteTokenizer:
@@ -25,7 +52,7 @@ class ByteTokenizer:
 
     vocabulary = 257
     separator = 256
-    text = "bytes"
+    text = BYTES
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64) for text in texts]

@@ -16,9 +16,9 @@ import torch
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-import data.corpus
 import data.hub
 import data.sotu
+import data.tokenise
 from conf.base import BadInput
 from data.corpus import open_corpus, prepare
 from data.settings import DataSettings, Tokenizer
@@ -423,8 +423,8 @@ def test_a_process_killed_while_writing_leaves_nothing_that_is_used(tmp_path, mo
             (tmp_path / "reached").touch()
             time.sleep(60)
 
-        monkeypatch.setattr(data.corpus, "texts", slowly)
-        monkeypatch.setattr(data.corpus, "ENCODED_TOGETHER", 1)
+        monkeypatch.setattr(data.tokenise, "texts", slowly)
+        monkeypatch.setattr(data.tokenise, "ENCODED_TOGETHER", 1)
         prepare(asked, cache, progress=False)
 
     child = in_a_process(writes_for_ever)
@@ -452,7 +452,7 @@ def test_two_processes_that_want_the_same_corpus_write_it_once(tmp_path, monkeyp
             wait_for(tmp_path / "go on")
             yield from documents
 
-        monkeypatch.setattr(data.corpus, "texts", held_up)
+        monkeypatch.setattr(data.tokenise, "texts", held_up)
         (tmp_path / f"{name} began").touch()
         assert len(prepare(asked, cache, progress=False).split("train")) == 4
 
