@@ -10,11 +10,13 @@ from models.gpt import GPT
 def flops_per_token(gpt: GPT, window: int) -> float:
     """Floating-point operations to train on one token of a window.
 
-    6·N for the N weights that multiply it (the tied embedding once, as the head), and 6·layers·C·T for causal
-    attention: forward and backward cost 3 × 2 × 2·C multiply-adds for every token seen, T/2 of them on average.
+    6·N for the N weights that multiply it (the embedding only as the head, if it is one), and 6·layers·H·D·T for causal
+    attention: forward and backward cost 3 × 2 × 2·H·D multiply-adds for every token seen, T/2 of them on average.
     """
     weights = sum(p.numel() for p in gpt.parameters() if p.dim() >= 2)
-    return 6.0 * weights + 6.0 * gpt.shape.layers * gpt.shape.width * window
+    if gpt.head is not None:  # the embedding is only looked up
+        weights -= gpt.embedding.weight.numel()
+    return 6.0 * weights + 6.0 * gpt.shape.layers * gpt.shape.channels * window
 
 
 def flush_denormals() -> None:

@@ -4,34 +4,75 @@ Letters in shape comments: B batch, T tokens, H heads, D head width, C = H·D mo
 """
 
 import zlib
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from conf.base import Count, Settings
+from conf.base import BadInput, Count, Settings
 from models.loss import next_token_loss
 from models.positions import Position
-from models.positions.base import row_chunks, rows_at_once
+from models.positions.base import Geometry, row_chunks, rows_at_once
 from models.positions.extensions import length_of
 
 
+def knob(default):
+    """A setting younger than the first runs: what is saved leaves its default out, so that old runs compare equal."""
+    return Field(default, exclude_if=lambda value: value == default)
+
+
 class Shape(Settings):
-    """The sizes of a GPT, as in conf/model."""
+    """The sizes of a GPT and what its layers are made of, as in conf/model; the defaults are GPT-2's without biases."""
 
     name: str
     layers: Count
     heads: Count
     width: Count
-    qk_norm: bool = False
+    qk_norm: bool | Literal["learned"] = False  # queries and keys to RMS 1 before positions; learned: times a weight
+    head_width: Count | None = knob(None)  # null: width / heads
+    kv_heads: Count | None = knob(None)  # each shared by heads / kv_heads heads (Ainslie et al. 2023); null: heads
+    norm: Literal["layer", "rms"] = knob("layer")
+    norm_epsilon: float = Field(1e-5, gt=0, exclude_if=(1e-5).__eq__)
+    norm_bias: bool = knob(False)
+    network: Literal["gelu", "gelu_tanh", "swiglu"] = knob("gelu")  # swiglu: Shazeer 2020
+    network_width: Count | None = knob(None)  # null: 4 x width; swiglu: 8/3 of it, up to a multiple of 8
+    biases: Literal["none", "qkv", "all"] = knob("none")  # of the projections: Qwen2's are qkv, GPT-2's all
+    parallel: bool = knob(False)  # attention and network both read the layer's input (GPT-J)
+    tied: bool = knob(True)  # the token embedding is the head
+    embedding_scale: float | None = Field(None, gt=0, exclude_if=(None).__eq__)  # null: √width
+    vocabulary: Count | None = knob(None)  # rows of embedding and head; null: the tokenizer's tokens
 
     @model_validator(mode="after")
-    def _whole_heads(self):
-        if self.width % self.heads:
+    def _fits(self):
+        if self.head_width is None and self.width % self.heads:
             raise ValueError(f"width={self.width} cannot be shared by heads={self.heads}: it must be a multiple")
+        if self.heads % (self.kv_heads or 1):
+            raise ValueError(f"heads={self.heads} cannot be shared by kv_heads={self.kv_heads}: it must be a multiple")
+        if self.norm == "rms" and self.norm_bias:
+            raise ValueError("norm_bias=true needs norm=layer: an RMS norm has no bias")
         return self
+
+    @property
+    def channels(self) -> int:
+        """Channels of all heads together, H·D."""
+        return self.heads * self.geometry(1).head_width
+
+    @property
+    def inner(self) -> int:
+        """Channels inside the network of a layer."""
+        return self.network_width or (8 * -(-self.width // 3) if self.network == "swiglu" else 4 * self.width)
+
+    def geometry(self, window: int) -> Geometry:
+        """What a positional scheme has to know of a model trained on windows of so many tokens."""
+        return Geometry(self.width, self.heads, self.layers, window, self.head_width, self.embedding_scale)
+
+    def make_norm(self, width: int) -> nn.Module:
+        if self.norm == "rms":
+            return nn.RMSNorm(width, eps=self.norm_epsilon)
+        return nn.LayerNorm(width, eps=self.norm_epsilon, bias=self.norm_bias)
 
 
 class Attention(nn.Module):
@@ -40,22 +81,30 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape):
         super().__init__()
         self.heads, self.qk_norm = shape.heads, shape.qk_norm
-        self.qkv = nn.Linear(shape.width, 3 * shape.width, bias=False)
-        self.out = nn.Linear(shape.width, shape.width, bias=False)
+        self.kv_heads, self.head_width = shape.kv_heads or shape.heads, shape.channels // shape.heads
+        rows = (self.heads + 2 * self.kv_heads) * self.head_width
+        self.qkv = nn.Linear(shape.width, rows, bias=shape.biases != "none")  # rows of q, then k, then v, by head
+        self.out = nn.Linear(shape.channels, shape.width, bias=shape.biases == "all")
+        if shape.qk_norm == "learned":
+            self.q_norm, self.k_norm = (nn.RMSNorm(self.head_width, eps=shape.norm_epsilon) for _ in range(2))
 
     def forward(self, x: Tensor, position: Position, where, temperature: float | Tensor, mask: Tensor | None) -> Tensor:
-        batch, length, width = x.shape
-        qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)  # nothing inferred: B may be 0
-        q, k, v = (each.transpose(1, 2) for each in qkv.unbind(2))  # each (B, H, T, D)
-        if self.qk_norm:  # before the rotation, which keeps norms
+        batch, length, _ = x.shape
+        heads = self.qkv(x).view(batch, length, -1, self.head_width).transpose(1, 2)  # (B, H + 2 kv_heads, T, D)
+        q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
+        if self.qk_norm == "learned":
+            q, k = self.q_norm(q), self.k_norm(k)
+        elif self.qk_norm:  # before the rotation, which keeps norms
             q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
-        q, k = position.rotate(q, k, where)
+        if self.kv_heads < self.heads:  # before positions, which some schemes tell each head in its own way
+            k, v = (shared.repeat_interleave(self.heads // self.kv_heads, dim=1) for shared in (k, v))
+        q, k = position.rotate(q, k, where)  # each (B, H, T, D)
         rows = rows_at_once(length, x.device)
         if rows == length:
             x = attend(q, k, v, position.bias(q, k, where), mask, temperature)  # (B, H, T, D)
         else:
             x = attend_in_chunks(q, k, v, position, where, temperature, mask, rows)
-        return self.out(x.transpose(1, 2).reshape(batch, length, width))
+        return self.out(x.transpose(1, 2).reshape(batch, length, self.heads * self.head_width))
 
 
 def attend(
@@ -97,26 +146,34 @@ def attend_in_chunks(q, k, v, position: Position, where, temperature, mask: Tens
 
 
 class Block(nn.Module):
-    """One pre-norm layer: attention, then a four times wider GELU network, each added to the stream."""
+    """One pre-norm layer: attention, then a network of one hidden layer, each added to the stream."""
 
     def __init__(self, shape: Shape):
         super().__init__()
-        self.attention_norm = nn.LayerNorm(shape.width, bias=False)
+        self.parallel, self.network = shape.parallel, shape.network
+        self.attention_norm = shape.make_norm(shape.width)
         self.attention = Attention(shape)
-        self.network_norm = nn.LayerNorm(shape.width, bias=False)
-        self.up = nn.Linear(shape.width, 4 * shape.width, bias=False)
-        self.down = nn.Linear(4 * shape.width, shape.width, bias=False)
+        self.network_norm = shape.make_norm(shape.width)
+        bias, gated = shape.biases == "all", shape.network == "swiglu"
+        self.up = nn.Linear(shape.width, shape.inner * (2 if gated else 1), bias=bias)  # swiglu: rows of the gate first
+        self.down = nn.Linear(shape.inner, shape.width, bias=bias)
 
     def forward(self, x: Tensor, position: Position, where, temperature: float | Tensor, mask: Tensor | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), position, where, temperature, mask)
-        return x + self.down(F.gelu(self.up(self.network_norm(x))))
+        attended = x + self.attention(self.attention_norm(x), position, where, temperature, mask)
+        inner = self.up(self.network_norm(x if self.parallel else attended))
+        if self.network == "swiglu":
+            gate, inner = inner.chunk(2, dim=-1)
+            inner = F.silu(gate) * inner
+        else:
+            inner = F.gelu(inner, approximate="tanh" if self.network == "gelu_tanh" else "none")
+        return attended + self.down(inner)
 
 
 class GPT(nn.Module):
-    """Decoder-only, pre-norm, with the token embedding tied to the head.
+    """Decoder-only, pre-norm; the token embedding is the head too, unless shape.tied is false.
 
     Token embeddings are multiplied by √C for every scheme, as Vaswani et al. do for the sinusoid, so that models
-    that differ in position differ in nothing else.
+    that differ in position differ in nothing else; shape.embedding_scale sets another factor.
     """
 
     recompute = False  # in training, keep of a block its input alone, and compute the rest again in the backward pass
@@ -131,11 +188,14 @@ class GPT(nn.Module):
                 from the separator. None lets windows cross documents.
         """
         super().__init__()
+        if (shape.vocabulary or vocabulary) < vocabulary:
+            raise BadInput(f"model.vocabulary={shape.vocabulary} has no row for each of {vocabulary} tokens")
         self.shape, self.separator = shape, separator
-        self.embedding = nn.Embedding(vocabulary, shape.width)
+        self.embedding = nn.Embedding(shape.vocabulary or vocabulary, shape.width)
+        self.head = None if shape.tied else nn.Linear(shape.width, self.embedding.num_embeddings, bias=False)
         self.position = position
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
-        self.norm = nn.LayerNorm(shape.width, bias=False)
+        self.norm = shape.make_norm(shape.width)
         self._initialise(seed)
 
     def _initialise(self, seed: int) -> None:
@@ -147,6 +207,8 @@ class GPT(nn.Module):
             return torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
 
         for name, parameter in self.named_parameters():
+            if name.endswith("bias") and not name.startswith("position."):
+                nn.init.zeros_(parameter)
             if parameter.dim() < 2 or name.startswith("position."):
                 continue  # norms start at one; a scheme initialises what it learns
             scale = residual if name.endswith(("attention.out.weight", "down.weight")) else 1.0
@@ -165,11 +227,11 @@ class GPT(nn.Module):
             positions = isolated if positions is None else positions
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
-        positions = positions.to(torch.float32)
+        positions = positions.to(torch.promote_types(torch.float32, self.embedding.weight.dtype))
         length = length_of(positions)
         with torch.autocast(tokens.device.type, enabled=False):
             where = self.position.prepare(self.position.extension.positions(positions))
-        x = self.position.embed(self.embedding(tokens) * self.shape.width**0.5, where)  # (B, T, C)
+        x = self.position.embed(self.embedding(tokens) * self.position.geometry.embedding_scale, where)  # (B, T, C)
         for index, block in enumerate(self.blocks):
             position = self.position.layer(index)
             given = (x, position, where, position.temperature_at(length), mask)
@@ -181,7 +243,12 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """States (…, C) → logits (…, V)."""
-        return F.linear(hidden, self.embedding.weight)
+        return F.linear(hidden, self.head_weight)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """What turns states into logits, (V, C)."""
+        return self.embedding.weight if self.head is None else self.head.weight
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None, targets: Tensor | None = None):
         """Tokens (B, T) → logits (B, T, V).
@@ -192,7 +259,7 @@ class GPT(nn.Module):
         hidden = self.hidden(tokens, positions)
         if targets is None:
             return self.logits(hidden)
-        mean, nll = next_token_loss(hidden.flatten(0, 1), self.embedding.weight, targets.flatten())
+        mean, nll = next_token_loss(hidden.flatten(0, 1), self.head_weight, targets.flatten())
         return mean, nll.view_as(targets)
 
 

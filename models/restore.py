@@ -10,13 +10,12 @@ from conf.base import BadInput
 from models.checkpoint_files import load_checkpoint
 from models.compute import flush_denormals
 from models.gpt import GPT
-from models.positions import Geometry, Position, build_position
+from models.positions import Position, build_position
 
 
 def make_position(config) -> Position:
     """The positional scheme of a run, with its spectrum and its extension."""
-    shape = config.model
-    geometry = Geometry(shape.width, shape.heads, shape.layers, config.original_window)
+    geometry = config.model.geometry(config.original_window)
     return build_position(config.position, config.frequencies, config.extend, geometry)
 
 

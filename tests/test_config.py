@@ -58,6 +58,7 @@ def test_every_extension_composes_builds_and_takes_a_step(tmp_path, choice):
         ("micro", (10, 12)),
         ("mini", (25, 32)),
         ("small", (84, 125)),
+        ("nano_modern", (0.7, 2)),
     ],
 )
 def test_every_model_has_its_size_and_takes_a_step(tmp_path, choice, millions):
@@ -69,7 +70,8 @@ def test_every_model_has_its_size_and_takes_a_step(tmp_path, choice, millions):
 
 
 def test_model_choices_are_all_tested():
-    assert choices("model") == ["micro", "mini", "nano", "pico", "small"]
+    sizes = ["micro", "mini", "nano", "pico", "small"]
+    assert choices("model") == sorted([*sizes, *(f"{size}_modern" for size in sizes)])
 
 
 @pytest.mark.parametrize("choice", HUB)

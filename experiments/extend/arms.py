@@ -182,10 +182,10 @@ def _depends_on_length(base: "Config", extend: dict, length: int) -> bool:
     import torch
 
     from conf.resolve import resolve
-    from models.positions import Geometry, build_position
+    from models.positions import build_position
 
     config = resolve({**base.model_dump(mode="json", exclude={"original_window"}), "extend": extend}, [])
-    geometry = Geometry(config.model.width, config.model.heads, config.model.layers, base.window)
+    geometry = config.model.geometry(base.window)
     position = build_position(config.position, config.frequencies, config.extend, geometry)
     position.prepare(position.extension.positions(torch.arange(length, dtype=torch.float32)))
     return position.extension.depends_on_length

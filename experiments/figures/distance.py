@@ -11,7 +11,7 @@ from torch import Tensor
 from conf.compose import FOLDER
 from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
 from experiments.schemes import doors
-from models.positions import SCHEMES, Geometry, Position, build_position
+from models.positions import SCHEMES, Position, build_position
 from models.positions.extensions import length_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def defaults(name: str) -> Position:
 
     config = compose([f"position={name}"])
     shape = config.model
-    geometry = Geometry(shape.width, shape.heads, shape.layers, config.window)
+    geometry = shape.geometry(config.window)
     position = build_position(config.position, config.frequencies, config.extend, geometry)
     generator = torch.Generator().manual_seed(config.seed)
     with torch.no_grad():

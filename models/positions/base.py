@@ -49,10 +49,13 @@ class Geometry:
     heads: int
     layers: int
     window: int
+    head_width: int | None = None  # D; None: C / H
+    embedding_scale: float | None = None  # what token embeddings are multiplied by; None: √C
 
-    @property
-    def head_width(self) -> int:
-        return self.width // self.heads
+    def __post_init__(self):
+        for name, default in (("head_width", self.width // self.heads), ("embedding_scale", self.width**0.5)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
 
 
 class Position(nn.Module):

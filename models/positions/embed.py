@@ -48,10 +48,10 @@ class Sinusoidal(Added):
 class Learned(Added):
     """One learned vector per position of the window, added to the embeddings (GPT, BERT; Gehring et al. 2017).
 
-    PE(p) = √C · table[p]. The factor is the one token embeddings carry, so that the two start alike (normal, 0.02)
-    and learn at the same rate, as in GPT-2. Between two rows the table is interpolated linearly, which is how
-    position interpolation stretches it: positions divided by s read rows up to s times closer. The last row holds
-    for the fraction of a token after it.
+    PE(p) = √C · table[p]. The factor is the one token embeddings carry (√C unless model.embedding_scale is set), so
+    that the two start alike (normal, 0.02) and learn at the same rate, as in GPT-2. Between two rows the table is
+    interpolated linearly, which is how position interpolation stretches it: positions divided by s read rows up to s
+    times closer. The last row holds for the fraction of a token after it.
     """
 
     class Knobs(Settings):
@@ -80,7 +80,7 @@ class Learned(Added):
                 f"learned positions end at {rows}, and position {positions.max().item():g} was asked for; "
                 "extend=interpolate reaches further"
             )
-        table = self.table.to(positions.dtype) * self.geometry.width**0.5
+        table = self.table.to(positions.dtype) * self.geometry.embedding_scale
         before = positions.floor()
         low, high = before.long(), (before.long() + 1).clamp(max=rows - 1)
         return torch.lerp(
