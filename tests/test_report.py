@@ -12,7 +12,7 @@ from experiments.report import gather as program
 from experiments.report.html import prose, render
 from experiments.reproduce.claims import CLAIMS
 from experiments.reproduce.page import cell
-from tests.browser import CHROMIUM, Page
+from tests.browser import MISSING, open_page
 from tests.runs import ROOT
 
 RESULTS = ROOT / "experiments" / "results" / "claims"
@@ -201,25 +201,35 @@ def test_page_and_readme_agree_with_the_results():
     assert program.updated(text, program.markdown(found, RESULTS, page), str(page)) == text
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here")
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
 @pytest.mark.parametrize(("width", "dark"), [(360, True), (1280, False)])
 def test_a_real_browser_shows_it(page, tmp_path, width, dark):
     """Every figure is drawn, nothing is asked of the network, the console is silent, only boxes scroll sideways."""
     file = tmp_path / "page.html"
     file.write_text(page, encoding="utf-8")
-    with Page(file.as_uri(), width, tmp_path / "profile", dark) as seen:
-        assert (
-            seen.see("[...document.images].filter(i => i.naturalWidth && i.getBoundingClientRect().width > 300).length")
-            == 2
-        )
-        assert seen.see("document.documentElement.scrollWidth") <= seen.see("innerWidth") == width
-        assert seen.see("scrollTo(500, 0), scrollX") == 0
+    with open_page(file, width, dark) as shown:
+        wide = "i => i.naturalWidth && i.getBoundingClientRect().width > 300"
+        assert shown.evaluate(f"[...document.images].filter({wide}).length") == 2
+        assert shown.evaluate("document.documentElement.scrollWidth") <= shown.evaluate("innerWidth") == width
+        assert shown.evaluate("(scrollTo(500, 0), scrollX)") == 0
         boxes = "[...document.querySelectorAll('.scroll')]"
-        assert seen.see(f"{boxes}.every(box => box.getBoundingClientRect().right <= innerWidth)")
-        assert seen.see(f"{boxes}.some(box => box.scrollWidth > box.clientWidth)") or width > 1000
-        ink, paper = (sum(map(int, re.findall(r"\d+", seen.see(f"getComputedStyle(document.body).{each}"))[:3]))
-                      for each in ("color", "backgroundColor"))  # fmt: skip
+        assert shown.evaluate(f"{boxes}.every(box => box.getBoundingClientRect().right <= innerWidth)")
+        assert shown.evaluate(f"{boxes}.some(box => box.scrollWidth > box.clientWidth)") or width > 1000
+        colours = (shown.evaluate(f"getComputedStyle(document.body).{key}") for key in ("color", "backgroundColor"))
+        ink, paper = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
         assert (ink > paper) == dark and abs(ink - paper) > 400
-        assert seen.see("getComputedStyle(document.querySelector('.badge')).borderRadius") != "0px", "style is applied"
-        assert not seen.complaints
-        assert all(each.startswith(("file:", "data:")) for each in seen.requests) and len(seen.requests) >= 3
+        radius = shown.evaluate("getComputedStyle(document.querySelector('.badge')).borderRadius")
+        assert radius != "0px", "style is applied"
+        assert not shown.complaints
+        assert all(url.startswith(("file:", "data:")) for url in shown.requests) and len(shown.requests) >= 3
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+def test_what_a_page_does_wrong_is_seen(tmp_path):
+    """The browser reports requests and complaints, so that their absence above means something."""
+    file = tmp_path / "page.html"
+    file.write_text('<img src="missing.png"><script>console.error("ouch"); throw Error("worse")</script>')
+    with open_page(file, 400) as shown:
+        assert any(url.endswith("missing.png") for url in shown.requests)
+        messages = " ".join(entry["message"] for entry in shown.complaints)
+        assert all(word in messages for word in ("missing.png", "ouch", "worse"))
