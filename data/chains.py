@@ -24,9 +24,9 @@ from fractions import Fraction
 
 import numpy as np
 
+from data.integrity import SPLITS  # in the order of their streams of random numbers
 from data.settings import Chains
 
-SPLITS = ("train", "validation", "test")  # in the order of their streams of random numbers
 # Over the token files of train, validation and test, in this order, for the defaults.
 SHA256 = "035919c49d64f877849ac58d21f80eb4314ace0945e17ff159ffbb927e752813"
 # Weights held at once: documents are written side by side, as many as this allows.

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from conf.base import BadInput
+from data.integrity import SPLITS, Meta, check
 from data.settings import Chains, Files, Hub, Prepared, Sotu, Tokenizer
-from data.sources import SPLITS, identity
+from data.sources import identity
 from data.token_files import FORMAT, locked, new_folder, token_dtype
 from data.tokenizer import BYTES, STATES, ByteTokenizer, JsonTokenizer, fingerprint_of, read_json
 
@@ -44,18 +45,18 @@ class Corpus:
     Tokens of data=chains are states and stand for no text: nothing encodes or decodes them, and they have no bytes.
     """
 
-    def __init__(self, folder: Path, meta: dict):
+    def __init__(self, folder: Path, meta: Meta):
         self.folder = folder
-        self.name: str = meta["name"]
+        self.name = meta.name
         # Tokens in the vocabulary, separator included.
-        self.vocabulary: int = meta["vocabulary"]
+        self.vocabulary = meta.vocabulary
         # The token that begins every document.
-        self.separator: int = meta["separator"]
+        self.separator = meta.separator
         # SHA-256 over the tokenizer and the tokens of every split.
-        self.fingerprint: str = meta["fingerprint"]
-        self._kind: str = meta["tokenizer"]["kind"]
+        self.fingerprint = meta.fingerprint
+        self._kind = meta.kind
         # Of the tokenizer alone: equal tokenizers give every text the same ids. Older folders do not record it.
-        self.tokenizer_fingerprint: str = meta.get("tokenizer_fingerprint") or fingerprint_of(self.tokenizer_text)
+        self.tokenizer_fingerprint = meta.tokenizer_fingerprint or fingerprint_of(self.tokenizer_text)
 
     def split(self, name: str) -> Documents:
         """The documents of train, validation or test."""
@@ -100,27 +101,9 @@ class Corpus:
 
 
 def open_corpus(folder: Path) -> Corpus:
-    """The corpus in a folder that prepare() wrote; BadInput where there is none, or a part of it is missing."""
+    """The corpus in a folder that prepare() wrote; BadInput where there is none, or it is not what was written."""
     folder = Path(folder).expanduser()
-    try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        written = meta["format"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise BadInput(f"{str(folder)!r} is not a folder of prepared tokens: it has no readable meta.json.") from None
-    if written != FORMAT:
-        raise BadInput(f"{str(folder)!r} was prepared in format {written}; this version reads {FORMAT}, prepare again.")
-    width = np.dtype(token_dtype(meta["vocabulary"])).itemsize
-    sizes = {} if meta["tokenizer"]["kind"] == STATES else {"bytes_per_token.npy": None}
-    if meta["tokenizer"]["kind"] not in (BYTES, STATES):
-        sizes["tokenizer.json"] = None
-    for split, counted in meta["splits"].items():
-        sizes[f"{split}.tokens"] = counted["tokens"] * width
-        sizes[f"{split}.offsets"] = (counted["documents"] + 1) * 8
-    for file, size in sizes.items():
-        path = folder / file
-        if not path.exists() or size not in (None, path.stat().st_size):
-            raise BadInput(f"{str(path)!r} is missing or cut short; delete {str(folder)!r} and prepare it again.")
-    return Corpus(folder, meta)
+    return Corpus(folder, check(folder))
 
 
 def prepare(
@@ -157,14 +140,26 @@ def prepare(
     about = {"name": settings.name, "tokenizer": key, "source": identity(settings)}
     digest = hashlib.sha256(json.dumps([FORMAT, about["source"], key], sort_keys=True).encode()).hexdigest()[:12]
     target = Path(cache).expanduser() / f"{settings.name}-{key['kind']}{key['vocabulary'] or ''}-{digest}"
-    if not target.exists():
-        from data.tokenise import write_corpus
-
-        with locked(target):
-            if not target.exists():
-                with new_folder(target) as folder:
-                    write_corpus(folder, settings, tokenizer, about, progress)
+    try:
+        if not target.exists():
+            _write(target, settings, tokenizer, about, progress)
+    except OSError as error:
+        place = f" of {str(error.filename)!r}" if error.filename else ""
+        raise BadInput(
+            f"The tokens of data={settings.name} cannot be kept in cache={cache} ({error.strerror or error}{place}); "
+            "set cache= to a folder that can be written and has room."
+        ) from None
     return open_corpus(target)
+
+
+def _write(target: Path, settings: Sotu | Files | Hub | Chains, tokenizer: str | None, about: dict, progress: bool):
+    """Fill the folder `target`, unless another process did so while this one waited for it."""
+    from data.tokenise import write_corpus
+
+    with locked(target):
+        if not target.exists():
+            with new_folder(target) as folder:
+                write_corpus(folder, settings, tokenizer, about, progress)
 
 
 def _tokenizer_key(settings: Sotu | Files | Hub | Chains, given: str | None) -> dict:

@@ -13,9 +13,9 @@ from itertools import chain
 from pathlib import Path
 
 from conf.base import BadInput
+from data.integrity import SPLITS
 from data.settings import Chains, Files, Hub, Sotu
 
-SPLITS = ("train", "validation", "test")
 HELD_OUT = 0.05
 BUILDERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 

@@ -1,6 +1,5 @@
 """Writing a corpus: every document of a source through a tokenizer into the token files of a folder."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from conf.base import BadInput
+from data.integrity import SPLITS, digest_of, fingerprint, sha256
 from data.settings import Chains, Files, Hub, Sotu
-from data.sources import SPLITS, texts
+from data.sources import texts
 from data.token_files import FORMAT, SplitWriter
 from data.tokenizer import BYTES, STATES, ByteTokenizer, JsonTokenizer, fingerprint_of, read_json, train_bpe
 
@@ -64,20 +64,17 @@ def _write_states(folder: Path, settings: Chains) -> dict[str, dict[str, int]]:
 
 def _write_meta(folder: Path, about: dict, vocabulary: int, separator: int, counted: dict, tokenizer: str) -> None:
     """Say in meta.json what the folder holds; tokenizer: its text, which the fingerprint covers too."""
-    digest = hashlib.sha256(tokenizer.encode())
-    for split in SPLITS:
-        for kind in ("tokens", "offsets"):
-            with open(folder / f"{split}.{kind}", "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
     meta = {
         "format": FORMAT,
         **about,
         "vocabulary": vocabulary,
         "separator": separator,
-        "fingerprint": digest.hexdigest(),
+        "fingerprint": fingerprint(folder, tokenizer),
         "tokenizer_fingerprint": fingerprint_of(f"{STATES} {separator}" if tokenizer == STATES else tokenizer),
         "splits": counted,
+        "files": {path.name: sha256(path) for path in sorted(folder.iterdir())},
     }
+    meta["digest"] = digest_of(meta)
     (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
 

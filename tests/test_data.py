@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,11 +19,11 @@ import data.hub
 import data.sotu
 import data.tokenise
 from conf.base import BadInput
-from data.corpus import open_corpus, prepare
+from data.corpus import prepare
+from data.integrity import SPLITS
 from data.settings import DataSettings, Tokenizer
-from data.sources import SPLITS, texts
+from data.sources import texts
 from data.token_files import token_dtype
-from data.windows import Batches, Windows, fixed_windows
 
 ROOT = Path(__file__).resolve().parent.parent
 BYTES = {"kind": "bytes"}
@@ -464,132 +463,3 @@ def test_two_processes_that_want_the_same_corpus_write_it_once(tmp_path, monkeyp
     (tmp_path / "go on").touch()
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     assert not (tmp_path / "second writes").exists()
-
-
-def test_a_folder_that_is_damaged_or_no_corpus_is_a_sentence(tmp_path):
-    with pytest.raises(BadInput, match="is not a folder of prepared tokens"):
-        open_corpus(tmp_path)
-    corpus = prepare(files(tmp_path), tmp_path / "cache", progress=False)
-    with pytest.raises(BadInput, match="there are train, validation, test"):
-        corpus.split("valid")
-    os.truncate(corpus.folder / "train.tokens", 100)
-    with pytest.raises(BadInput, match="is missing or cut short"):
-        prepare(files(tmp_path), tmp_path / "cache", progress=False)
-
-
-# Windows
-
-
-def epoch_starts(windows, epoch):
-    """The first tokens of every window of an epoch, where the tokens are 0, 1, 2, …"""
-    batches = [windows.batch(epoch * windows.epoch_length + i) for i in range(windows.epoch_length)]
-    return torch.cat(batches)[:, 0].tolist()
-
-
-def test_a_batch_depends_on_seed_and_step_alone():
-    tokens = np.arange(1000, dtype=np.uint16)
-    one, same, other = (Windows(tokens, 16, 4, seed) for seed in (3, 3, 4))
-    forward = [one.batch(step) for step in range(60)]
-    assert all(torch.equal(same.batch(step), forward[step]) for step in reversed(range(60)))
-    assert not torch.equal(other.batch(0), forward[0])
-    assert forward[0].shape == (4, 17) and forward[0].dtype == torch.int64
-    assert all(torch.equal(row, torch.arange(row[0], row[0] + 17)) for batch in forward for row in batch)
-
-
-@pytest.mark.parametrize(
-    ("length", "window"), [(1000, 16), (1001, 10), (33, 32), (60, 32), (64, 32), (65, 32), (66, 1)]
-)
-def test_every_window_comes_once_an_epoch_and_none_overlap(length, window):
-    tokens = np.arange(length, dtype=np.uint16)
-    windows = Windows(tokens, window, 1, seed=5)
-    offsets, orders = set(), set()
-    for epoch in range(30):
-        starts = epoch_starts(windows, epoch)
-        offset = min(starts)
-        assert sorted(starts) == [offset + i * window for i in range(windows.epoch_length)]
-        assert 0 <= offset < window and max(starts) + window + 1 <= length
-        assert length - 1 - windows.epoch_length * window < 2 * window
-        offsets.add(offset)
-        orders.add(tuple(s - offset for s in starts))
-    if length >= 2 * window and window > 1:
-        assert len(offsets) > 1
-    if windows.epoch_length > 4:
-        assert len(orders) == 30
-
-
-def test_batches_that_do_not_divide_an_epoch_run_on_into_the_next():
-    tokens = np.arange(1000, dtype=np.uint16)
-    single, sevens = Windows(tokens, 16, 1, seed=1), Windows(tokens, 16, 7, seed=1)
-    assert sevens.epoch_length % 7
-    counted = torch.cat([single.batch(step) for step in range(7 * 40)])
-    assert torch.equal(torch.cat([sevens.batch(step) for step in range(40)]), counted)
-    large = Windows(tokens, 16, 200, seed=1)
-    assert torch.equal(large.batch(0), counted[:200])
-
-
-def test_ranks_share_out_the_batch_of_one_process():
-    windows = Windows(np.arange(1000, dtype=np.uint16), 16, 8, seed=1)
-    for step in (0, 7, 40):
-        for ranks in (2, 4, 8):
-            parts = [windows.batch(step, rank, ranks) for rank in range(ranks)]
-            assert torch.equal(torch.cat(parts), windows.batch(step))
-    with pytest.raises(BadInput, match="A batch of 8 windows cannot be shared equally by 3 processes"):
-        windows.batch(0, 0, 3)
-
-
-def test_a_split_shorter_than_a_window_is_a_sentence(sotu_bytes):
-    for length in (1, 32):
-        with pytest.raises(BadInput, match=f"A window of 32 tokens needs 33, and the split has only {length}"):
-            Windows(np.zeros(length, dtype=np.uint16), 32, 1, 0)
-        with pytest.raises(BadInput, match="A window of 32 tokens"):
-            fixed_windows(np.zeros(length, dtype=np.uint16), 32, 1)
-    # Documents shorter than a window are no obstacle: windows cross them.
-    assert min(len(sotu_bytes.split("test")[i]) for i in range(23)) < 100_000
-    assert Windows(sotu_bytes.split("test").tokens, 100_000, 2, 0).batch(0).shape == (2, 100_001)
-
-
-def test_fixed_windows_are_spread_evenly_and_never_overlap():
-    tokens = np.arange(1000, dtype=np.uint16)
-    windows = fixed_windows(tokens, 32, 10)
-    assert windows.shape == (10, 33) and windows.dtype == torch.int64
-    gaps = windows[1:, 0] - windows[:-1, 0]
-    assert set(gaps.tolist()) <= {96, 128}
-    assert len(fixed_windows(tokens, 32, 1000)) == 31
-    assert torch.equal(fixed_windows(tokens, 32, 1000)[-1], torch.arange(30 * 32, 31 * 32 + 1))
-
-
-def test_batches_resume_from_one_number():
-    windows = Windows(np.arange(1000, dtype=np.uint16), 16, 4, seed=1)
-    whole = list(Batches(windows, 50))
-    assert len(whole) == len(Batches(windows, 50)) == 50
-    first = Batches(windows, 50)
-    seen = list(itertools.islice(first, 20))
-    state = json.loads(json.dumps(first.state_dict()))
-    assert state == {"position": 20}
-    second = Batches(Windows(np.arange(1000, dtype=np.uint16), 16, 4, seed=1), 50)
-    second.load_state_dict(state)
-    assert all(torch.equal(a, b) for a, b in zip(whole, seen + list(second), strict=True))
-    assert torch.equal(next(iter(Batches(windows, 50, 1, 2))), whole[0][2:])
-
-
-def test_batches_for_a_gpu_are_pinned_and_the_same(monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: asked.append(self) or self)
-    windows = Windows(np.arange(1000, dtype=np.uint16), 16, 4, seed=1)
-    usual = list(Batches(windows, 3))
-    assert not asked
-    pinned = list(Batches(windows, 3, pinned=True))
-    assert len(asked) == 3 and all(map(torch.equal, pinned, usual))
-
-
-def test_windows_are_cut_faster_than_any_model_here_can_read_them(sotu_bytes):
-    windows = Windows(sotu_bytes.split("train").tokens, 512, 32, seed=1)
-    windows.batch(0)
-    best = min(timed(lambda: [windows.batch(step) for step in range(20)]) for _ in range(5))
-    assert 20 * 32 * 512 / best > 10e6
-
-
-def timed(job):
-    began = time.perf_counter()
-    job()
-    return time.perf_counter() - began

@@ -102,6 +102,7 @@ def test_older_folders_have_their_tokenizer_fingerprint_computed(trained):
     path = corpus.folder / "meta.json"
     meta = json.loads(path.read_text())
     assert meta.pop("tokenizer_fingerprint") == corpus.tokenizer_fingerprint
+    del meta["digest"], meta["files"]
     path.write_text(json.dumps(meta))
     assert open_corpus(corpus.folder).tokenizer_fingerprint == corpus.tokenizer_fingerprint
 
