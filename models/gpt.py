@@ -113,7 +113,7 @@ def attend(
     """Causal attention of the last Q of N tokens over all N; without bias or mask it stays on the flash path.
 
     q (B, H, Q, E), k (B, H, N, E) and v (B, H, N, D) → (B, H, Q, D). The scores are q·k/(t√D), also where a scheme
-    made queries and keys wider than D; t is the temperature, one number or one for every text, (…, 1, 1). bias: added
+    made queries and keys wider than D; t is the temperature, one number or one for every query, (…, Q, 1). bias: added
     to the scores and never divided, (H, Q, N) or (B, H, Q, N). mask: True where a query may look, broadcastable
     likewise and already causal; None means causal alone.
     """
@@ -141,7 +141,8 @@ def attend_in_chunks(q, k, v, position: Position, where, temperature, mask: Tens
         if bias is None and mask is None:  # the fast kernels make nothing large, and skip what nobody may see
             return attend(q, k, v, None, None, temperature)
         visible = None if mask is None else mask[..., first:last, :last]
-        parts.append(attend(queries, keys, values, bias, visible, temperature))
+        heat = temperature[..., first:last, :] if isinstance(temperature, Tensor) else temperature
+        parts.append(attend(queries, keys, values, bias, visible, heat))
     return torch.cat(parts, dim=-2)
 
 

@@ -10,8 +10,9 @@ import torch
 
 from conf.base import BadInput
 from models.positions import EXTENSIONS, base
+from models.positions.extensions import length_of
 from models.positions.frequencies import Geometric
-from tests.cases import LAYERS, VOCABULARY, WIDTH, WINDOW, Case, doors, extensions, tokens, vectors
+from tests.cases import LAYERS, VOCABULARY, WIDTH, WINDOW, Case, doors, extensions, leaves, tokens, vectors
 from tests.lawbook import LENGTH, law, moved, same
 
 
@@ -108,6 +109,27 @@ def extended_prefixes_hold_unless_flagged(case: Case) -> None:
         alone, together = (torch.cat(each, dim=1) for each in zip(*pairs, strict=True))
         compare = moved if model.position.extension.depends_on_length else same
         compare(alone, together)
+
+
+@law()
+def documents_apart_are_alone(case: Case) -> None:
+    """A document kept apart reads as it would alone, whatever stands beside it, under every extension; also a few
+    queries at a time. One fits the window and the other does not, where the scheme does not end there."""
+    spectrum = Geometric(base=20.0) if "frequencies" in case.stretches else None
+    for name, knobs in extensions(case):
+        model = case.model(extend=name, spectrum=spectrum, **knobs).double()
+        model.separator = 0
+        for lengths in ((12, 2 * WINDOW + 8), (5, 12)):
+            documents = [torch.cat((torch.zeros(1, 1).long(), tokens(length - 1) % 22 + 1), 1) for length in lengths]
+            try:
+                alone = [model(document) for document in documents]
+            except BadInput:  # a scheme that ends at its window
+                continue
+            packed = torch.cat((documents[0], documents[1], documents[0]), dim=1)
+            expected = torch.cat((alone[0], alone[1], alone[0]), dim=1)
+            same(model(packed), expected, 1e-5)
+            with patch.object(base, "SCORES_AT_ONCE", 5 * packed.shape[1]), torch.no_grad():
+                same(model(packed), expected, 1e-5)
 
 
 @law(lambda case: "positions" in case.stretches)
@@ -233,6 +255,28 @@ def spy(kind: type, door: str, calls: Counter):
             inside.pop()
 
     return patch.object(kind, door, watched)
+
+
+@law()
+def tables_keep_their_precision(case: Case) -> None:
+    """What `prepare` and the temperature give does not depend on torch's default type, which bf16-true changes."""
+    positions = torch.arange(2 * WINDOW, dtype=torch.float32)
+    for name, knobs in extensions(case):
+        position = case.position(extend=name, **knobs)
+
+        def tables(position=position):
+            extension = position.extension
+            fits = positions[:WINDOW] if case.name == "learned" else positions
+            return [*leaves(position.prepare(extension.positions(fits))), position.temperature_at(length_of(positions))]
+
+        try:
+            before = tables()
+            torch.set_default_dtype(torch.bfloat16)
+            after = tables()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        for one, other in zip(before, after, strict=True):
+            assert one == other if isinstance(one, float) else torch.equal(one, other), f"{name} was rounded"
 
 
 @law()

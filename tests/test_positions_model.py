@@ -7,6 +7,7 @@ import models.gpt
 from conf.base import BadInput
 from models.gpt import GPT, Shape, isolate_documents
 from models.positions import EXTENSIONS, SCHEMES, Geometry, build_position
+from models.positions.extensions import length_of
 from models.positions.frequencies import Geometric
 from tests.cases import VOCABULARY, WINDOW, Case, discover, tokens
 
@@ -45,6 +46,24 @@ def test_an_isolated_document_reads_as_if_it_were_alone(case):
     model.separator = SEPARATOR
     together, alone = model(torch.tensor([FIRST + SECOND])), model(torch.tensor([SECOND]))
     torch.testing.assert_close(together[:, len(FIRST) :], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "pairs"), [("rope", 8), ("sinusoidal", 16)])
+def test_short_factors_are_for_each_document_that_fits_the_window(name, pairs):
+    """And for none beside it; the long factors are for those beyond the window alone."""
+    factors = {"long": [4.0 + i for i in range(pairs)], "short": [1.0 + i / 4 for i in range(pairs)], "n_hat": 2}
+    model = Case(name).model(extend="longrope", factor=4.0, **factors).double()
+    short, long = (torch.tensor([[SEPARATOR, *(5 + i % 17 for i in range(n - 1))]]) for n in (12, 40))
+    expected = torch.cat((model(short), model(long)), dim=1)
+    model.separator = SEPARATOR
+    together = model(torch.cat((short, long), dim=1))
+    torch.testing.assert_close(together, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_length_of_a_text_begins_anew_where_positions_fall():
+    rows = torch.tensor([[0, 1, 2, 0, 1, 0, 0], [0, 2, 5, 9, 11, 12, 30]]).float()
+    assert length_of(rows)[..., 0].tolist() == [[3, 3, 3, 2, 2, 1, 1], [31] * 7]
+    assert length_of(torch.arange(4.0))[:, 0].tolist() == [4] * 4
 
 
 def test_positions_count_from_the_separator_and_the_mask_stops_there():

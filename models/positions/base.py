@@ -98,7 +98,7 @@ class Position(nn.Module):
             )
 
     def temperature_at(self, length: Tensor) -> float | Tensor:
-        """What the scores q·k/√D of texts of this length, (…, 1, 1), are divided by before any bias is added."""
+        """What the scores q·k/√D in texts of these lengths, (…, T, 1), are divided by before any bias is added."""
         return self.extension.temperature_at(length)
 
     @property

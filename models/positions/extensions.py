@@ -8,6 +8,8 @@ Letters in shape comments: T tokens, K frequencies (pairs of channels).
 
 from typing import ClassVar, Literal
 
+import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -16,8 +18,16 @@ from models.positions.frequencies import phases
 
 
 def length_of(positions: Tensor) -> Tensor:
-    """The length of every text, its last position + 1: (…, T) → (…, 1, 1)."""
-    return positions.amax(dim=-1)[..., None, None] + 1
+    """The length of the text that each token stands in, its last position + 1: (…, T) → (…, T, 1).
+
+    A row may hold several texts, documents kept apart: one begins wherever positions fall. (One of a
+    single token counts with the next: it has no distances, so its length changes nothing.)
+    """
+    count = positions.shape[-1]
+    index = torch.arange(count, device=positions.device)
+    goes_on = F.pad(positions[..., 1:] >= positions[..., :-1], (0, 1))  # (…, T), False at the last token of a text
+    last = torch.where(goes_on, count, index).flip(-1).cummin(-1).values.flip(-1)
+    return positions.gather(-1, last)[..., None] + 1
 
 
 class Extension:
@@ -56,14 +66,14 @@ class Extension:
         return positions
 
     def frequencies(self, frequencies: Tensor, length: Tensor) -> Tensor:
-        """The frequencies to turn at in place of these, (K,) in float64 → (K,), or (…, 1, K) where length matters.
+        """The frequencies to turn at in place of these, (K,) in float64 → (K,), or (…, T, K) where length matters.
 
-        length: (…, 1, 1), that of the text read (`length_of`).
+        length: (…, T, 1), that of the text each token stands in (`length_of`).
         """
         return frequencies
 
     def temperature_at(self, length: Tensor) -> float | Tensor:
-        """The temperature of texts of this length, (…, 1, 1): one number, or one for every text, (…, 1, 1)."""
+        """The temperature in texts of these lengths, (…, T, 1): one number, or one for every token, (…, T, 1)."""
         return self.temperature
 
     def phases(self, positions: Tensor, frequencies: Tensor) -> Tensor:

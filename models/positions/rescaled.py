@@ -55,7 +55,7 @@ def ntk_factors(frequencies: Tensor, factor: float | Tensor, pivot: Tensor | flo
     """λ_k = s^(ln(ω_max/ω_k) / ln(ω_max/pivot)): the fastest frequency stays, and one at the pivot is divided by s.
 
     On a geometric spectrum this is a change of base. pivot: the slowest frequency if not given. factor may be
-    (…, 1, 1), and λ then is (…, 1, K).
+    (…, T, 1), and λ then is (…, T, K).
     """
     fastest, pivot = frequencies.max(), frequencies.min() if pivot is None else pivot
     return factor ** (torch.log(fastest / frequencies) / torch.log(fastest / pivot))

@@ -73,7 +73,7 @@ class Switch(Extension):
     def temperature_at(self, length: Tensor) -> float | Tensor:
         if self.temperature == 1:
             return 1.0
-        return torch.where(length > self.window, self.temperature, 1.0)
+        return torch.ones_like(length).masked_fill(length > self.window, self.temperature)  # in the dtype of the length
 
     def far(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """In a short text far tokens stand where they are."""
@@ -82,5 +82,5 @@ class Switch(Extension):
         return queries, keys
 
     def _long(self, positions: Tensor) -> Tensor:
-        """Which texts are read with the extension, (…, T) → (…, 1, 1)."""
+        """Which tokens stand in a text that is read with the extension, (…, T) → (…, T, 1)."""
         return length_of(positions) > self.window
