@@ -47,7 +47,7 @@ def paired_ratio(ours: dict, theirs: dict, draws: int = DRAWS, seed: int = 0) ->
 
 def mean(sums, counts, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """Σ sums / Σ counts over documents, both (D,), with a percentile interval from resampling documents."""
-    return _resampled(lambda sums, counts: sums.sum(-1) / counts.sum(-1), (sums, counts), draws, seed)
+    return bootstrap(lambda sums, counts: sums.sum(-1) / counts.sum(-1), (sums, counts), draws, seed)
 
 
 def mean_difference(ours: tuple, theirs: tuple, draws: int = DRAWS, seed: int = 0) -> Estimate:
@@ -60,10 +60,10 @@ def mean_difference(ours: tuple, theirs: tuple, draws: int = DRAWS, seed: int = 
     def difference(sums, counts, their_sums, their_counts):
         return sums.sum(-1) / counts.sum(-1) - their_sums.sum(-1) / their_counts.sum(-1)
 
-    return _resampled(difference, (*ours, *theirs), draws, seed)
+    return bootstrap(difference, (*ours, *theirs), draws, seed)
 
 
-def _resampled(statistic, columns, draws: int, seed: int) -> Estimate:
+def bootstrap(statistic, columns, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """A statistic of columns (D,), reduced along the last axis, and its percentile interval over resampled rows."""
     table = np.asarray(columns, dtype=np.float64)  # (columns, D)
     picks = np.random.default_rng(seed).integers(0, table.shape[1], size=(draws, table.shape[1]))

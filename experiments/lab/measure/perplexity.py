@@ -5,7 +5,8 @@
 Held-out documents are cut into disjoint segments as long as the longest context needs, so that a long document gives
 many targets; sums are kept by document, the unit of every interval. A method that depends on the length of the text is
 read twice, whole windows at once and as decoded (protocols.py). Results go beside the run that was
-measured, in perplexity/, and are read from there when the same is asked again.
+measured, in perplexity/, and are read from there when the same is asked again. What each doubling of the context gains
+stands beside them, and on data=chains the optimum and the effective context (context.py).
 """
 
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ import numpy as np
 
 from conf.base import BadInput, Count, Counts, Settings
 from conf.compose import command_line
+from experiments.lab.measure import context
 from experiments.lab.measure.readings import (
     Pass,
     cached_reading,
@@ -24,7 +26,7 @@ from experiments.lab.measure.readings import (
     read_request,
     wandb_reading,
 )
-from experiments.lab.statistics import paired_ratio
+from experiments.lab.statistics import Estimate, paired_ratio
 
 if TYPE_CHECKING:
     from data.token_files import Documents
@@ -72,35 +74,49 @@ def cut(documents: "Documents", length: int, limit: int) -> Segments:
 
 
 def measure_checkpoint(checkpoint: Path, extend: dict | None, how: Measurement, cache: str, progress=None) -> dict:
-    """Measure a checkpoint at every context length; what was measured before is read back.
+    """As `measure_and_place`, without the file."""
+    return measure_and_place(checkpoint, extend, how, cache, progress)[0]
+
+
+def measure_and_place(
+    checkpoint: Path, extend: dict | None, how: Measurement, cache: str, progress=None
+) -> tuple[dict, Path]:
+    """Measure a checkpoint at every context length, and the file it is kept in; what was measured before is read back.
 
     Args:
         extend: plain settings of an extension, or None for the one it was trained with.
 
     Returns:
-        {"checkpoint", "step", "position", "extend", "rows": [...]}, a row per context length with perplexity, nll,
-        tokens, bits_per_byte, token_set, and sums by document: document, document_nll, document_tokens.
+        {"checkpoint", "step", "position", "extend", "rows": [...], "gains": [...]}, a row per context length with
+        perplexity, nll, tokens, bits_per_byte, token_set, and sums by document: document, document_nll,
+        document_tokens; on data=chains also optimum, effective_context and excess. Of fixed_targets also "gate".
     """
-    from experiments.lab.measure.protocols import measure
+    from experiments.lab.measure.protocols import summarise, token_losses
 
     def measured(model, config, corpus, where: dict) -> dict:
         segments = cut(corpus.split(how.split), max(how.contexts) + 1, how.segments)
-        rows = measure(
+        losses = token_losses(
             model,
             segments.tokens,
             how.contexts,
             how.protocol,
             how.stride,
             as_decoded=how.reading == "decoded",
-            bytes_per_token=corpus.bytes_per_token,
             batch_tokens=how.batch_tokens,
             progress=progress,
             **where,
         )
-        return {"split": how.split, "rows": [by_document(asdict(row), segments.owners) for row in rows]}
+        sums = [asdict(summarise(each, corpus.bytes_per_token)) for each in losses]
+        rows = [by_document(row, segments.owners) for row in sums]
+        if corpus.language is not None:
+            rows = context.with_optimum(rows, losses, segments.tokens, segments.owners, corpus.language)
+        result = {"split": how.split, "rows": rows, "gains": context.gains(rows)}
+        if how.protocol == "fixed_targets":
+            result |= {"window": config.window, "gate": context.gate(rows, config.window)}
+        return result
 
     label = how.protocol + "-decoded" * (how.reading == "decoded")
-    return cached_reading("perplexity", checkpoint, extend, how, label, cache, measured)[0]
+    return cached_reading("perplexity", checkpoint, extend, how, label, cache, measured)
 
 
 def by_document(row: dict, owners: list[int]) -> dict:
@@ -114,15 +130,37 @@ def by_document(row: dict, owners: list[int]) -> dict:
     return row | documents | {"document_tokens": [s[1] for s in sums.values()]}
 
 
-def table(rows: list[dict]) -> str:
-    """Context length, perplexity, bits per byte and targets, in columns."""
-    lines = [f"{'context':>8} {'perplexity':>11} {'bits/byte':>10} {'targets':>9} {'documents':>10}"]
+def table(rows: list[dict], gains: list[dict] = ()) -> str:
+    """A line per context length: perplexity, bits per byte of text or the optimum of chains, what the context gains."""
+    gained = {gain["to"]: Estimate(gain["value"], gain["low"], gain["high"]) for gain in gains}
+    columns = [("context", 8), ("perplexity", 11)]
+    columns += [("optimum", 9), ("effective context", 22)] if "optimum" in rows[0] else []
+    columns += [("bits/byte", 10)] if rows[0]["bits_per_byte"] is not None else []
+    columns += [("targets", 9), ("documents", 10)] + [("gain, nats per token", 24)] * bool(gained)
+    lines = [" ".join(f"{title:>{width}}" for title, width in columns)]
     for row in rows:
-        lines.append(
-            f"{row['context']:>8} {row['perplexity']:>11.3f} {row['bits_per_byte']:>10.4f} {row['tokens']:>9,} "
-            f"{len(row['documents']):>10}"
-        )
+        cells = {
+            "context": str(row["context"]),
+            "perplexity": f"{row['perplexity']:.3f}",
+            "targets": f"{row['tokens']:,}",
+            "documents": str(len(row["documents"])),
+            "gain, nats per token": str(gained.get(row["context"], "")),
+        }
+        if "optimum" in row:
+            cells["optimum"] = f"{row['optimum']['perplexity']:.3f}"
+            cells["effective context"] = context.short(Estimate(**row["effective_context"]), row["context"])
+        if row["bits_per_byte"] is not None:
+            cells["bits/byte"] = f"{row['bits_per_byte']:.4f}"
+        lines.append(" ".join(f"{cells[title]:>{width}}" for title, width in columns))
     return "\n".join(lines)
+
+
+def notes(result: dict) -> list[str]:
+    """What a reader of the table should know: the gate, and whether a model beats the optimum."""
+    lines = [context.gate_sentence(result["gate"], result["window"])] if "gate" in result else []
+    if "optimum" in result["rows"][0] and (sentence := context.beats_the_optimum(result["rows"])):
+        lines.append(sentence)
+    return lines
 
 
 def both_table(whole: list[dict], decoded: list[dict]) -> str:
@@ -146,11 +184,15 @@ def _main(values: dict, overrides: list[str]) -> None:
     for reading in readings:
         how = validate(Measurement, {**values, "reading": reading})
         with progress_bar(asked.trained.name) as progress:
-            result = measure_checkpoint(asked.checkpoint, asked.extend, how, asked.cache, progress)
+            result, place = measure_and_place(asked.checkpoint, asked.extend, how, asked.cache, progress)
         results[reading] = result["rows"]
         print(f"{result['run']} at step {result['step']}, read with extend={result['label']}, {how.protocol}, "
               f"{how.split}{', as decoded' * (reading == 'decoded')}:", flush=True)  # fmt: skip
-        print(table(result["rows"]))
+        print("\n".join([table(result["rows"], result.get("gains", ())), *notes(result)]))
+        if "optimum" in result["rows"][0]:
+            title = f"{result['run']}, {how.protocol}"
+            context.figure({result["label"]: result["rows"]}, result["original_window"], title, place.with_suffix(""))
+            print(f"Figure: {place.with_suffix('')}.png, .svg")
     print(said)
     if len(results) > 1:
         print(both_table(**results))

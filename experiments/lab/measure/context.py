@@ -1,0 +1,200 @@
+"""How much of the context a model uses, from its losses on the same targets with more and more of it.
+
+On any corpus: the paired gain of each longer context over the one before it, and the gate, which asks that of the last
+doubling inside the window. On data=chains, where the best reader is known (optimum.py), also the effective context:
+how far back the best reader would have to look for the loss that the model has.
+
+Letters in shape comments: D documents, N draws, G lengths of context.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from data.settings import Chains
+from experiments.lab.measure.optimum import optimum
+from experiments.lab.measure.protocols import TokenLosses
+from experiments.lab.statistics import Estimate, bootstrap, mean
+
+ALLOWED = 5  # standard errors by which chance may let a model beat the optimum
+
+
+def gains(rows: Sequence[dict]) -> list[dict]:
+    """What each longer context gains over the next shorter one on the same targets, nats per token with its interval.
+
+    Args:
+        rows: one per context, with document_nll and document_tokens over the same documents.
+
+    Returns:
+        [{"from", "to": contexts, "value", "low", "high"}], above zero where the longer one is better.
+    """
+    ordered = sorted(rows, key=lambda row: row["context"])
+    return [
+        {"from": short["context"], "to": long["context"], **asdict(_gain(short, long))}
+        for short, long in pairwise(ordered)
+    ]
+
+
+def _gain(short: dict, long: dict) -> Estimate:
+    return mean(np.subtract(short["document_nll"], long["document_nll"]), short["document_tokens"])
+
+
+def gate(rows: Sequence[dict], window: int) -> dict | None:
+    """Whether a model uses its window: the last doubling inside it gains, the paired interval above zero.
+
+    Args:
+        rows: of the protocol fixed_targets, one per context.
+        window: tokens that the model was trained on.
+
+    Returns:
+        {"from", "to", "value", "low", "high", "passed"}; None where the window or its half was not measured.
+    """
+    at = {row["context"]: row for row in rows}
+    if window not in at or window // 2 not in at:
+        return None
+    gain = _gain(at[window // 2], at[window])
+    return {"from": window // 2, "to": window, **asdict(gain), "passed": gain.low > 0}
+
+
+def gate_sentence(result: dict | None, window: int) -> str:
+    """The gate in a sentence."""
+    if result is None:
+        return (
+            f"Whether the model uses its window of {window} tokens was not measured: name {window // 2} and {window}."
+        )
+    verdict = "uses its whole window" if result["passed"] else "shows no use of the second half of its window"
+    gain = Estimate(result["value"], result["low"], result["high"])
+    return f"The model {verdict}: from {result['from']} to {result['to']} tokens it gains {gain} nats a token."
+
+
+def lengths(context: int) -> list[int]:
+    """Lengths of context at which the optimum is computed: 1, √2, 2, … rounded, and the context itself."""
+    halves = np.arange(2 * np.log2(context) + 1) / 2
+    return sorted({*np.round(2**halves).astype(int).tolist(), context} - {0})
+
+
+def with_optimum(
+    rows: Sequence[dict], losses: Sequence[TokenLosses], documents: Sequence, owners: Sequence[int], language: Chains
+) -> list[dict]:
+    """Rows of a reading on chains with what the best reader makes of the same targets and contexts.
+
+    Args:
+        rows: one per context, by document; losses: those they sum; documents: what was read; owners: the document in
+            `rows` that each of these is of.
+
+    Returns:
+        Rows with "optimum": {"nll", "perplexity", "document_nll"}, "effective_context": {"value", "low", "high"} and
+        "excess": {"value", "standard_error"}, nats per token over the optimum.
+    """
+    result = []
+    for row, read in zip(rows, losses, strict=True):
+        place = {document: i for i, document in enumerate(row["documents"])}
+        of = np.array([place[owners[i]] for i in read.documents])
+        curve = np.zeros((len(lengths(row["context"])), len(place)))  # (G, D)
+        for sums, limit in zip(curve, lengths(row["context"]), strict=True):
+            np.add.at(sums, of, optimum(language, documents, read, limit).sum(axis=1))
+        best, tokens = curve[-1], np.asarray(row["document_tokens"], dtype=np.float64)
+        nll = float(best.sum())
+        result.append(
+            {
+                **row,
+                "optimum": {
+                    "nll": nll,
+                    "perplexity": float(np.exp(nll / row["tokens"])),
+                    "document_nll": best.tolist(),
+                },
+                "effective_context": asdict(effective_context(row["document_nll"], tokens, curve, row["context"])),
+                "excess": _excess(np.asarray(row["document_nll"]) - best, tokens),
+            }
+        )
+    return result
+
+
+def effective_context(nll: Sequence[float], tokens: Sequence[float], curve: np.ndarray, context: int) -> Estimate:
+    """How many tokens back the best reader looks for the loss that a model has, with an interval over documents.
+
+    The optimum falls with its length of context, here made monotone and interpolated in the length's logarithm. It is
+    1 where the model is no better than without context, and `context` where it is as good as the optimum: then, as
+    the targets saw no more, it may be beyond.
+
+    Args:
+        nll, tokens: sums by document, (D,).
+        curve: the optimum at `lengths(context)`, sums by document, (G, D).
+    """
+    places = np.log(lengths(context))
+
+    def crossing(nll, tokens, *curve):
+        total = tokens.sum(-1)
+        loss = nll.sum(-1) / total  # (…)
+        best = np.minimum.accumulate(np.stack([sums.sum(-1) / total for sums in curve], axis=-1), axis=-1)  # (…, G)
+        worse = (best > loss[..., None]).sum(-1)  # how many lengths are too short
+        right = np.clip(worse, 1, len(places) - 1)
+        ends = [np.take_along_axis(best, at[..., None], -1)[..., 0] for at in (right - 1, right)]
+        share = (ends[0] - loss) / np.maximum(ends[0] - ends[1], 1e-300)
+        inside = places[right - 1] + share * (places[right] - places[right - 1])
+        inside = np.where(worse == 0, places[0], np.where(worse == len(places), places[-1], inside))
+        return np.exp(inside)
+
+    return bootstrap(crossing, (nll, tokens, *curve))
+
+
+def _excess(nats: np.ndarray, tokens: np.ndarray) -> dict:
+    """The mean of nats per token, a ratio of sums over documents (D,), and its standard error."""
+    value = nats.sum() / tokens.sum()
+    spread = np.sum((nats - value * tokens) ** 2) * len(nats) / max(1, len(nats) - 1)
+    return {"value": float(value), "standard_error": float(spread**0.5 / tokens.sum())}
+
+
+def beats_the_optimum(rows: Sequence[dict]) -> str | None:
+    """A sentence where a model beats the optimum by more than chance, which none can; else None."""
+    for row in rows:
+        value, error = row["excess"]["value"], row["excess"]["standard_error"]
+        if value < -(ALLOWED * error + 1e-6):  # losses are float32
+            return (
+                f"At a context of {row['context']} the loss is {-value:.4f} nats a token below the optimum, which is "
+                f"{-value / max(error, 1e-12):.0f} standard errors: no reader can do that, so something is wrong with "
+                "the corpus, the targets or the model's mask."
+            )
+    return None
+
+
+def short(length: Estimate, context: int) -> str:
+    """An effective context in a table; ≥ where it may be beyond what was read."""
+    value, low, high = (
+        f"≥{each:.0f}" if each >= context * (1 - 1e-9) else f"{each:.0f}" for each in vars(length).values()
+    )
+    return f"{value} [{low}, {high}]"
+
+
+def figure(curves: dict[str, Sequence[dict]], window: int, title: str, path: Path) -> None:
+    """Effective against given context, both axes logarithmic; writes path.png and path.svg.
+
+    Args:
+        curves: rows of `with_optimum` for each label.
+        window: tokens that the models were trained on.
+    """
+    from experiments.lab.canvas import COLOURS, pyplot
+
+    plt = pyplot()
+    drawn, axes = plt.subplots(figsize=(6, 5), layout="constrained")
+    contexts = sorted({row["context"] for rows in curves.values() for row in rows})
+    axes.plot(contexts, contexts, color="black", linewidth=0.8, label="the best reader")
+    axes.axvline(window, color="black", linewidth=0.8, linestyle=":", label="trained window")
+    for colour, (label, rows) in zip(COLOURS * len(curves), curves.items(), strict=False):
+        given = [row["context"] for row in rows]
+        value, low, high = ([row["effective_context"][key] for row in rows] for key in ("value", "low", "high"))
+        axes.plot(given, value, marker="o", markersize=3, color=colour, label=label)
+        axes.fill_between(given, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.set(xscale="log", yscale="log", xlabel="tokens read", ylabel="effective context, tokens")
+    axes.set_xticks(contexts, [str(context) for context in contexts])
+    axes.set_yticks(contexts, [str(context) for context in contexts])
+    axes.minorticks_off()
+    axes.set_title(title, fontsize=8)
+    axes.legend(frameon=False, fontsize=8)
+    axes.grid(alpha=0.3)
+    for suffix in (".png", ".svg"):
+        drawn.savefig(path.with_suffix(suffix), dpi=150)
+    plt.close(drawn)
