@@ -161,8 +161,8 @@ def beats_the_optimum(rows: Sequence[dict]) -> str | None:
     return None
 
 
-def short(length: Estimate, context: int) -> str:
-    """An effective context in a table; ≥ where it may be beyond what was read."""
+def format_length(length: Estimate, context: int) -> str:
+    """An effective context with its interval in a table; ≥ where it may be beyond what was read."""
     value, low, high = (
         f"≥{each:.0f}" if each >= context * (1 - 1e-9) else f"{each:.0f}" for each in vars(length).values()
     )

@@ -148,7 +148,7 @@ def table(rows: list[dict], gains: list[dict] = ()) -> str:
         }
         if "optimum" in row:
             cells["optimum"] = f"{row['optimum']['perplexity']:.3f}"
-            cells["effective context"] = context.short(Estimate(**row["effective_context"]), row["context"])
+            cells["effective context"] = context.format_length(Estimate(**row["effective_context"]), row["context"])
         if row["bits_per_byte"] is not None:
             cells["bits/byte"] = f"{row['bits_per_byte']:.4f}"
         lines.append(" ".join(f"{cells[title]:>{width}}" for title, width in columns))
@@ -204,6 +204,8 @@ def _main(values: dict, overrides: list[str]) -> None:
                     after = "_decoded" * (reading == "decoded")
                     told[f"context/perplexity{after}"] = row["perplexity"]
                     told[f"context/nll{after}"] = row["nll"] / row["tokens"]
+                    if "optimum" in row:
+                        told[f"context/effective{after}"] = row["effective_context"]["value"]
                 run.log(told)
 
 

@@ -1,0 +1,150 @@
+"""How much context is used: gains on the same targets, the gate, and how far back the best reader would look."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from experiments.lab.measure import context
+from experiments.lab.measure.optimum import optimum
+from experiments.lab.measure.perplexity import Measurement, by_document, measure_and_place, notes, table
+from experiments.lab.statistics import Estimate
+from tests.runs import tiny
+from tests.test_chains import chains
+from tests.test_optimum import drawn, losses_of
+from train import compose, train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LANGUAGE = chains(states=8, alpha=0.3)
+REGION = 64
+DOCUMENTS = drawn(LANGUAGE, documents=60, length=REGION)
+OWNERS = [i // 2 for i in range(60)]  # two segments of each document
+
+
+def rows_of(nll_at, contexts=(16, REGION)):
+    """Rows by document, with the optimum, of a reader given as (losses without nll) → nll (D, N)."""
+    losses = [losses_of("fixed_targets", REGION, length, 8, DOCUMENTS) for length in contexts]
+    losses = [dataclasses.replace(each, nll=nll_at(each)) for each in losses]
+    rows = []
+    for each in losses:
+        row = {"context": each.context, "tokens": each.nll.size, "documents": list(range(len(each.nll)))}
+        row |= {"document_nll": each.nll.sum(axis=1).tolist(), "document_tokens": [8] * len(each.nll)}
+        rows.append(by_document(row, OWNERS))
+    return context.with_optimum(rows, losses, DOCUMENTS, OWNERS, LANGUAGE)
+
+
+def back(limit):
+    """The best reader that looks back no more than `limit` tokens."""
+    return lambda losses: optimum(LANGUAGE, DOCUMENTS, losses, limit)
+
+
+def test_effective_context_of_a_perfect_reader_is_how_far_it_looks_back():
+    for limit in (6, 11, 16, 23, 45):
+        rows = rows_of(back(limit))
+        read = rows[1]["effective_context"]
+        assert read["low"] <= read["value"] <= read["high"]
+        assert read["value"] == pytest.approx(limit, rel=1e-6)
+    between = rows_of(lambda losses: (back(16)(losses) + back(23)(losses)) / 2)[1]["effective_context"]["value"]
+    assert between == pytest.approx(math.sqrt(16 * 23), rel=1e-6)  # half way in the logarithm of the length
+
+
+def test_effective_context_ends_at_none_and_at_all_that_was_read():
+    perfect, blind = rows_of(back(None)), rows_of(lambda losses: np.full(losses.nll.shape, 9.0))
+    assert [row["effective_context"]["value"] for row in perfect] == pytest.approx([16, 64])
+    assert [row["effective_context"]["value"] for row in blind] == [1, 1]
+    assert context.format_length(Estimate(**perfect[1]["effective_context"]), 64).startswith("≥64 [")
+    assert context.format_length(Estimate(12.4, 9.6, 64.0), 64) == "12 [10, ≥64]"
+
+
+def test_the_optimum_stands_beside_what_was_measured():
+    for row, length in zip(rows_of(back(5)), (16, REGION), strict=True):
+        best = back(None)(losses_of("fixed_targets", REGION, length, 8, DOCUMENTS))
+        assert row["optimum"]["document_nll"] == pytest.approx(best.sum(axis=1).reshape(30, 2).sum(axis=1).tolist())
+        assert row["optimum"]["perplexity"] == pytest.approx(math.exp(best.mean()))
+        assert row["excess"]["value"] == pytest.approx(
+            (back(5)(losses_of("fixed_targets", REGION, length, 8, DOCUMENTS)) - best).mean()
+        )
+
+
+def test_no_reader_beats_the_optimum_by_more_than_chance():
+    assert context.beats_the_optimum(rows_of(back(None))) is None
+    assert context.beats_the_optimum(rows_of(back(11))) is None
+    random = np.random.default_rng(0)
+
+    def lucky(losses):  # three standard errors
+        noise = random.normal(size=losses.nll.shape)
+        return back(None)(losses) + 0.5 * (noise - noise.mean()) - 3 * 0.5 / math.sqrt(noise.size)
+
+    def cheating(losses):
+        return back(None)(losses) - 0.1 * random.random(losses.nll.shape)
+
+    assert context.beats_the_optimum(rows_of(lucky)) is None
+    assert "nats a token below the optimum" in context.beats_the_optimum(rows_of(cheating))
+
+
+def test_gains_are_paired_and_the_gate_asks_the_last_doubling_inside_the_window():
+    random = np.random.default_rng(0)
+    hard = random.normal(3, 1, size=40)  # documents differ by far more than contexts do
+
+    def row(length, nats):
+        return {"context": length, "document_nll": (8 * (hard + nats)).tolist(), "document_tokens": [8] * 40}
+
+    small = random.normal(0, 0.01, size=40)
+    rows = [row(16, 0.0), row(64, -0.06 + small), row(32, -0.05)]
+    assert [(gain["from"], gain["to"]) for gain in context.gains(rows)] == [(16, 32), (32, 64)]
+    assert context.gains(rows)[0]["value"] == pytest.approx(0.05)
+    passed, failed = context.gate(rows, 64), context.gate([row(16, 0.0), row(32, small - small.mean())], 32)
+    assert (passed["from"], passed["to"], passed["passed"]) == (32, 64, True)
+    assert 0 < passed["low"] < passed["value"] < passed["high"] < 0.02
+    assert (failed["passed"], failed["low"] < 0 < failed["high"]) == (False, True)
+    assert context.gate(rows, 128) is None
+    assert "uses its whole window: from 32 to 64 tokens" in context.gate_sentence(passed, 64)
+    assert "shows no use of the second half" in context.gate_sentence(failed, 32)
+    assert "name 64 and 128" in context.gate_sentence(None, 128)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    words = [each for each in tiny(folder) if not each.startswith(("data.", "cache="))]
+    words += [
+        f"cache={folder}/cache",
+        "data=chains",
+        "data.length=256",
+        "data.documents={train: 4, validation: 2, test: 6}",
+    ]
+    return train(compose(words), words), f"{folder}/cache"
+
+
+def test_a_reading_of_chains_has_the_optimum_and_the_effective_context(base):
+    result, cache = base
+    for protocol in ("fixed_targets", "windows", "sliding"):
+        how = Measurement(protocol=protocol, contexts=(16, 32, 64), stride=8, segments=12)
+        read, place = measure_and_place(result.checkpoint, None, how, cache)
+        assert json.loads(place.read_text()) == read
+        for row in read["rows"]:
+            assert row["bits_per_byte"] is None
+            assert row["optimum"]["nll"] < row["nll"]
+            assert 1 <= row["effective_context"]["value"] <= row["context"]
+            assert len(row["optimum"]["document_nll"]) == len(row["document_nll"]) == 6
+        assert [gain["to"] for gain in read["gains"]] == [32, 64]
+        text = table(read["rows"], read["gains"])
+        assert "effective context" in text and "optimum" in text and "bits/byte" not in text
+        assert ("gate" in read) == (protocol == "fixed_targets")
+        assert len(notes(read)) == (protocol == "fixed_targets")
+    assert read["rows"][0]["documents"] == [0, 1, 2, 3, 4, 5]
+    context.figure({"none": read["rows"]}, 32, "a title", place.with_suffix(""))
+    assert place.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_readings_from_before_gains_were_measured_still_print(base):
+    result, cache = base
+    read, _ = measure_and_place(result.checkpoint, None, Measurement(contexts=(16, 32), stride=8, segments=4), cache)
+    old = {
+        "rows": [{key: row[key] for key in ("context", "perplexity", "tokens", "documents")} for row in read["rows"]]
+    }
+    old["rows"] = [{**row, "bits_per_byte": 2.5} for row in old["rows"]]
+    assert "2.5000" in table(old["rows"]) and notes(old) == []
