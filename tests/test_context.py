@@ -96,10 +96,10 @@ def test_gains_are_paired_and_the_gate_asks_the_last_doubling_inside_the_window(
     rows = [row(16, 0.0), row(64, -0.06 + small), row(32, -0.05)]
     assert [(gain["from"], gain["to"]) for gain in context.gains(rows)] == [(16, 32), (32, 64)]
     assert context.gains(rows)[0]["value"] == pytest.approx(0.05)
-    passed, failed = context.gate(rows, 64), context.gate([row(16, 0.0), row(32, small - small.mean())], 32)
+    passed, failed = context.gate(rows, 64), context.gate([row(16, 0.0), row(32, small - small.mean() - 0.0005)], 32)
     assert (passed["from"], passed["to"], passed["passed"]) == (32, 64, True)
     assert 0 < passed["low"] < passed["value"] < passed["high"] < 0.02
-    assert (failed["passed"], failed["low"] < 0 < failed["high"]) == (False, True)
+    assert (failed["passed"], failed["low"] < 0 < failed["value"]) == (False, True)
     assert context.gate(rows, 128) is None
     assert "uses its whole window: from 32 to 64 tokens" in context.gate_sentence(passed, 64)
     assert "shows no use of the second half" in context.gate_sentence(failed, 32)

@@ -34,14 +34,14 @@ def optimal_losses(language: Chains, documents: np.ndarray, positions: np.ndarra
     tokens = np.where(documents == language.states, 0, documents).astype(np.int64)
     row = rows(language, tokens)  # (D, R + 1 - reach): column t - reach is that of token t
     pair = row * language.states + tokens[:, language.reach :]
+    own = np.maximum(positions - language.reach, 0)
     first = np.maximum(positions - seen, opened)  # (D, N), the first token read, and so the first column to count
-    own = np.broadcast_to(positions - language.reach, first.shape)
-    held = own >= first  # the context holds the row of the target
-    own = np.where(held, own, 0)
-    first = np.minimum(first, own)
+    own, first = (
+        np.broadcast_to(own, first.shape),
+        np.minimum(first, own),
+    )  # nothing to count where its row was not read
     times = [_times(keys, first, own) for keys in (pair, row)]
-    share = (times[0] + language.alpha) / (times[1] + language.states * language.alpha)
-    return -np.log(np.where(held, share, 1 / language.states))
+    return -np.log((times[0] + language.alpha) / (times[1] + language.states * language.alpha))
 
 
 def _times(keys: np.ndarray, first: np.ndarray, own: np.ndarray) -> np.ndarray:
