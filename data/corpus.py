@@ -57,9 +57,8 @@ class Corpus:
         self._kind = meta.kind
         # Of the tokenizer alone: equal tokenizers give every text the same ids. Older folders do not record it.
         self.tokenizer_fingerprint = meta.tokenizer_fingerprint or fingerprint_of(self.tokenizer_text)
-        self.tokenizer_fingerprint: str = meta.get("tokenizer_fingerprint") or fingerprint_of(self.tokenizer_text)
         # What the documents are, for a corpus of chains: the language that has an optimum.
-        self.language = Chains(name=self.name, **meta["source"]) if self._kind == STATES else None
+        self.language = Chains(name=meta.name, **meta.source) if meta.kind == STATES else None
 
     def split(self, name: str) -> Documents:
         """The documents of train, validation or test."""

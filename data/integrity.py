@@ -40,6 +40,7 @@ class Meta(BaseModel):
 
     name: str
     tokenizer: dict
+    source: dict = {}  # what the documents are
     vocabulary: int = Field(ge=2, lt=2**32)
     separator: int = Field(ge=0)
     fingerprint: str  # SHA-256 over the tokenizer and the tokens of every split
