@@ -1,9 +1,13 @@
 """Small real runs for tests: the embedded text as bytes, a model of two narrow layers."""
 
+import io
 import os
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "tests"  # the text is tokenised once for the whole suite
@@ -47,6 +51,21 @@ def tiny_claims(folder: Path) -> list[str]:
     """Overrides of reproduce that keep it small and everything below `folder`."""
     places = [f"runs={folder}", f"results={folder}/results", f"cache={CACHE}"]
     return ["scale=tiny", *places, "logger=none", "trainer=cpu", "trainer.progress=false"]
+
+
+def run_program(*words: str, module: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of `python -m module`, run in this process.
+
+    A process of its own costs five seconds of imports; `command` starts one where the process is the point.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    with patch.object(sys, "argv", [module, *words]), redirect_stdout(out), redirect_stderr(err):
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            status = 0
+        except SystemExit as end:
+            status = end.code or 0
+    return status, out.getvalue(), err.getvalue()
 
 
 def command(*words: str, module: str = "train", **environment: str) -> subprocess.Popen:

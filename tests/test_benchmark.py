@@ -18,7 +18,7 @@ from experiments.benchmark.workbench import Workbench
 from experiments.longrope.candidates import Texts
 from experiments.schemes import doors
 from models.positions import EXTENSIONS, SCHEMES
-from tests.runs import CACHE, ROOT, command, finish
+from tests.runs import CACHE, ROOT, run_program
 from train import compose
 
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def bench(one_thread):
 
 
 def test_every_section_and_scheme_is_in_the_table_and_the_numbers(tmp_path):
-    status, out, err = finish(command(*TINY, f"folder={tmp_path}", module="experiments.benchmark"))
+    status, out, err = run_program(*TINY, f"folder={tmp_path}", module="experiments.benchmark")
     assert status == 0, err
     kept = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in settings().sections}
     for name, each in kept.items():

@@ -12,7 +12,7 @@ from conf.base import BadInput
 from experiments.lab.measure.by_position import ByPosition, bins, by_position, measure_by_position
 from experiments.lab.measure.protocols import token_losses
 from experiments.lab.statistics import mean, mean_difference, wilson
-from tests.runs import CACHE, command, finish, tiny
+from tests.runs import CACHE, run_program, tiny
 from train import compose, train
 
 VOCABULARY = 8
@@ -125,7 +125,7 @@ def test_the_command_measures_draws_keeps_and_reads_back(tmp_path):
     words = tiny(tmp_path, "name=base", "steps=2")
     folder = train(compose(words)).folder
     asked = [f"checkpoint={folder}", f"cache={CACHE}", f"runs={tmp_path}", "segments=40", "logger=none"]
-    status, out, err = finish(command(*asked, module="experiments.by_position"))
+    status, out, err = run_program(*asked, module="experiments.by_position")
     assert status == 0, err
     assert "17-32" in out and "32 tokens of context against 5-8" in out
     (place,) = (folder / "by_position").glob("*.json")

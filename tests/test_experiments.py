@@ -9,7 +9,7 @@ from conf.base import BadInput
 from experiments.lab.measure.perplexity import Measurement, cut, default_contexts, measure_checkpoint
 from experiments.lab.measure.readings import choose_passes, digest, find_checkpoint, read_request
 from experiments.lab.statistics import paired_ratio
-from tests.runs import CACHE, command, finish, tiny
+from tests.runs import CACHE, run_program, tiny
 from train import compose, train
 
 
@@ -82,10 +82,10 @@ def test_a_run_folder_stands_for_its_last_checkpoint(base, tmp_path):
 
 def test_the_perplexity_command(base):
     words = [f"checkpoint={base.folder}", f"cache={CACHE}", "segments=4", "logger=none", "contexts=[16,32]"]
-    status, out, err = finish(command(*words, "extend=interpolate", "extend.factor=2", module="experiments.perplexity"))
+    status, out, err = run_program(*words, "extend=interpolate", "extend.factor=2", module="experiments.perplexity")
     assert status == 0, err
     assert "extend=interpolate2" in out and out.splitlines()[1].split()[:2] == ["context", "perplexity"]
-    status, _, err = finish(command("checkpoint=nowhere", module="experiments.perplexity"))
+    status, _, err = run_program("checkpoint=nowhere", module="experiments.perplexity")
     assert status == 1 and "nowhere" in err and "Traceback" not in err
 
 
@@ -93,7 +93,7 @@ def test_both_readings_side_by_side_where_the_length_matters_and_a_sentence_wher
     words = [f"checkpoint={base.folder}", f"cache={CACHE}", "segments=4", "logger=none", "contexts=[32,128]"]
 
     def said(*more):
-        status, out, err = finish(command(*words, *more, module="experiments.perplexity"))
+        status, out, err = run_program(*words, *more, module="experiments.perplexity")
         assert status == 0, err
         return out
 

@@ -20,7 +20,7 @@ from experiments.lab.canvas import pyplot, scheme
 from models.positions.bias import alibi_slopes
 from models.positions.diagnostics import kernel
 from models.positions.frequencies import phases
-from tests.runs import CACHE, ROOT, command, finish, tiny
+from tests.runs import CACHE, ROOT, run_program, tiny
 from train import compose, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -192,7 +192,7 @@ def test_the_command_draws_what_is_asked_and_refuses_the_rest(tmp_path, capsys):
     assert f"{codes(None).text} ([codes.svg]" in page(folder)
     with pytest.raises(BadInput, match="cannot be made"):
         program(compose_values("figures", ["only=codes", f"folder={folder}/README.md"]), [])
-    status, _, err = finish(command("only=[nothing]", f"folder={folder}", module="experiments.figures"))
+    status, _, err = run_program("only=[nothing]", f"folder={folder}", module="experiments.figures")
     assert status == 1 and err.count("\n") == 1 and "nothing" in err and all(name in err for name in FIGURES)
 
 

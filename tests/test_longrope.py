@@ -21,7 +21,7 @@ from experiments.longrope.search import Search, _main, override, search
 from experiments.longrope.searching import Progress, table
 from models.positions import SPECTRA
 from tests.cases import WINDOW, Case
-from tests.runs import CACHE, command, finish, tiny
+from tests.runs import CACHE, run_program, tiny
 from train import compose, load_model, train
 
 K = 6
@@ -236,7 +236,7 @@ def found(base, tell=None, **changes):
 def test_the_command_searches_keeps_draws_and_what_it_prints_reads_the_same(base):
     asked = [f"{key}={value}" for key, value in TINY.items()]
     where = [f"checkpoint={base.folder}", f"cache={CACHE}", f"runs={base.folder.parent}", "logger=none"]
-    status, out, err = finish(command(*asked, *where, module="experiments.longrope"))
+    status, out, err = run_program(*asked, *where, module="experiments.longrope")
     assert status == 0, err
     result, folder = found(base)  # read back: the same question
     assert result["evaluations"] == 6 + 2 * 6 and result["evaluations_per_second"] > 0

@@ -26,7 +26,7 @@ from experiments.lab.measure.retrieval import (
     passkey_context,
     summarise,
 )
-from tests.runs import CACHE, command, finish, tiny
+from tests.runs import CACHE, run_program, tiny
 from train import compose, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -249,7 +249,7 @@ def test_the_command_measures_draws_keeps_and_reads_back(tmp_path):
     words = tiny(tmp_path, "name=base", "steps=2", "data.retrieval.digits=3", "data.retrieval.fraction=0.5")
     folder = train(compose(words)).folder
     asked = [f"checkpoint={folder}", f"cache={CACHE}", f"runs={tmp_path}", "logger=none", "depths=3", "trials=4"]
-    status, out, err = finish(command(*asked, module="experiments.passkey"))
+    status, out, err = run_program(*asked, module="experiments.passkey")
     assert status == 0, err
     assert "k_max_20%" in out and "passkey context 0" in out and "1e-03" in out
     (place,) = (folder / "passkey").glob("*.json")

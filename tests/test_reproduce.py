@@ -20,7 +20,7 @@ from experiments.reproduce.claims.spacing import Spacing
 from experiments.reproduce.claims.starting_positions import LARGE, StartingPositions, difference, moved
 from experiments.reproduce.page import plain, table
 from experiments.reproduce.verdicts import enough
-from tests.runs import asked, command, finish
+from tests.runs import asked, run_program
 
 WORDS = ("reproduced", "not reproduced", "inconclusive")
 
@@ -242,6 +242,6 @@ def test_tables_and_json_show_what_has_no_end():
 
 
 def test_a_wrong_name_is_one_sentence(tmp_path):
-    status, _, err = finish(command("claim=luck", f"runs={tmp_path}", module="experiments.reproduce"))
+    status, _, err = run_program("claim=luck", f"runs={tmp_path}", module="experiments.reproduce")
     assert status == 1 and "claim=luck is not known; allowed: convergence" in err and "Traceback" not in err
     assert not list(Path(tmp_path).iterdir())

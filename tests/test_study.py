@@ -20,7 +20,7 @@ from experiments.extend.report import (
     steps_table,
     tables,
 )
-from tests.runs import command, finish, tiny
+from tests.runs import run_program, tiny
 from train import compose
 
 
@@ -100,7 +100,7 @@ def test_what_cannot_be_had_is_said_before_anything_runs(tmp_path, override, sai
     words = tiny(
         tmp_path, *{"study.factors=[2]", override} - ({"study.factors=[2]"} if "factors" in override else set())
     )
-    status, out, err = finish(command(*words, module="experiments.extend"))
+    status, out, err = run_program(*words, module="experiments.extend")
     assert (status, out) == (1, "") and said in err and len(err.splitlines()) == 1
 
 
@@ -155,7 +155,7 @@ def study_folder(place, group):
 def test_the_study_measures_every_arm_and_reuses_what_it_has(tmp_path):
     words = tiny(tmp_path, "group=all", "study.extends=[none,interpolate,self_extend]", "study.factors=[2,4]",
                  "study.finetune_steps=[1,2]", "study.segments=4")  # fmt: skip
-    status, out, err = finish(command(*words, module="experiments.extend"))
+    status, out, err = run_program(*words, module="experiments.extend")
     assert status == 0, err
     folder, results = study_folder(tmp_path, "all")
     got = {(r["position"], r["arm"], r["factor"], r["steps"]) for r in results["readings"]}
@@ -178,7 +178,7 @@ def test_the_study_measures_every_arm_and_reuses_what_it_has(tmp_path):
     assert {path.stem for path in folder.glob("*.png")} == {path.stem for path in folder.glob("*.svg")} == drawn
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("all/*/results.json") if path.parent != folder}
     assert len(trained) == 12
-    status, again, _ = finish(command(*words, module="experiments.extend"))
+    status, again, _ = run_program(*words, module="experiments.extend")
     assert status == 0 and "All of it is there already" in again and again.count(" 0 to do") == 3
     assert {path: path.stat().st_mtime_ns for path in trained} == trained
     assert study_folder(tmp_path, "all")[1] == results
@@ -187,7 +187,7 @@ def test_the_study_measures_every_arm_and_reuses_what_it_has(tmp_path):
 def test_one_factor_makes_one_figure_and_seeds_are_swept(tmp_path):
     words = tiny(tmp_path, "group=seeds", "study.positions=[rope]", "study.extends=[none]", "study.factors=[2]",
                  "study.finetune_steps=[1]", "study.segments=4")  # fmt: skip
-    status, _, err = finish(command("-m", *words, "seed=1,2", module="experiments.extend"))
+    status, _, err = run_program("-m", *words, "seed=1,2", module="experiments.extend")
     assert status == 0, err
     folders = sorted((tmp_path / "seeds").glob("study-*"))
     assert len(folders) == 2 and all("-s1" in a.name and "-s2" in b.name for a, b in [folders])
@@ -196,10 +196,10 @@ def test_one_factor_makes_one_figure_and_seeds_are_swept(tmp_path):
         assert (folder / "figure.png").stat().st_size > 10_000
     first, second = (json.loads((folder / "results.json").read_text())["readings"] for folder in folders)
     assert first[0]["rows"][0]["nll"] != second[0]["rows"][0]["nll"]
-    status, out, err = finish(command(f"studies={tmp_path}/seeds/study-*", module="experiments.extend_seeds"))
+    status, out, err = run_program(f"studies={tmp_path}/seeds/study-*", module="experiments.extend_seeds")
     assert status == 0, err
     assert "Over seeds 1, 2" in out and (tmp_path / "seeds" / folders[0].name.replace("study", "seeds", 1)).is_dir()
-    status, out, err = finish(command(f"studies=[{folders[0]}]", module="experiments.extend_seeds"))
+    status, out, err = run_program(f"studies=[{folders[0]}]", module="experiments.extend_seeds")
     assert (status, out) == (1, "") and "1 found" in err and err.count("\n") == 1
 
 
@@ -207,7 +207,7 @@ def test_stages_start_from_one_another_and_keys_are_asked_for(tmp_path):
     words = tiny(tmp_path, "group=stages", "study.positions=[rope]", "study.extends=[none,interpolate]",
                  "study.factors=[2,4]", "study.finetune_steps=[1]", "study.segments=4", "study.progressive=true",
                  "study.passkey=true", "study.depths=3", "study.trials=4", "data.retrieval.fraction=0.5")  # fmt: skip
-    status, out, err = finish(command(*words, module="experiments.extend"))
+    status, out, err = run_program(*words, module="experiments.extend")
     assert status == 0, err
 
     def started(label):
@@ -236,7 +236,7 @@ def test_what_follows_the_length_is_read_twice_and_said_to_be(tmp_path):
     words = tiny(tmp_path, "group=twice", "study.positions=[rope]", f"study.extends={methods}", "study.factors=[2]",
                  "study.finetune_steps=[1]", "study.segments=4", "study.passkey=true", "study.depths=3",
                  "study.trials=4", "data.retrieval.fraction=0.5")  # fmt: skip
-    status, out, err = finish(command(*words, module="experiments.extend"))
+    status, out, err = run_program(*words, module="experiments.extend")
     assert status == 0, err
     assert "read twice, whole and as decoded: dynamic_ntk, longrope-pathfound: " in out
     folder, results = study_folder(tmp_path, "twice")
@@ -254,7 +254,7 @@ def test_what_follows_the_length_is_read_twice_and_said_to_be(tmp_path):
     table = (folder / "table.txt").read_text()
     assert "dynamic_ntk* " in table and "dynamic_ntk-decoded " in table and "\n* depends on the length" in table
     assert "yarn*" not in table
-    status, again, _ = finish(command(*words, module="experiments.extend"))
+    status, again, _ = run_program(*words, module="experiments.extend")
     assert status == 0 and "All of it is there already" in again
 
 
