@@ -90,7 +90,9 @@ def test_gains_are_paired_and_the_gate_asks_the_last_doubling_inside_the_window(
     hard = random.normal(3, 1, size=40)  # documents differ by far more than contexts do
 
     def row(length, nats):
-        return {"context": length, "document_nll": (8 * (hard + nats)).tolist(), "document_tokens": [8] * 40}
+        return {"context": length, "document_nll": (8 * (hard + nats)).tolist(), "document_tokens": [8] * 40} | {
+            "documents": list(range(40))
+        }
 
     small = random.normal(0, 0.01, size=40)
     rows = [row(16, 0.0), row(64, -0.06 + small), row(32, -0.05)]
@@ -101,6 +103,9 @@ def test_gains_are_paired_and_the_gate_asks_the_last_doubling_inside_the_window(
     assert 0 < passed["low"] < passed["value"] < passed["high"] < 0.02
     assert (failed["passed"], failed["low"] < 0 < failed["value"]) == (False, True)
     assert context.gate(rows, 128) is None
+    alone = {"documents": [0], "document_tokens": [8]}
+    alone = [{**alone, "context": 16, "document_nll": [8.0]}, {**alone, "context": 32, "document_nll": [1.0]}]
+    assert not context.gate(alone, 32)["passed"]
     assert "uses its whole window: from 32 to 64 tokens" in context.gate_sentence(passed, 64)
     assert "shows no use of the second half" in context.gate_sentence(failed, 32)
     assert "name 64 and 128" in context.gate_sentence(None, 128)

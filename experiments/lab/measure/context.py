@@ -50,13 +50,19 @@ def gate(rows: Sequence[dict], window: int) -> dict | None:
         window: tokens that the model was trained on.
 
     Returns:
-        {"from", "to", "value", "low", "high", "passed"}; None where the window or its half was not measured.
+        {"from", "to", "value", "low", "high", "passed"}; None where the window or its half was not measured. A single
+        document has no interval, and passes nothing.
     """
     at = {row["context"]: row for row in rows}
     if window not in at or window // 2 not in at:
         return None
     gain = _gain(at[window // 2], at[window])
-    return {"from": window // 2, "to": window, **asdict(gain), "passed": gain.low > 0}
+    return {
+        "from": window // 2,
+        "to": window,
+        **asdict(gain),
+        "passed": gain.low > 0 and len(at[window]["documents"]) > 1,
+    }
 
 
 def gate_sentence(result: dict | None, window: int) -> str:
