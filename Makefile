@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo claims test bench report lint clean
+.PHONY: demo claims test bench report explore lint clean
 
 demo: .venv/ready
 	$(PY) -m experiments.extend experiment=demo
@@ -23,6 +23,10 @@ bench: .venv/ready-dev
 # What is in experiments/results/claims, as a page and as a table.
 report: .venv/ready
 	$(PY) -m experiments.report readme=experiments/reproduce/README.md
+
+# The explorable page of positions, one file.
+explore: .venv/ready
+	$(PY) -m experiments.explore
 
 lint: .venv/ready-dev
 	$(PY) -m ruff check .

@@ -28,6 +28,18 @@ class Page:
         """The value of a JavaScript expression on the page."""
         return self._driver.execute_script(f"return ({expression})")
 
+    def wait(self, promise: str):
+        """What a JavaScript promise on the page comes to."""
+        return self._driver.execute_async_script(f"({promise}).then(arguments[arguments.length - 1])")
+
+    def press(self, element: str, key: str) -> None:
+        """Press a key, such as "LEFT" or "SPACE", on the element with this id, and let the page draw."""
+        from selenium.webdriver.common.by import By
+        from selenium.webdriver.common.keys import Keys
+
+        self._driver.find_element(By.ID, element).send_keys(getattr(Keys, key))
+        self.wait("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
 
 @contextmanager
 def open_page(file: Path, width: int, dark: bool = False) -> Iterator[Page]:

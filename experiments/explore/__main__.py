@@ -1,0 +1,36 @@
+"""The explorable page, one HTML file that needs no server and no network.
+
+python -m experiments.explore
+"""
+
+from pathlib import Path
+
+from conf.base import Settings
+from conf.compose import command_line
+from experiments.explore.measured import measured
+from experiments.explore.page import render
+
+
+class Explore(Settings):
+    """Where the measured curves are and where the page goes, as in conf/explore.yaml."""
+
+    results: str
+    out: str
+
+
+def _main(values: dict, overrides: list[str]) -> None:
+    from conf.schema import validate
+
+    settings = validate(Explore, values)
+    page, out = render(measured(Path(settings.results))), Path(settings.out)
+    out.write_text(page, encoding="utf-8")
+    print(f"Page: {out} ({len(page.encode()) / 1e6:.2f} MB)")
+
+
+def main() -> None:
+    """The command line."""
+    command_line("explore", _main)
+
+
+if __name__ == "__main__":
+    main()

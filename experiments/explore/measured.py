@@ -1,0 +1,121 @@
+"""What the lab measured, as the page shows it: curves of studies, verdicts, spacings, factors found."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from experiments.lab.statistics import mean
+
+TITLES = {
+    "none": "extrapolation, fine-tuned directly",
+    "control": "control, fine-tuned at the window",
+    "interpolate": "interpolation (PI)",
+    "ntk": "NTK",
+    "yarn": "YaRN",
+    "llama3": "Llama 3",
+    "self_extend": "Self-Extend",
+    "rerope": "ReRoPE",
+}
+
+
+def measured(results: Path) -> dict:
+    """Everything on the page that is measured and not computed, from the committed results.
+
+    Returns:
+        {"studies", "claims", "spacing", "longrope"}; plain values.
+    """
+    studies = [
+        study for path in sorted(results.glob("*/results.json")) for study in _studies(json.loads(path.read_text()))
+    ]
+    return {
+        "studies": studies,
+        "claims": [_claim(json.loads(path.read_text())) for path in sorted((results / "claims").glob("*.json"))],
+        "spacing": _spacing(json.loads((results / "claims" / "spacing-pico.json").read_text())),
+        "longrope": _longrope(results / "longrope-cpu"),
+    }
+
+
+def _studies(results: dict) -> list[dict]:
+    """The curves of a study, one entry for every positional scheme; none if the results are of something else."""
+    if "readings" not in results or "study" not in results:
+        return []
+    base, entries = results["base"], []
+    for position in results["study"]["positions"]:
+        readings = [each for each in results["readings"] if each["position"] == position]
+        longest = max(each["factor"] for each in readings)
+        curves = [_curve(each) for each in readings if each["factor"] in (1, longest)]
+        methods = list(dict.fromkeys(curve["method"] for curve in curves))
+        entries.append(
+            {
+                "title": f"{position}, {base['model']['name']} on {base['data']['name']}, windows of {base['window']}",
+                "window": base["window"],
+                "steps": sorted({curve["steps"] for curve in curves}),
+                "methods": [[method, TITLES.get(method, method)] for method in methods],
+                "curves": curves,
+                "optimum": _optimum(readings),
+                "note": f"{position}: trained on windows of {base['window']} tokens, "
+                f"{base['batch'] * base['window'] * base['steps']:,} in all; methods at factor {longest}. One seed: "
+                "the intervals say nothing of another seed's model.",
+            }
+        )
+    return entries
+
+
+def _curve(reading: dict) -> dict:
+    """Perplexity by context, [context, value, low, high], with 95 % over documents."""
+    points, effective = [], []
+    for row in reading["rows"]:
+        nats = mean(row["document_nll"], row["document_tokens"], draws=2000)
+        values = np.exp([nats.value, nats.low, nats.high])
+        points.append([row["context"], *(round(float(value), 4) for value in values)])
+        if row.get("effective_context") is not None:
+            effective.append([row["context"], row["effective_context"]["value"]])
+    return {"method": reading["arm"], "steps": reading["steps"], "points": points, "effective": effective}
+
+
+def _optimum(readings: list[dict]) -> list[list[float]]:
+    """Perplexity of the best possible reader by context, where it is known."""
+    rows = readings[0]["rows"]
+    return [[row["context"], round(row["optimum_perplexity"], 4)] for row in rows if row.get("optimum_perplexity")]
+
+
+def _claim(result: dict) -> dict:
+    """Title, verdict, its numbers and its scale."""
+    scale = result["scale"]
+    size = f"{scale['name']}, {scale['seeds']} seeds, windows of {scale['window']}" if scale else "computed"
+    return {
+        "title": result["title"],
+        "verdict": result["verdict"],
+        "reason": result["parts"][0]["reason"],
+        "scale": size,
+    }
+
+
+def _spacing(result: dict) -> str:
+    """What the lab found when it changed the spacing, in a sentence."""
+    rows = [row for row in result["rows"] if row["over usual"] is not None]
+    best = min(rows, key=lambda row: row["over usual"]["ratio"][0])
+    value, low, high = best["over usual"]["ratio"]
+    scale = result["scale"]
+    return (
+        f"The lab measured it on models of {scale['model']} and windows of {scale['window']} tokens: of {len(rows)} "
+        f"other spacings the best was {best['spectrum'].replace('_', ' ')}, with {value:.3f} [{low:.3f}, {high:.3f}] "
+        "of the perplexity of 10000^(−2k/d) within the window."
+    )
+
+
+def _longrope(folder: Path) -> dict:
+    """The factors that a search found, and the model they belong to."""
+    results, factors = (
+        json.loads((folder / "results.json").read_text()),
+        yaml.safe_load((folder / "factors.yaml").read_text()),
+    )
+    return {
+        "L": results["window"],
+        "s": factors["factor"],
+        "base": 10000,
+        "width": 2 * len(factors["long"]),
+        "long": factors["long"],
+    }
