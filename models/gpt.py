@@ -39,7 +39,7 @@ class Shape(Settings):
     norm_bias: bool = knob(False)
     network: Literal["gelu", "gelu_tanh", "swiglu"] = knob("gelu")  # swiglu: Shazeer 2020
     network_width: Count | None = knob(None)  # null: 4 x width; swiglu: 8/3 of it, up to a multiple of 8
-    biases: Literal["none", "qkv", "all"] = knob("none")  # of the projections: Qwen2's are qkv, GPT-2's all
+    biases: Literal["none", "qkv", "attention", "network", "all"] = knob("none")  # of which projections
     parallel: bool = knob(False)  # attention and network both read the layer's input (GPT-J)
     tied: bool = knob(True)  # the token embedding is the head
     embedding_scale: float | None = Field(None, gt=0, exclude_if=(None).__eq__)  # null: √width
@@ -82,9 +82,9 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.qk_norm = shape.heads, shape.qk_norm
         self.kv_heads, self.head_width = shape.kv_heads or shape.heads, shape.channels // shape.heads
-        rows = (self.heads + 2 * self.kv_heads) * self.head_width
-        self.qkv = nn.Linear(shape.width, rows, bias=shape.biases != "none")  # rows of q, then k, then v, by head
-        self.out = nn.Linear(shape.channels, shape.width, bias=shape.biases == "all")
+        rows = (self.heads + 2 * self.kv_heads) * self.head_width  # of q, then k, then v, by head
+        self.qkv = nn.Linear(shape.width, rows, bias=shape.biases in ("qkv", "attention", "all"))
+        self.out = nn.Linear(shape.channels, shape.width, bias=shape.biases in ("attention", "all"))
         if shape.qk_norm == "learned":
             self.q_norm, self.k_norm = (nn.RMSNorm(self.head_width, eps=shape.norm_epsilon) for _ in range(2))
 
@@ -155,7 +155,7 @@ class Block(nn.Module):
         self.attention_norm = shape.make_norm(shape.width)
         self.attention = Attention(shape)
         self.network_norm = shape.make_norm(shape.width)
-        bias, gated = shape.biases == "all", shape.network == "swiglu"
+        bias, gated = shape.biases in ("network", "all"), shape.network == "swiglu"
         self.up = nn.Linear(shape.width, shape.inner * (2 if gated else 1), bias=bias)  # swiglu: rows of the gate first
         self.down = nn.Linear(shape.inner, shape.width, bias=bias)
 

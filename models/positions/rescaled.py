@@ -128,16 +128,18 @@ def by_rotations(frequencies: Tensor, window: int, slow: float, fast: float) -> 
     return ((turns - slow) / (fast - slow)).clamp(0, 1)
 
 
-def by_index(frequencies: Tensor, window: int, slow: float, fast: float) -> Tensor:
-    """The same, linear in the rank of the pair between those that make `fast` and `slow` turns, to whole pairs.
+def by_index(frequencies: Tensor, window: int, slow: float, fast: float, truncate: bool = True) -> Tensor:
+    """The same, linear in the rank of the pair between those that make `fast` and `slow` turns.
 
-    For K frequencies in a geometric series. As in the released code: the one rank is rounded down and kept from 0,
-    the other rounded up and kept to 2K - 1, twice as far as there are pairs.
+    For K frequencies in a geometric series. As in the released code: the one rank is kept from 0, the other to 2K - 1,
+    twice as far as there are pairs; truncate: to whole pairs, the one rounded down, the other up.
     """
     count, fastest = len(frequencies), frequencies.max()
     step = torch.log(fastest / frequencies.min()) / (count - 1)
     first, last = (torch.log(fastest * window / (2 * math.pi * turns)) / step for turns in (fast, slow))
-    first, last = first.floor().clamp(min=0), last.ceil().clamp(max=2 * count - 1)
+    if truncate:
+        first, last = first.floor(), last.ceil()
+    first, last = first.clamp(min=0), last.clamp(max=2 * count - 1)
     last = torch.where(first == last, last + 0.001, last)
     return 1 - ((ranks(frequencies) - first) / (last - first)).clamp(0, 1)
 
@@ -147,7 +149,8 @@ class Yarn(Rescaled):
 
     ω' = (1 - γ)·ω/s + γ·ω (eq. 18) and √(1/t) = 0.1·ln s + 1 (section 3.4). ramp rotations, the paper: γ is linear in
     the turns a pair makes in the window, from 0 at beta_slow (α) to 1 at beta_fast (β). ramp index, the authors' code
-    and `transformers`: linear in the index of the pair. The two differ by up to three times.
+    and `transformers`: linear in the index of the pair (truncate: between whole indices). The two differ by up to three
+    times.
 
     The paper's β = 32 is for Llama: at windows below 201 tokens not even the fastest pair makes 32 turns. Unset, it is
     min(32, L/8π), four times slower than one radian per token, but at least twice beta_slow.
@@ -158,6 +161,7 @@ class Yarn(Rescaled):
         ramp: Literal["rotations", "index"] = "rotations"
         beta_fast: float | None = Field(None, gt=0)
         beta_slow: float = Field(1.0, gt=0)
+        truncate: bool = Field(True, exclude_if=True.__eq__)  # of ramp=index: its ends are whole pairs
 
         @model_validator(mode="after")
         def _ordered(self):
@@ -181,8 +185,11 @@ class Yarn(Rescaled):
         slow, fast = self.knobs.beta_slow, self.knobs.beta_fast
         if fast is None:
             fast = max(min(32, self.window / (8 * math.pi)), 2 * slow)
-        ramp = by_rotations if self.knobs.ramp == "rotations" else by_index
-        return by_parts(frequencies, self.knobs.factor, ramp(frequencies, self.window, slow, fast))
+        if self.knobs.ramp == "rotations":
+            kept = by_rotations(frequencies, self.window, slow, fast)
+        else:
+            kept = by_index(frequencies, self.window, slow, fast, self.knobs.truncate)
+        return by_parts(frequencies, self.knobs.factor, kept)
 
 
 class Llama3(Rescaled):

@@ -1,0 +1,236 @@
+"""Real checkpoints in and out, as folders that `transformers` and the lab both read (models/pretrained).
+
+    python -m experiments.pretrained pretrained=smollm2
+    python -m experiments.pretrained from=<folder, hub id or .gguf> name=mine
+    python -m experiments.pretrained checkpoint=runs/default/rope-nano-s1 to=<new folder>
+
+What comes in is an ordinary run, runs/pretrained/<name>, of no steps. Its text is that of data=, tokenised by the
+checkpoint's own tokenizer; whatever reads or fine-tunes a checkpoint takes it. A folder appears whole or not at all.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conf.base import BadInput
+from conf.compose import command_line, compose_values
+
+if TYPE_CHECKING:
+    from conf.schema import Config
+    from models.pretrained.incoming import Imported
+
+GROUP, PACKAGE = "pretrained", "package:"
+FILES = ["config.json", "tokenizer.json", "*.safetensors", "model.safetensors.index.json"]
+
+
+def import_run(values: dict) -> tuple[Path, tuple[str, ...]]:
+    """A checkpoint of the field → the folder of a run, and what should be said of it.
+
+    Args:
+        values: of conf/pretrained.yaml.
+
+    Raises:
+        BadInput: it cannot be had, is damaged or is not supported, or the name is taken.
+    """
+    from data.tokenizer import JsonTokenizer
+    from models.pretrained.incoming import read_checkpoint
+
+    name, source = values["name"], values["from"]
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise BadInput(f"name={name} must be letters, digits, '.', '_' and '-': the run is kept in runs/{GROUP}/<name>")
+    target = Path(values["runs"]) / GROUP / name
+    if target.exists():
+        origin = target / "origin.json"
+        if origin.is_file() and json.loads(origin.read_text()).get("from") == source:
+            return target, ("it was there already",)
+        raise BadInput(f"{target} is there already and came from elsewhere: give another name=, or remove it")
+    tokenizer = None if values["tokenizer"] is None else Path(values["tokenizer"])
+    imported = read_checkpoint(find(source, values["otherwise"]), values["original_window"], tokenizer)
+    tokens, rows = JsonTokenizer(imported.tokenizer).vocabulary, imported.model["vocabulary"]
+    if tokens > rows:
+        raise BadInput(f"the tokenizer has {tokens} tokens, and the weights have rows for {rows}: they do not fit")
+    with folder_that_appears(target) as folder:
+        _write_run(imported, values, folder, target)
+        origin = {"from": str(source), "architecture": imported.architecture, "remarks": imported.remarks}
+        (folder / "origin.json").write_text(json.dumps(origin, indent=2) + "\n")
+    return target, imported.remarks
+
+
+def _write_run(imported: "Imported", values: dict, folder: Path, target: Path) -> None:
+    """Fill the folder as a finished run leaves it, so that it may be moved to the target."""
+    from conf.run_folder import RunFolder
+    from data.corpus import prepare
+    from models.checkpoint_files import write
+
+    (folder / "tokenizer.json").write_text(imported.tokenizer, encoding="utf-8")
+    config = _config(imported, values, folder)
+    corpus = prepare(config.data, Path(config.cache), progress=config.trainer.progress)
+    if corpus.vocabulary == imported.model["vocabulary"]:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"vocabulary": None})})
+    data = config.data.model_copy(
+        update={"tokenizer": config.data.tokenizer.model_copy(update={"path": str(target / "tokenizer.json")})}
+    )
+    settings = config.model_copy(update={"data": data}).model_dump(mode="json")
+    record = {"config": settings, "vocabulary": corpus.vocabulary}
+    record |= {"separator": corpus.separator, "corpus": corpus.fingerprint}
+    weights = {f"gpt.{name}": tensor for name, tensor in imported.weights.items()}
+    run = RunFolder(folder)
+    with run.opened(settings, []):
+        path = run.checkpoints / "step-00000000.ckpt"
+        write({"state_dict": weights, "lab": record, "global_step": 0}, path)
+        checkpoint = str(path.relative_to(folder))
+        run.finish({"name": config.name, "group": GROUP, "checkpoint": checkpoint, "metrics": {}})
+
+
+def _config(imported: "Imported", values: dict, folder: Path) -> "Config":
+    """The settings of a training run that the checkpoint could have been left by, as far as it says."""
+    from conf.resolve import resolve
+
+    if "tokenizer" not in values["data"]:
+        raise BadInput(
+            f"data={values['data']['name']} has no tokenizer of its own to replace: name text, as data=files"
+        )
+    tokenizer = {"kind": "file", "vocabulary": None, "path": str(folder / "tokenizer.json")}
+    plain = compose_values("config", ["logger=none"])
+    plain |= {key: values[key] for key in ("name", "runs", "cache")}
+    plain |= {"group": GROUP, "steps": 1, "window": imported.window, "data": {**values["data"], "tokenizer": tokenizer}}
+    plain |= {"model": {"name": values["name"], **imported.model}, "position": imported.position}
+    return resolve(plain | {"frequencies": imported.frequencies, "extend": imported.extend}, [])
+
+
+def find(source, otherwise=None) -> Path:
+    """The folder or file that from= names; a repository of the hub is fetched first.
+
+    Args:
+        otherwise: where else to look if it is not there.
+
+    Raises:
+        BadInput: it is in neither place.
+    """
+    if not isinstance(source, str):
+        raise BadInput(f"from={source} must be a folder, a repository of the hub, or a .gguf file")
+    if source.startswith(PACKAGE):
+        package, _, file = source.removeprefix(PACKAGE).partition("/")
+        found = importlib.util.find_spec(package)
+        if found is not None and found.origin is not None:
+            return Path(found.origin).parent / file
+        if otherwise is None:
+            raise BadInput(f"from={source}: the package {package} is not installed")
+        return find(otherwise)
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix != ".gguf":
+        return _fetch(source)
+    raise BadInput(f"from={source}: there is no such folder or file, and it is no name of a repository of the hub")
+
+
+def _fetch(repository: str) -> Path:
+    """The folder of a repository of the hub, from the local cache where the hub is away."""
+    from huggingface_hub import snapshot_download
+
+    from data.hub import reachable
+
+    online = reachable()
+    try:
+        return Path(snapshot_download(repository, allow_patterns=FILES, local_files_only=not online))
+    except Exception as error:  # not found, gated, or gone while fetching: each has its own type
+        if not online:
+            raise BadInput(
+                f"from={repository}: there is no such folder, the hub cannot be reached, and its local cache has no "
+                "such repository"
+            ) from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"from={repository} cannot be had from the hub ({reason})") from None
+
+
+def export_run(checkpoint: Path, to: Path, cache: str) -> tuple[str, ...]:
+    """A run → a folder that `transformers` loads without remote code; returns what should be said of it.
+
+    Args:
+        checkpoint: a checkpoint file, or the folder of a run for its last one; to: a folder that is not there yet.
+
+    Raises:
+        BadInput: no architecture of `transformers` can express the model, or the folder is there.
+    """
+    from data.corpus import prepare
+    from data.tokenizer import BYTES, DOCUMENT, STATES
+    from experiments.lab.measure.readings import find_checkpoint
+    from models.pretrained.outgoing import export
+    from models.pretrained.tokens import byte_tokenizer
+    from models.pretrained.weights import save_safetensors
+    from train import load_model
+
+    if to.exists():
+        raise BadInput(f"to={to} is there already: name a new folder")
+    gpt, config, record = load_model(find_checkpoint(checkpoint))
+    exported = export(gpt, record["separator"])
+    text = prepare(config.data, Path(cache), progress=False).tokenizer_text
+    remarks = []
+    if config.data.isolate_documents:
+        remarks.append("data.isolate_documents stays behind: transformers reads a window as one document")
+    with folder_that_appears(to) as folder:
+        (folder / "config.json").write_text(json.dumps(exported.config, indent=2) + "\n")
+        save_safetensors(folder, exported.tensors)
+        if text.startswith(STATES):
+            remarks.append("without a tokenizer: its tokens are states of a chain")
+            return tuple(remarks)
+        text = byte_tokenizer(DOCUMENT) if text == BYTES else text
+        (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+        named = {token["id"]: token["content"] for token in json.loads(text)["added_tokens"]}
+        ends = {key: named[record["separator"]] for key in ("bos_token", "eos_token") if record["separator"] in named}
+        longest = exported.config.get("max_position_embeddings", config.original_window)
+        about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": longest, **ends}
+        about["clean_up_tokenization_spaces"] = False
+        (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n")
+    return tuple(remarks)
+
+
+@contextmanager
+def folder_that_appears(target: Path) -> Iterator[Path]:
+    """A folder beside the target to fill, which becomes the target when the block ends well, and else is gone."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield folder
+        folder.chmod(0o755)
+        os.rename(folder, target)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _main(values: dict, overrides: list[str]) -> None:
+    paths = ("checkpoint", "to", "tokenizer", "runs", "cache")
+    for key in paths:
+        if not isinstance(values[key], str | None):
+            raise BadInput(f"{key}={values[key]} must be a path")
+    window = values["original_window"]
+    if window is not None and (not isinstance(window, int) or window < 1):
+        raise BadInput(f"original_window={window} must be a number of tokens")
+    if (values["from"] is None) == (values["checkpoint"] is None):
+        raise BadInput("either from= and name= (a checkpoint comes in), or checkpoint= and to= (a run goes out)")
+    if values["from"] is not None:
+        folder, remarks = import_run(values)
+    elif values["to"] is None:
+        raise BadInput("to= must name the folder that checkpoint= goes out to")
+    else:
+        folder = Path(values["to"])
+        remarks = export_run(Path(values["checkpoint"]), folder, values["cache"])
+    print("\n".join([str(folder), *remarks]))
+
+
+def main() -> None:
+    """The command line."""
+    command_line("pretrained", _main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""A checkpoint of the field → weights, settings and tokenizer of the lab."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from conf.base import BadInput
+from models.gpt import Shape
+from models.pretrained.architectures import Described, describe
+from models.pretrained.layouts import LAYOUTS
+from models.pretrained.weights import Tensors, open_safetensors
+
+HEAD = "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Weights by our names in float32, plain settings as in conf/, the original window, and a tokenizer.json's text."""
+
+    architecture: str
+    model: dict[str, Any]
+    position: dict[str, Any]
+    frequencies: dict[str, Any]
+    extend: dict[str, Any]
+    window: int
+    weights: dict[str, Tensor]
+    tokenizer: str
+    remarks: tuple[str, ...]
+
+
+def read_checkpoint(path: Path, window: int | None = None, tokenizer: Path | None = None) -> Imported:
+    """Read a folder of config.json, safetensors and tokenizer.json, or a .gguf file.
+
+    Args:
+        window: the original window, where the files leave it open; tokenizer: a tokenizer.json in place of theirs.
+
+    Raises:
+        BadInput: something is missing, damaged, contradictory or not supported; one sentence.
+    """
+    if path.suffix == ".gguf":
+        from models.pretrained.gguf import open_gguf
+
+        config, tensors, text = open_gguf(path)
+    else:
+        config, tensors, text = _read_json(path / "config.json"), open_safetensors(path), None
+    if tokenizer is not None or text is None:
+        text = _read_text(tokenizer or path / "tokenizer.json")
+    described = describe(config, window)
+    model, weights = _weights(described, tensors)
+    rope = described.rope
+    settings = (rope.position, rope.frequencies, rope.extend, rope.window)
+    return Imported(described.architecture, model, *settings, weights, text, rope.remarks)
+
+
+def _weights(described: Described, tensors: Tensors) -> tuple[dict, dict[str, Tensor]]:
+    """The model as its weights show it, and the weights."""
+    shape = Shape(name=described.architecture, **described.model)
+    if shape.tied and HEAD in tensors and not tensors[HEAD].equal(tensors[_embedding(described)]):
+        raise BadInput("config.json says tie_word_embeddings=true, and the head of the weights is not the embedding")
+    if not shape.tied and HEAD not in tensors:
+        raise BadInput(f"config.json says tie_word_embeddings=false, and the weights have no {HEAD}")
+    weights = {
+        row.ours: row.read(tensors.__getitem__) for row in LAYOUTS[described.architecture](shape, described.rope.window)
+    }
+    if unread := tensors.unread():
+        raise BadInput(f"{unread[0]} has no place in {described.architecture} as config.json describes it")
+    model, biases = described.model, [name for name in weights if name.endswith(".bias")]
+    if described.architecture == "gpt_neox" and shape.biases == "network" and not any(weights[b].any() for b in biases):
+        # The architecture has no option for a model without biases: one that left the lab comes back as it was.
+        model = model | {"biases": "none", "norm_bias": False}
+        weights = {name: tensor for name, tensor in weights.items() if name not in biases}
+    return model, weights
+
+
+def _embedding(described: Described) -> str:
+    shape = Shape(name=described.architecture, **described.model)
+    rows = LAYOUTS[described.architecture](shape, described.rope.window)
+    return next(row.theirs[0] for row in rows if row.ours == "embedding.weight")
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(_read_text(path))
+    except ValueError as error:
+        raise BadInput(f"{path} is no JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{path} must hold a mapping")
+    return content
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} cannot be read ({getattr(error, 'strerror', error)})") from None

@@ -1,0 +1,186 @@
+"""Rope settings of a config.json → scheme, spectrum, extension and original window.
+
+Both forms are read: `rope_theta` with `rope_scaling`, and `rope_parameters`. The original window, to which every
+factor refers, is by this rule:
+
+1. `original_window=` on the command line;
+2. `original_max_position_embeddings`, in the rope settings or beside them;
+3. `max_position_embeddings` ÷ factor where the type is linear or proportional, whose frequencies do not depend on it;
+4. `max_position_embeddings` for the default and dynamic types, whose formula has it as the trained window.
+
+yarn, llama3 and longrope without the second are refused: their frequencies depend on a window that nobody said.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from conf.base import BadInput
+
+# Settings of a type beside rope_type, rope_theta and the original window.
+TYPES = {
+    "default": {"factor"},
+    "linear": {"factor"},
+    "dynamic": {"factor"},
+    "yarn": {"factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"},
+    "llama3": {"factor", "low_freq_factor", "high_freq_factor"},
+    "longrope": {"factor", "attention_factor", "long_factor", "short_factor"},
+    "proportional": {"factor", "partial_rotary_factor"},
+}
+COMMON = {"rope_type", "type", "rope_theta", "original_max_position_embeddings", "partial_rotary_factor", "finetuned"}
+NEEDS_WINDOW = ("yarn", "llama3", "longrope")
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Plain settings as in conf/, the original window in tokens, and what a reader should be told."""
+
+    position: dict[str, Any]
+    frequencies: dict[str, Any]
+    extend: dict[str, Any]
+    window: int
+    remarks: tuple[str, ...] = ()
+
+
+def read_rope(
+    config: dict,
+    name: str,
+    head_width: int,
+    theta: float = 10_000.0,
+    window: int | None = None,
+    partial: float | None = None,
+) -> Rope:
+    """Read the rope settings of a config.json.
+
+    Args:
+        name: of the architecture, for sentences.
+        theta: the architecture's base where config.json has none.
+        window: original window that the user names, tokens.
+        partial: the architecture's share of rotated channels where config.json has none; None where it has no such
+            option.
+
+    Raises:
+        BadInput: a type or an option that is not known, or contradicting or ambiguous settings.
+    """
+    given = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    if any(isinstance(value, dict) for value in given.values()):
+        raise BadInput(f"{name}: rope_parameters differ by type of layer, which is not supported")
+    if config.get("rope_scaling") and config.get("rope_parameters"):
+        clash = [key for key, value in config["rope_scaling"].items() if given[key] != value]
+        if clash:
+            raise BadInput(f"{name}: rope_scaling and rope_parameters contradict each other in {clash[0]}")
+    kind = given.get("rope_type", given.get("type", "default"))
+    if kind not in TYPES:
+        raise BadInput(f"{name}: rope_type={kind} is not supported; supported are {', '.join(TYPES)}")
+    if unknown := sorted(key for key, value in given.items() if key not in TYPES[kind] | COMMON and value is not None):
+        raise BadInput(f"{name}: {unknown[0]} of rope_type={kind} is not supported")
+    base, remarks = _theta(config, given, name, theta)
+    length, said = _window(config, given, kind, name, window)
+    shares = {source[key] for source, key in _places(given, config, "partial_rotary_factor", "rotary_pct")}
+    if len(shares) > 1:
+        raise BadInput(f"{name}: partial_rotary_factor is {' and '.join(map(str, sorted(shares)))} in one config.json")
+    share = shares.pop() if shares else (1.0 if partial is None else partial)
+    position = _position(kind, share, head_width, name, partial is not None)
+    extend = _extend(kind, given, config, length, name)
+    if position.get("fraction", 1) != 1 and extend.get("temperature", 1) != 1:
+        raise BadInput(
+            f"{name}: the attention factor of rope_type={kind} scales the rotated share of a head alone "
+            f"({share:g} of it), and the lab scales whole scores"
+        )
+    frequencies = {"name": "geometric", "base": float(base), "slowest": None}
+    return Rope(position, frequencies, extend, length, (*remarks, *said))
+
+
+def _theta(config: dict, given: dict, name: str, default: float) -> tuple[float, list[str]]:
+    bases = {source[key] for source, key in _places(given, config, "rope_theta", "rotary_emb_base")}
+    if len(bases) > 1:
+        raise BadInput(
+            f"{name}: rope_theta is {' and '.join(f'{base:g}' for base in sorted(bases))} in one config.json"
+        )
+    if bases:
+        return bases.pop(), []
+    return default, [f"config.json has no rope_theta: {default:g}, the architecture's own"]
+
+
+def _places(given: dict, config: dict, *keys: str) -> list[tuple[dict, str]]:
+    return [(source, key) for source in (given, config) for key in keys if source.get(key) is not None]
+
+
+def _window(config: dict, given: dict, kind: str, name: str, window: int | None) -> tuple[int, list[str]]:
+    """The original window by the rule above, and what to say of it."""
+    longest = config.get("max_position_embeddings")
+    if not isinstance(longest, int) or longest < 1:
+        raise BadInput(f"{name}: max_position_embeddings={longest} must be a number of tokens")
+    if window is not None:
+        return window, []
+    originals = {source[key] for source, key in _places(given, config, "original_max_position_embeddings")}
+    if len(originals) > 1:
+        both = " and ".join(map(str, sorted(originals)))
+        raise BadInput(f"{name}: original_max_position_embeddings is {both} in one config.json; name original_window=")
+    factor = given.get("factor") or 1
+    if originals:
+        original = originals.pop()
+        if kind == "dynamic" and original != longest:
+            raise BadInput(
+                f"{name}: rope_type=dynamic grows from max_position_embeddings={longest}, and "
+                f"original_max_position_embeddings={original}; name original_window="
+            )
+        known = f"original_max_position_embeddings={original} times factor={factor:g} is not max_position_embeddings="
+        return original, [f"{known}{longest}"] if kind != "default" and round(original * factor) != longest else []
+    if kind in NEEDS_WINDOW:
+        raise BadInput(
+            f"{name}: rope_type={kind} without original_max_position_embeddings: max_position_embeddings={longest} may "
+            "be the window before or after stretching; name original_window="
+        )
+    if kind in ("linear", "proportional") and factor != 1:
+        original = max(1, round(longest / factor))
+        return original, [f"the original window is {original}: max_position_embeddings={longest} / factor={factor:g}"]
+    return longest, []
+
+
+def _position(kind: str, share: float, head_width: int, name: str, partial: bool) -> dict:
+    if kind == "proportional":
+        return {"name": "p_rope", "p": float(share)}
+    if share == 1:
+        return {"name": "rope", "fraction": 1.0}
+    if not partial:
+        raise BadInput(f"{name}: partial_rotary_factor={share:g} is not an option of this architecture")
+    rotated = int(head_width * share)  # as `transformers` rounds
+    if rotated % 2 or not rotated:
+        raise BadInput(f"{name}: a share of {share:g} rotates {rotated} of {head_width} channels, which are no pairs")
+    return {"name": "rope", "fraction": rotated / head_width}
+
+
+def _extend(kind: str, given: dict, config: dict, window: int, name: str) -> dict:
+    """The extension, as in conf/extend."""
+
+    def number(key: str, default=None) -> float:
+        value = given.get(key)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise BadInput(f"{name}: {key}={value} of rope_type={kind} must be a number")
+        return float(value)
+
+    if kind == "default":
+        return {"name": "none"}
+    if kind == "proportional" and number("factor", 1.0) == 1:
+        return {"name": "none"}
+    if kind in ("linear", "proportional"):
+        return {"name": "interpolate", "factor": number("factor")}
+    if kind == "dynamic":
+        return {"name": "dynamic_ntk", "factor": number("factor"), "variant": "transformers"}
+    if kind == "llama3":
+        keys = ("factor", "low_freq_factor", "high_freq_factor")
+        return {"name": "llama3"} | {key: number(key) for key in keys}
+    factor = number("factor", config["max_position_embeddings"] / window)
+    attention = {} if given.get("attention_factor") is None else {"temperature": number("attention_factor") ** -2}
+    if kind == "longrope":
+        lists = {ours: given.get(f"{ours}_factor") for ours in ("long", "short")}
+        return {"name": "longrope", "factor": factor} | lists | attention
+    if not attention and given.get("mscale") and given.get("mscale_all_dim"):
+        from math import log
+
+        upper, lower = (0.1 * number(key) * log(factor) + 1 for key in ("mscale", "mscale_all_dim"))
+        attention = {"temperature": (upper / lower) ** -2}
+    fast, slow = (given.get("beta_fast") or 32.0), (given.get("beta_slow") or 1.0)
+    turns = {"beta_fast": float(fast), "beta_slow": float(slow), "truncate": given.get("truncate", True)}
+    return {"name": "yarn", "factor": factor, "ramp": "index"} | turns | attention
