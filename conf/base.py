@@ -1,5 +1,7 @@
 """What every typed setting is made of, and the one error a user is meant to read."""
 
+import difflib
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -13,16 +15,22 @@ class BadInput(ValueError):
 
 
 class Settings(BaseModel):
-    """Base of every settings class: frozen, strict about types, and closed to unknown keys."""
+    """Base of every settings class: frozen, strict about types, closed to unknown keys, finite throughout."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def cannot_take(name: str, error: ValidationError) -> str:
     """The first fault of settings that are part of others, in words; name: whose they are."""
     fault = error.errors()[0]
-    place, said = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
-    return f"{name} cannot take {place}={fault['input']}: {said}" if place else said
+    place, message = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
+    return f"{name} cannot take {place}={fault['input']}: {message}" if place else message
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """'; did you mean …?' where one of the allowed words is close to this one, else nothing."""
+    close = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _whole(value):
@@ -30,13 +38,14 @@ def _whole(value):
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _tuple(value):
-    """YAML has lists only; a frozen object wants tuples."""
-    return tuple(value) if isinstance(value, list) else value
+def as_tuple(value):
+    """YAML has lists only; a frozen object wants tuples. One value stands for a list of one."""
+    return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str | int | float) else value
 
 
 # Sizes and step counts: at least one; or at least zero.
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
 CountOrZero = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
-Counts = Annotated[tuple[Count, ...], BeforeValidator(_tuple)]
-Words = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
+Listed = BeforeValidator(as_tuple)
+Counts = Annotated[tuple[Count, ...], Listed]
+Words = Annotated[tuple[str, ...], Listed]

@@ -9,15 +9,14 @@ Runs are those of a project, or of a claim, by its tag. Each call saves a view o
 
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from conf.base import BadInput, Settings
+from conf.base import BadInput, Settings, Words
 from conf.compose import command_line
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
-Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 TRAINING = ("validation/perplexity", "validation/nll", "train/loss", "train/gradient_norm", "speed/tokens_per_second")
 CONTEXT = ("context/perplexity", "context/nll", "context/nll_by_position")
 FINAL = ("validation/nll", "validation/perplexity", "validation/bits_per_byte", "tokens", "speed/tokens_per_second")
@@ -28,8 +27,8 @@ class Asked(Settings):
 
     entity: str | None
     project: str
-    tags: Names
-    by: Annotated[Names, Field(min_length=1)]
+    tags: Words
+    by: Annotated[Words, Field(min_length=1)]
     dry_run: bool
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from conf.base import Count, Counts, Settings
+from conf.base import Count, Counts, Listed, Settings
 from conf.compose import FOLDER, command_line
 from conf.run_folder import environment, write_json
 from data.settings import DataSettings
@@ -32,11 +32,7 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (FOLDER / group).glob("*.yaml"))
 
 
-def _tuple(value):
-    return tuple(value) if isinstance(value, list) else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_tuple), Field(min_length=1)]
+Names = Annotated[tuple[str, ...], Listed, Field(min_length=1)]
 
 
 def _cell(value):
@@ -48,8 +44,8 @@ def _cell(value):
 
 
 Cell = Annotated[tuple[str, int], BeforeValidator(_cell)]
-Cells = Annotated[tuple[Cell, ...], BeforeValidator(_tuple), Field(min_length=1)]
-Rates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_tuple), Field(min_length=1)]
+Cells = Annotated[tuple[Cell, ...], Listed, Field(min_length=1)]
+Rates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Listed, Field(min_length=1)]
 
 
 class TimeToLoss(Settings):
@@ -100,7 +96,7 @@ class SearchSpeed(Settings):
 class Benchmark(Settings):
     """What is measured, as in conf/benchmark.yaml."""
 
-    sections: Annotated[tuple[Literal[SECTIONS], ...], BeforeValidator(_tuple), Field(min_length=1)]
+    sections: Annotated[tuple[Literal[SECTIONS], ...], Listed, Field(min_length=1)]
     step_at: Cells
     schemes_at: Cells
     schemes: Names

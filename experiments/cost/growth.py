@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from conf.base import BadInput, Count, Counts, Settings
+from conf.base import BadInput, Count, Counts, Listed, Settings
 from conf.compose import command_line
 from conf.run_folder import environment, write_json
 from data.settings import DataSettings
@@ -28,7 +28,7 @@ AXES = ("window", "width", "layers", "batch")
 STATE = 16  # bytes for each weight: itself, its gradient and AdamW's two moments, all float32
 Numbers = Annotated[
     tuple[Annotated[float, Field(gt=0)], ...],
-    BeforeValidator(lambda x: tuple(map(float, x)) if isinstance(x, list) else x),
+    Listed,
 ]
 
 

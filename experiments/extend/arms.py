@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from conf.base import BadInput, Count, Counts, Settings
+from conf.base import BadInput, Count, Counts, Listed, Settings
 from experiments.lab.finetuning import customary
 
 if TYPE_CHECKING:
@@ -27,10 +27,9 @@ ZERO_SHOT = {
 }
 TUNED_AT_ONE = (CONTROL, "drop")  # fine-tuned at L, whatever the factor: DroPE recalibrates where a model is at home
 
-_listed = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-Names = Annotated[tuple[str, ...], _listed, Field(min_length=1)]
-Methods = Annotated[tuple[str | dict, ...], _listed, Field(min_length=1)]
-Factors = Annotated[tuple[Annotated[Count, Field(ge=2)], ...], _listed, Field(min_length=1)]
+Names = Annotated[tuple[str, ...], Listed, Field(min_length=1)]
+Methods = Annotated[tuple[str | dict, ...], Listed, Field(min_length=1)]
+Factors = Annotated[tuple[Annotated[Count, Field(ge=2)], ...], Listed, Field(min_length=1)]
 
 
 class Study(Settings):

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from conf.base import Settings
+from conf.base import Listed, Settings
 from experiments.figures.decay import decay
 from experiments.figures.distance import distance
 from experiments.figures.rotary import rotation
@@ -15,15 +15,10 @@ from experiments.figures.spectra import expansion
 from experiments.lab.canvas import Drawing, told
 
 
-def _names(value):
-    """One name, or a list of them, as a tuple."""
-    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
-
-
 class Gallery(Settings):
     """What is drawn, and where, as in conf/figures.yaml."""
 
-    only: Annotated[Annotated[tuple[str, ...], Field(min_length=1)] | None, BeforeValidator(_names)]
+    only: Annotated[Annotated[tuple[str, ...], Field(min_length=1)] | None, Listed]
     folder: str
     checkpoint: str | None
     runs: str

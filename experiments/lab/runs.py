@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from conf.base import BadInput, Count, Settings, Words
 from conf.compose import compose_values
@@ -31,7 +33,7 @@ class Scale(Settings):
 class Asked(Settings):
     """What is to be reproduced and where, as in conf/reproduce.yaml."""
 
-    claim: Words | str
+    claim: Annotated[Words, Field(min_length=1)]
     scale: Scale
     seeds: Count | None
     train: Words

@@ -20,9 +20,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from conf.base import BadInput, CountOrZero
+from conf.base import BadInput, CountOrZero, Listed
 from conf.compose import command_line
 from experiments.lab.measure.readings import digest, read_request, trained_corpus, wandb_reading
 from experiments.longrope.evolution import Scored
@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from experiments.longrope.recovery import Recovery
 
 FACTOR = 8.0  # if nothing else is said
-NHats = Annotated[
-    tuple[CountOrZero, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v), Field(min_length=1)
-]
+NHats = Annotated[tuple[CountOrZero, ...], Listed, Field(min_length=1)]
 
 
 class Longer(Searching):

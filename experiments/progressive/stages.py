@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from conf.base import BadInput, Count, CountOrZero, Settings
+from conf.base import BadInput, Count, CountOrZero, Listed, Settings
 from conf.compose import command_line
 from conf.run_folder import write_json
 from experiments.extend.arms import Factors, check_batch, tuning_config
@@ -38,7 +38,7 @@ from experiments.progressive.report import Stretch, compared, said, table
 if TYPE_CHECKING:
     from conf.schema import Config
 
-Steps = Annotated[tuple[CountOrZero, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
+Steps = Annotated[tuple[CountOrZero, ...], Listed]
 READ = ("factor", "n_hat", "temperature", "long", "short")  # what of a file of factors a model is read with
 
 

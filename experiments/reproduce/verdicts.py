@@ -166,7 +166,7 @@ def _main(values: dict, overrides: list[str]) -> None:
     from experiments.reproduce.claims import CLAIMS
 
     asked = validate(Asked, values)
-    claims = [asked.claim] if isinstance(asked.claim, str) else list(dict.fromkeys(asked.claim))
+    claims = list(dict.fromkeys(asked.claim))
     for name in claims:
         if name not in (*CLAIMS, "all"):
             raise BadInput(f"claim={name} is not known; allowed: {', '.join(CLAIMS)}, all")
