@@ -128,9 +128,10 @@ def _run(config: Config, folder: RunFolder, place: Place) -> dict:
     except Exception as error:
         folder.set_status("failed", error=f"{type(error).__name__}: {error}")
         raise
-    except KeyboardInterrupt:
-        folder.set_status("interrupted")
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as error:
+        if folder.status["state"] == "running":  # a signal came before the first step, or would not wait for the last
+            folder.set_status("interrupted")
+        sys.exit(error.code if isinstance(error, SystemExit) else 130)
     finally:
         if config.logger.name == "csv":
             Metrics(folder.metrics).write_csv()
@@ -178,8 +179,9 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
     batches = Batches(windows, config.steps * accumulate, place.rank, place.ranks, pinned=accelerator == "gpu")
     held_out = fixed_windows(corpus.split("validation").tokens, config.window, config.validation_windows)
 
-    recorder = Recorder(Metrics(folder.metrics), config.log_every, config.batch, held_out, config.validate_every)
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint_every, config.snapshots)
+    scoring = (held_out, config.validate_every, checkpoints.stopping)
+    recorder = Recorder(Metrics(folder.metrics), config.log_every, config.batch, *scoring)
     bar = [Bar(config.name, recorder)] if config.trainer.progress else []
     trainer = L.Trainer(
         accelerator=accelerator,

@@ -1,30 +1,25 @@
 """From words on a command line to plain values, and the way every program of the lab starts and ends.
 
-Hydra composes; nothing here imports torch, so that --help and --cfg answer at once.
+Hydra composes; nothing here imports torch, and Hydra itself is imported when something is composed, so that --help and
+--cfg answer at once and Ctrl-C finds a program that can be stopped.
 """
 
 import json
 import os
-import re
+import secrets
+import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra import main as hydra_main
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-
+from conf import signals
 from conf.base import BadInput
+from conf.words import FOLDER, check, explain
 
-FOLDER = Path(__file__).resolve().parent
-SWEEP = "POSITIONS_SWEEP_RECORD"  # where the jobs of a multirun, in whatever process, tell how they ended
+SWEEP = "POSITIONS_SWEEP_RECORD"  # where the jobs of a multirun, in whatever process, write how they failed
 
 
 def plain(config, whole: bool = True) -> dict:
@@ -36,12 +31,16 @@ def plain(config, whole: bool = True) -> dict:
     Raises:
         BadInput: one of these is missing, or an interpolation points nowhere.
     """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=whole)
     except MissingMandatoryValue as error:
         raise BadInput(f"{error.full_key} must be given: it has no default") from None
     except OmegaConfBaseException as error:
-        raise BadInput(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0].rpartition("raised while resolving interpolation: ")[2]
+        raise BadInput(f"{error.full_key}: {reason}") from None
     values.pop("hydra", None)
     return values
 
@@ -52,46 +51,50 @@ def compose_values(config_name: str, overrides: Sequence[str], whole: bool = Tru
     Raises:
         BadInput: an override names an unknown key or choice; the sentence lists what is allowed.
     """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(FOLDER), version_base="1.3"):
-            return plain(hydra_compose(config_name, overrides=list(overrides)), whole)
+            return plain(compose(config_name, overrides=check(overrides, config_name)), whole)
     except (HydraException, OmegaConfBaseException) as error:
-        raise BadInput(explain(error, config_name)) from None
+        raise BadInput(explain(error, _defaults(config_name))) from None
     finally:
         GlobalHydra.instance().clear()
 
 
-def explain(error: Exception, config_name: str) -> str:
-    """Hydra's complaint as one sentence that names the key and what is allowed there."""
-    text = str(error)
-    if match := re.search(r"Could not override '([^']+)'", text):
-        key = match[1]
-        beside = _keys_beside(key, config_name)
-        if (FOLDER / key.replace(".", "/")).is_dir():
-            return f"{key} takes one of {_choices(key)}"
-        return f"{key} is not a setting; allowed there: {beside}"
-    if match := re.search(r"(?:Could not find|Could not load) '([^']+)'", text):
-        group, _, choice = match[1].rpartition("/")
-        return f"{group}={choice} is not known; allowed: {_choices(group)}"
-    if match := re.search(r"[Ii]n '[^']*': could not find '([^']+)'", text, re.I):
-        group, _, choice = match[1].rpartition("/")
-        return f"{group}={choice} is not known; allowed: {_choices(group)}"
-    return " ".join(text.split())
+def _defaults(config_name: str) -> dict:
+    return compose_values(config_name, [], whole=False)
 
 
-def _choices(group: str) -> str:
-    return ", ".join(sorted(path.stem for path in (FOLDER / group).glob("*.yaml"))) or "nothing"
+@contextmanager
+def program() -> Iterator[None]:
+    """What every program of the lab does around its work: bad input, a file system that refuses, a reader that has
+    gone and a signal end in one sentence, or in silence, and a status; other errors keep their traceback.
+    """
+    try:
+        with signals.handlers(signals.leave):
+            yield
+            sys.stdout.flush()
+    except BadInput as error:
+        fail(str(error))
+    except BrokenPipeError:  # … | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        fail(sentence(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
-def _keys_beside(key: str, config_name: str) -> str:
-    """The keys of the default configuration at the deepest level of this one that exists."""
-    here = compose_values(config_name, [], whole=False)
-    for part in key.lstrip("+~").split(".")[:-1]:
-        if not isinstance(here, dict) or not isinstance(here.get(part), dict):
-            return "nothing"
-        here = here[part]
-    return ", ".join(here) if isinstance(here, dict) else "nothing"
+def sentence(error: OSError) -> str:
+    """What the file system refused, and where."""
+    reason = error.strerror or str(error) or type(error).__name__
+    places = [str(path) for path in (error.filename, error.filename2) if isinstance(path, str | bytes | Path)]
+    return f"{' → '.join(places)}: {reason}" if places else f"the system refused to read or write: {reason}"
 
 
 def command_line(config_name: str, run: Callable[[dict, list[str]], None]) -> None:
@@ -99,19 +102,54 @@ def command_line(config_name: str, run: Callable[[dict, list[str]], None]) -> No
 
     `run` gets the composed plain values and the overrides. A BadInput ends in its sentence and status 1. A failing
     job of a multirun neither stops nor hides the others: at the end the failures are listed, and the status is 1.
-    A job stopped by a signal (SystemExit above 128) ends the whole multirun with that status.
+    A job stopped by a signal (SystemExit above 128) ends the whole multirun with that status, after all have saved.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors over instead of printing them
-    sweep = {"-m", "--multirun"} & set(sys.argv) and SWEEP not in os.environ
-    if sweep:
-        handle, os.environ[SWEEP] = tempfile.mkstemp(prefix="sweep-", suffix=".jsonl")
-        os.close(handle)
+    with program():
+        sweep = {"-m", "--multirun"} & set(sys.argv) and SWEEP not in os.environ
+        if not sweep:
+            _run(config_name, run)
+            return
+        record = Path(tempfile.gettempdir()) / f"sweep-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
+        os.environ[SWEEP] = str(record)
+        try:
+            side_by_side = any(word.startswith("hydra/launcher=") for word in sys.argv)
+            supervisor = signals.Supervisor(record.with_suffix(".stop"))
+            with supervisor.watching() if side_by_side else nullcontext():
+                _run(config_name, run)
+            failures = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+        finally:
+            del os.environ[SWEEP]
+            record.unlink(missing_ok=True)
+        if failures:
+            for failure in failures:
+                print(f"failed: {' '.join(failure['overrides'])}: {failure['error']}", file=sys.stderr)
+            raise BadInput(f"{len(failures)} job(s) of the multirun failed")
 
-    @hydra_main(config_path=str(FOLDER), config_name=config_name, version_base="1.3")
-    def program(config) -> None:
+
+def _run(config_name: str, run: Callable[[dict, list[str]], None]) -> None:
+    """Let Hydra read the command line, and run the job, or the jobs of a multirun one after another or side by side."""
+    from hydra import main
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors over instead of printing them
+    words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+    allowed = check(words, config_name)
+    sys.argv[1:] = [word for word in sys.argv[1:] if word not in words or word in allowed]
+
+    @main(config_path=str(FOLDER), config_name=config_name, version_base="1.3")
+    def job(config) -> None:
         overrides = list(HydraConfig.get().overrides.task)
         try:
-            run(plain(config), overrides)
+            with signals.working():
+                values = plain(config)
+                check_logger(values)
+                run(values, overrides)
+        except SystemExit as error:
+            if not signals.serving():
+                raise
+            _record_failure(overrides, BadInput(f"stopped with status {error.code}"))
         except Exception as error:
             if in_multirun():
                 _record_failure(overrides, error)
@@ -120,19 +158,24 @@ def command_line(config_name: str, run: Callable[[dict, list[str]], None]) -> No
 
     raised: list[Exception] = []
     try:
-        program()
-        if raised:
-            raise raised[0]
-    except (BadInput, HydraException, OmegaConfBaseException) as error:
-        fail(str(error) if isinstance(error, BadInput) else explain(error, config_name))
-    if sweep:
-        record = Path(os.environ.pop(SWEEP))
-        failures = [json.loads(line) for line in record.read_text().splitlines()]
-        record.unlink()
-        if failures:
-            for each in failures:
-                print(f"failed: {' '.join(each['overrides'])}: {each['error']}", file=sys.stderr)
-            fail(f"{len(failures)} job(s) of the multirun failed")
+        job()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise BadInput(explain(error, _defaults(config_name))) from None
+    if raised:
+        raise raised[0]
+
+
+def check_logger(values: dict) -> None:
+    """Refuse what Weights & Biases would refuse, before anything is computed.
+
+    Raises:
+        BadInput: it is not installed, or its settings or environment variables are none.
+    """
+    if isinstance(logger := values.get("logger"), dict) and logger.get("name") == "wandb":
+        from conf.schema import Logger, validate
+        from conf.tracking import check_wandb
+
+        check_wandb(validate(Logger, logger))
 
 
 def in_multirun() -> bool:
@@ -141,15 +184,18 @@ def in_multirun() -> bool:
 
 
 def _record_failure(overrides: list[str], error: Exception) -> None:
-    sentence = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
-    print(f"failed: {sentence}", file=sys.stderr)
-    if not isinstance(error, BadInput):
+    if isinstance(error, BadInput):
+        message = str(error)
+    else:
+        message = sentence(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    print(f"failed: {message}", file=sys.stderr)
+    if not isinstance(error, BadInput | OSError):
         traceback.print_exception(error)
     with open(os.environ[SWEEP], "a") as file:
-        file.write(json.dumps({"overrides": overrides, "error": sentence}) + "\n")
+        file.write(json.dumps({"overrides": overrides, "error": message}) + "\n")
 
 
-def fail(sentence: str) -> None:
+def fail(message: str) -> None:
     """Print one sentence and exit with status 1."""
-    print(sentence, file=sys.stderr)
+    print(message, file=sys.stderr)
     sys.exit(1)

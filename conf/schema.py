@@ -1,10 +1,11 @@
 """The typed, frozen form of a training run's configuration: what Hydra composes must satisfy it, or is refused."""
 
+import json
 from typing import Annotated, Literal, Union
 
 from pydantic import Field, ValidationError, model_validator
 
-from conf.base import BadInput, Count, CountOrZero, Counts, Settings, Words
+from conf.base import BadInput, Count, CountOrZero, Counts, Listed, Settings, nearest
 from data.settings import DataSettings
 from models.gpt import Shape
 from models.language_model import Optimizer
@@ -46,9 +47,17 @@ class Logger(Settings):
     """
 
     name: Literal["wandb", "csv", "none"]
-    project: str = "positions"
+    project: Annotated[str, Field(min_length=1, max_length=128)] = "positions"
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    tags: Words = ()
+    tags: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Listed] = ()
+
+    @model_validator(mode="after")
+    def _takes(self):
+        if letters := [letter for letter in "/\\#?%:" if letter in self.project]:
+            raise ValueError(
+                f"project={self.project} has {letters[0]!r}, which W&B does not take in the name of a project"
+            )
+        return self
 
 
 class Config(Settings):
@@ -60,8 +69,6 @@ class Config(Settings):
     runs: str
     cache: str
     checkpoint: str | None  # fine-tune from here; None trains from scratch
-    original_window: Count  # what the model was first trained on: extension factors refer to it
-
     model: Shape
     position: PositionSettings
     frequencies: FrequencySettings
@@ -73,6 +80,7 @@ class Config(Settings):
     logger: Logger
 
     window: Count
+    original_window: Count  # what the model was first trained on: extension factors refer to it
     batch: Count
     steps: Count
     log_every: Count
@@ -110,40 +118,68 @@ def validate(schema: type[Settings], values: dict) -> Settings:
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise BadInput(_sentence(error.errors()[0], values)) from None
+        raise BadInput(_sentence(error.errors(), values)) from None
 
 
-def _sentence(fault: dict, values: dict) -> str:
-    """A pydantic fault, in words: key = value, and what is allowed there."""
-    here, keys = values, []
-    for part in fault["loc"]:  # a discriminator's tag is in the path but not in the values
-        inside = part in here if isinstance(here, dict) else isinstance(part, int) and isinstance(here, list | tuple)
-        if inside:
-            here = here[part]
-        elif part in _names():
-            continue
-        keys.append(str(part))
-    key = ".".join(keys)
-    if fault["type"] == "extra_forbidden":
-        return f"{key}={fault['input']} is not a setting; allowed beside it: {_beside(keys, values)}"
-    if fault["type"] == "missing":
+# What pydantic calls things, in the words of a configuration.
+WORDS = {
+    "model_type": "should be a group of settings",
+    "model_attributes_type": "should be a group of settings",
+    "dict_type": "should be a group of settings",
+    "tuple_type": "should be a list",
+    "string_type": "should be text",
+    "string_pattern_mismatch": "may have letters, digits, dots, hyphens and underscores alone",
+}
+
+
+def _sentence(faults: list[dict], values: dict) -> str:
+    """The first of pydantic's faults, in words: key = value, and what is allowed there."""
+    located = [(*_locate(fault, values), fault) for fault in faults]
+    key, siblings, fault = located[0]
+    kind, context = fault["type"], fault.get("ctx", {})
+    if kind == "extra_forbidden":
+        allowed = [name for name in siblings if name != key.rpartition(".")[2]]
+        return (
+            f"{key}={plainly(fault['input'])} is not a setting; allowed beside it: {', '.join(allowed) or 'none'}"
+            + nearest(key.rpartition(".")[2], allowed)
+        )
+    if kind == "missing":
         return f"{key} is not set, and it has no default"
-    if fault["type"] == "union_tag_invalid":
-        context = fault["ctx"]
+    if kind == "union_tag_invalid":
         return f"{key}={context['tag']} is not known; allowed: {context['expected_tags']}".replace("'", "")
-    if fault["type"] == "value_error":
-        return (f"{key}: " if key else "") + str(fault["ctx"]["error"])
-    said = fault["msg"].removeprefix("Input ")
-    return f"{key}={fault['input']!r} {said}"
+    if kind == "union_tag_not_found":
+        return f"{key}={plainly(fault['input'])} should be a group of settings with a {context['discriminator']}"
+    if kind == "value_error":
+        return (f"{key}: " if key else "") + str(context["error"])
+    if kind == "too_short":
+        return f"{key}={plainly(fault['input'])} should have at least {context['min_length']} of them"
+    # A value that may be of several kinds has a fault for each of them.
+    alternatives = [other for place, _, other in located if place == key and other["type"] != "value_error"]
+    messages = [WORDS.get(each["type"], each["msg"].removeprefix("Input ")) for each in alternatives]
+    return f"{key}={plainly(fault['input'])} {' or '.join(dict.fromkeys(messages))}"
 
 
-def _names() -> set[str]:
-    return {*SCHEMES, *EXTENSIONS, *SPECTRA, *SEEN, "sotu", "files", "hub", "chains", "prepared"}
+def _locate(fault: dict, values: dict) -> tuple[str, list[str]]:
+    """The dotted key of a fault, and the keys that stand beside it.
 
-
-def _beside(keys: list[str], values: dict) -> str:
-    """The keys that stand beside an unknown one."""
+    pydantic's path also has the tag by which the members of a union are told apart, and names of its own functions.
+    """
+    here, keys, tag = values, [], None
+    for index, part in enumerate(fault["loc"]):
+        if isinstance(here, dict) and tag is None and part in (here.get("name"), here.get("source")) and keys:
+            tag = part
+        elif (part in here) if isinstance(here, dict) else isinstance(part, int) and isinstance(here, list | tuple):
+            here, tag = here[part], None
+            keys.append(str(part))
+        elif fault["type"] == "missing" and index == len(fault["loc"]) - 1:
+            keys.append(str(part))
     parent = values
     for key in keys[:-1]:
-        parent = parent[key]
-    return ", ".join(key for key in parent if key != keys[-1]) or "none"
+        parent = parent[int(key) if isinstance(parent, list | tuple) else key]
+    return ".".join(keys), list(parent) if isinstance(parent, dict) else []
+
+
+def plainly(value) -> str:
+    """A value as it is written in YAML, cut where it is long."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -36,7 +36,7 @@ def handlers(handler) -> Iterator[None]:
 
 def leave(number: int, frame) -> None:
     """End the process as an exception does, so that everything is put in order on the way."""
-    say(f"stopped by {signal.Signals(number).name}")
+    say(f"stopped by {signal.Signals(number).name}; the same command goes on")
     raise SystemExit(128 + number)
 
 
@@ -123,8 +123,9 @@ def serve(parent: int, stop: str) -> None:
     if _Service.parent is None:
         if os.getpgrp() != os.getpid():
             os.setsid()  # what the terminal sends comes through the parent alone, and once
-        for number in SIGNALS:
-            signal.signal(number, _stop)
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, _stop)
         threading.Thread(target=_watch, daemon=True).start()
     _Service.parent, _Service.stop = parent, stop
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

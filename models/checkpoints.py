@@ -32,15 +32,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class Checkpoints(L.Callback):
     """Saves the whole training state every so many steps and when a signal asks the run to stop.
 
-    The two newest are kept, so that one damaged file loses one interval; `snapshots` are kept for good. Ctrl-C and
-    SIGTERM take effect between steps: a state saved in the middle of one could not be resumed bit for bit. Where
-    several processes train together, a signal to one stops all after the same step, and what is kept for good is one
-    file even if they are sharded.
+    The two newest are kept, so that one damaged file loses one interval; `snapshots` are kept for good. Ctrl-C,
+    SIGTERM and SIGHUP take effect between steps: a state saved in the middle of one could not be resumed bit for bit.
+    A second signal says what is waited for, a third gives up what was done since the last checkpoint. Where several
+    processes train together, a signal to one stops all after the same step, and what is kept for good is one file even
+    if they are sharded.
     """
 
     def __init__(self, folder: Path, every: int, snapshots: tuple[int, ...] = (), keep: int = 2):
         self.folder, self.every, self.snapshots, self.keep = folder, every, snapshots, keep
         self.signal: int | None = None  # the one that stopped the run
+        self._signals, self._busy = 0, "this step"
         self._group: distributed.ProcessGroup | None = None
 
     def on_train_start(self, trainer, module) -> None:
@@ -49,12 +51,27 @@ class Checkpoints(L.Callback):
             # Lightning asks as well, before every step, and waits for the device to answer.
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                    continue  # under nohup
                 # Lightning has its own there by now, and itself puts back what it found, however the run ends.
                 signal.signal(number, self._stop)
 
     def _stop(self, number: int, frame) -> None:
-        self.signal = number
+        self._signals += 1
+        if self._signals > 2:
+            raise SystemExit(128 + number)
+        if self.signal is None:
+            self.signal, message = number, f"stopping after {self._busy}, then saving"
+        else:
+            message = f"still busy with {self._busy}; once more gives up what was done since the last checkpoint"
+        # print itself may have been interrupted
+        os.write(2, f"{self.folder.parent.name}: {signal.Signals(number).name}: {message}\n".encode())
+
+    def stopping(self) -> bool:
+        """Whether a signal has come, to whichever process; all of them have to ask."""
+        self._agree()
+        return self.signal is not None
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
         if (batch_index + 1) % trainer.accumulate_grad_batches:
@@ -79,6 +96,11 @@ class Checkpoints(L.Callback):
             self.signal = int(number) or None
 
     def _save(self, trainer, path: Path, whole: bool) -> None:
+        self._busy = f"writing {path.name}"
+        self._write(trainer, path, whole)
+        self._busy = "this step"
+
+    def _write(self, trainer, path: Path, whole: bool) -> None:
         trainer.save_checkpoint(path)  # returns when every process has written its part
         if whole and trainer.is_global_zero and path.is_dir():
             checkpoint, partial = load_checkpoint(path), path.with_suffix(".tmp")

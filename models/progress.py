@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
@@ -62,13 +63,23 @@ class Recorder(L.Callback):
     the checkpoint, so that a resumed run says what the uninterrupted one would have said.
     """
 
-    def __init__(self, metrics: Metrics, every: int, batch: int, validation: torch.Tensor, validate_every: int):
+    def __init__(
+        self,
+        metrics: Metrics,
+        every: int,
+        batch: int,
+        validation: torch.Tensor,
+        validate_every: int,
+        stopping: Callable[[], bool] = lambda: False,
+    ):
         """Record to `metrics`.
 
         Args:
             every: steps between rows of training metrics.
             batch: sequences per optimizer step.
             validation: windows (n, T + 1), scored every `validate_every` steps.
+            stopping: whether the run is to stop; a validation then ends, and is made up for when the run resumes. Not
+                the one after the last step, which no step follows.
         """
         self.metrics, self.every, self.batch = metrics, every, batch
         self.validation, self.validate_every = validation, validate_every
@@ -76,12 +87,14 @@ class Recorder(L.Callback):
         self.tokens_per_step = batch * self.window
         self.sum, self.count = torch.zeros((), dtype=torch.float64), 0
         self.latest: dict[str, float] = {}
+        self.stopping, self.due = stopping, False  # due: the validation of the step at which the run was stopped
 
     def state_dict(self) -> dict:
-        return {"sum": float(self._mean(self.sum)), "count": self.count}
+        return {"sum": float(self._mean(self.sum)), "count": self.count, "due": self.due}
 
     def load_state_dict(self, state: dict) -> None:
         self.sum, self.count = torch.tensor(state["sum"], dtype=torch.float64), state["count"]
+        self.due = state.get("due", False)
 
     def on_train_start(self, trainer, module) -> None:
         if trainer.is_global_zero:
@@ -91,6 +104,8 @@ class Recorder(L.Callback):
         self.flops = flops_per_token(module.gpt, self.window)
         dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
         self.ceiling = matmul_rate(module.device, dtype) * trainer.world_size
+        if self.due:
+            self._record_validation(trainer, module)
         self._restart_clock(trainer)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
@@ -103,8 +118,14 @@ class Recorder(L.Callback):
             self._say(trainer, self._training(trainer, module))
             self._restart_clock(trainer)
         if step % self.validate_every == 0 or step == trainer.max_steps:
-            self._say(trainer, {f"validation/{key}": value for key, value in self._validate(trainer, module).items()})
+            self._record_validation(trainer, module)
             self._restart_clock(trainer)
+
+    def _record_validation(self, trainer, module) -> None:
+        scores = self._validate(trainer, module)
+        self.due = scores is None
+        if scores is not None:
+            self._say(trainer, {f"validation/{key}": value for key, value in scores.items()})
 
     def _training(self, trainer, module) -> dict[str, float]:
         loss = float(self._mean(self.sum / self.count))
@@ -121,12 +142,16 @@ class Recorder(L.Callback):
         }
 
     @torch.no_grad()
-    def _validate(self, trainer, module) -> dict[str, float]:
+    def _validate(self, trainer, module) -> dict[str, float] | None:
         """Every window once, shared among the processes; in a callback and not in Lightning's validation loop, so
-        that a checkpoint of the same step comes after it and a resumed run neither repeats nor misses it."""
+        that a checkpoint of the same step comes after it and a resumed run neither repeats nor misses it. None: the
+        run is to stop."""
         sums = torch.zeros(3, dtype=torch.float64, device=module.device)
         module.eval()
         for windows in self.validation.split(self.batch):
+            if trainer.global_step < trainer.max_steps and self.stopping():
+                module.train()
+                return None
             share = windows[trainer.global_rank :: trainer.world_size]
             with trainer.precision_plugin.val_step_context():
                 # A process without a share computes too: sharded weights take all processes.

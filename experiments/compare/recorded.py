@@ -2,14 +2,13 @@
 
 import json
 import re
-import subprocess
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from conf.base import BadInput
 from conf.run_folder import RunFolder, flatten
+from conf.tracking import json_lines, offline_records
 
 PATIENCE = 20  # seconds to wait for a server
 ONLINE = re.compile(r"[^/\s]+/[^/\s]+/[^/\s]+")
@@ -96,13 +95,10 @@ def from_offline(file: Path, source: str) -> Recorded:
     Raises:
         BadInput: leet does not read it.
     """
-    words = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    done = subprocess.run(words, capture_output=True, text=True)
-    records = list(json_lines(done.stdout))
-    told = next((record["run"] for record in records if "run" in record), None)
-    if told is None:
-        said = done.stderr.strip().splitlines()
-        raise BadInput(f"{source} cannot be read as an offline run{': ' + said[-1] if said else ''}")
+    records, message = offline_records(file)
+    run = next((record["run"] for record in records if "run" in record), None)
+    if run is None:
+        raise BadInput(f"{source} cannot be read as an offline run{': ' + message.splitlines()[-1] if message else ''}")
     config, summary, rows, state = {}, {}, [], "running"
     for record in records:
         config |= (record.get("config") or record.get("run", {}).get("config") or {}).get("update", {})
@@ -111,7 +107,7 @@ def from_offline(file: Path, source: str) -> Recorded:
             rows.append(record["history"]["item"])
         if "exit" in record:
             state = "failed" if record["exit"].get("exit_code") else "done"
-    return _from_wandb(told.get("display_name") or told["run_id"], source, state, config, rows, summary)
+    return _from_wandb(run.get("display_name") or run["run_id"], source, state, config, rows, summary)
 
 
 def from_server(source: str) -> Recorded:
@@ -148,17 +144,6 @@ def _from_wandb(name: str, source: str, state: str, config: dict, rows: list[dic
         _curves(trained),
         {name.rpartition("-read-")[2]: points} if points else {},
     )
-
-
-def json_lines(text: str) -> Iterator[dict]:
-    """Objects, one a line; lines that are none, as the last one after a kill, are passed over."""
-    for line in text.splitlines():
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(value, dict):
-            yield value
 
 
 def _curves(rows: Iterable[dict]) -> dict[str, list[tuple[float, float]]]:

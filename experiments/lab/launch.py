@@ -4,23 +4,26 @@ The launchers are those of a multirun of train.py. A job's only override is a fi
 that whatever a plan made of a configuration arrives as it is.
 """
 
+import fcntl
 import json
 import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conf import signals
 from conf.base import BadInput, Count, Settings
-from conf.compose import FOLDER
 from conf.run_folder import RunFolder, flatten, write_json
+from conf.words import FOLDER, quoted
 
 if TYPE_CHECKING:
     from conf.schema import Config
 
 GLANCE = 0.5  # seconds between two looks at the folders of runs
+PATIENCE = 20  # seconds for a process whose parent was killed to save its run and leave it
 
 
 class Launcher(Settings):
@@ -62,11 +65,34 @@ def job(asked) -> str | None:
 
     if asked.threads is not None:
         torch.set_num_threads(asked.threads)
+    if asked.parent is not None:
+        signals.serve(asked.parent, asked.stop)
     try:
-        train(validate(Config, json.loads(Path(asked.run).read_text())))
+        with signals.working():
+            config = validate(Config, json.loads(Path(asked.run).read_text()))
+            _wait_until_free(RunFolder.of(config).path / ".lock")
+            train(config)
+    except SystemExit as error:
+        if not signals.serving():
+            raise
+        return f"stopped with status {error.code}"
     except Exception as error:
         return str(error) if isinstance(error, BadInput) else repr(error)
     return None
+
+
+def _wait_until_free(lock: Path) -> None:
+    """A process of a command that was killed saves before it goes: let it."""
+    for _ in range(int(PATIENCE / GLANCE)):
+        try:
+            with open(lock) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return
+        except BlockingIOError:
+            time.sleep(GLANCE)
+        else:
+            return
 
 
 def launch(configs: Sequence["Config"], launcher: Launcher, at_once: int) -> dict[str, str]:
@@ -80,15 +106,20 @@ def launch(configs: Sequence["Config"], launcher: Launcher, at_once: int) -> dic
     options = flatten(launcher.options) | ({launcher.at_once: at_once} if launcher.at_once else {})
     words += [f"++hydra.launcher.{key}={json.dumps(value)}" for key, value in options.items()]
     words += [f"threads={json.dumps(threads(launcher, at_once))}"]
-    words += [f"hydra.sweep.dir={_quoted(Path(configs[0].runs) / configs[0].group / '.plan')}"]
+    folder = Path(configs[0].runs) / configs[0].group / ".plan"
+    words += [_setting("hydra.sweep.dir", folder)]
+    supervisor = signals.Supervisor(folder / f"stop-{os.getpid()}")
+    if launcher.shared:  # on this machine
+        words += [f"parent={os.getpid()}", _setting("stop", supervisor.stop)]
     portion, failures = len(configs) if launcher.at_once else at_once, {}
     for start in range(0, len(configs), portion):
         some = configs[start : start + portion]
-        try:
-            said = _launched(words, [[f"run={_quoted(_written(config))}"] for config in some])
-        except Exception as error:  # a process died, or the launcher is not there
-            said = [" ".join(f"{type(error).__name__}: {error}".split())[:300]] * len(some)
-        for config, sentence in zip(some, said, strict=True):
+        with supervisor.watching() if launcher.plugin != "basic" else nullcontext():
+            try:
+                sentences = _launched(words, [[_setting("run", _written(config))] for config in some])
+            except Exception as error:  # a process died, or the launcher is not there
+                sentences = [" ".join(f"{type(error).__name__}: {error}".split())[:300]] * len(some)
+        for config, sentence in zip(some, sentences, strict=True):
             if sentence and RunFolder.of(config).status["state"] != "done":
                 failures[config.name] = sentence
     return failures
@@ -106,8 +137,8 @@ def _written(config: "Config") -> Path:
     return place
 
 
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "\\'") + "'"
+def _setting(key: str, path: Path) -> str:
+    return f"{key}={quoted(str(path))}"
 
 
 def _launched(words: list[str], overrides: list[list[str]]) -> list[str | None]:

@@ -16,7 +16,6 @@ generation; the same command goes on from there, and finds what it would have fo
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -153,15 +152,11 @@ def _main(values: dict, overrides: list[str]) -> None:
     about = read_request(values)
     how, factors = asked(values)
     title = f"{about.trained.name} {f'x{how.factor:g}' if factors is None else 'short'}"
-    try:
-        with search_progress(title, how) as tell:
-            if factors is None:
-                result, folder = search(about.checkpoint, how, about.cache, tell)
-            else:
-                result, folder = recover(about.checkpoint, factors, how, about.cache, tell)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on after the last finished generation")
-        sys.exit(130)
+    with search_progress(title, how) as tell:
+        if factors is None:
+            result, folder = search(about.checkpoint, how, about.cache, tell)
+        else:
+            result, folder = recover(about.checkpoint, factors, how, about.cache, tell)
     search_figure(folder / "figure", result)
     speed = result["evaluations_per_second"]
     print(

@@ -16,7 +16,6 @@ Results: beside the base run, in progressive/<checkpoint>-<stages>-<digest>/: re
 """
 
 import hashlib
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -242,11 +241,7 @@ def _main(values: dict, overrides: list[str]) -> None:
     how = validate(Progressive, values)
     plan = make_plan(asked.checkpoint, how, asked.cache, trainer=trainer, logger=logger)
     print(told(plan), flush=True)
-    try:
-        result = run_progressive(plan)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on")
-        sys.exit(130)
+    result = run_progressive(plan)
     readings = [Stretch(**each) for each in result["readings"]]
     printed, sentences, folder = table(readings), said(result), plan.folder
     folder.mkdir(parents=True, exist_ok=True)

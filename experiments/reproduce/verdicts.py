@@ -14,7 +14,6 @@ Results: runs/claims/<claim>-<scale>/ with result.json, table.txt and the figure
 
 import json
 import shutil
-import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -170,11 +169,7 @@ def _main(values: dict, overrides: list[str]) -> None:
     for name in claims:
         if name not in (*CLAIMS, "all"):
             raise BadInput(f"claim={name} is not known; allowed: {', '.join(CLAIMS)}, all")
-    try:
-        reproduce(list(CLAIMS) if "all" in claims else claims, asked, overrides)
-    except KeyboardInterrupt:  # the processes that train had it too, and have saved
-        print("stopped; the same command goes on", flush=True)
-        sys.exit(130)
+    reproduce(list(CLAIMS) if "all" in claims else claims, asked, overrides)
 
 
 def main() -> None:
