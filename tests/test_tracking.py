@@ -1,26 +1,25 @@
 """Weights & Biases, offline: what was logged can be read back, and jobs of a multirun do not share a run."""
 
 import json
+import os
 import subprocess
 import sys
 from fnmatch import fnmatchcase
 
-from conf.compose import compose_values
+import pytest
+
+from conf.base import BadInput
+from conf.compose import check_logger, compose_values
 from conf.schema import Logger, validate
-from conf.tracking import tracked
+from conf.tracking import axes, check_wandb, offline_records, tracked
 from tests.runs import command, finish, tiny
+from train import compose, train
 
 
 def inspect(folder):
     """Every record of an offline run, as `wandb leet` reads it."""
     (file,) = folder.glob("*.wandb")
-    done = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return offline_records(file)[0]
 
 
 def test_a_multirun_isolates_its_jobs_and_what_was_logged_is_read_back(tmp_path):
@@ -53,7 +52,7 @@ def test_an_unreachable_server_never_stops_a_run(tmp_path):
     assert status == 0, err
     assert out.count("W&B is out of reach") == 1
     assert (tmp_path / "default" / "a" / "results.json").is_file()
-    assert list((tmp_path / "wandb").glob("offline-run-*"))
+    assert list((tmp_path / "wandb").glob("offline-run-*")) and not list((tmp_path / "wandb").glob("run-*"))
 
 
 def test_training_needs_neither_wandb_nor_datasets(tmp_path):
@@ -88,3 +87,85 @@ def test_curves_overlay_on_one_x_axis_each(tmp_path):
         for key in (key for row in rows for key in row if key not in axes.values()):
             (axis,) = [axis for pattern, axis in axes.items() if fnmatchcase(key, pattern)]
             assert axis == ("context/length" if key.startswith("context/") else "tokens")
+
+
+def test_rows_that_died_with_their_process_are_logged_again_on_resuming(tmp_path, monkeypatch, one_thread):
+    """Killed before W&B wrote its file out: what the run's own metrics have is there again, and once."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = compose(tiny(tmp_path, "logger=wandb", "name=a"))
+    folder = train(config).folder
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    os.truncate(file, file.stat().st_size // 2)
+    before = {tokens for tokens, _ in logged(file.parent)}
+    (folder / "results.json").unlink()
+    (folder / "checkpoints" / "step-00000006.ckpt").unlink()
+    status = json.loads((folder / "status.json").read_text())
+    (folder / "status.json").write_text(json.dumps({**status, "state": "running"}))
+    train(config)
+    first, second = sorted(tmp_path.glob("wandb/offline-run-*"))
+    assert first.name.partition("default")[2] == second.name.partition("default")[2], "one id, whose points join"
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    expected = sorted((row["tokens"], key) for row in rows for key in row if key not in ("step", "tokens"))
+    assert len(before) < len(rows) and sorted({*logged(first), *logged(second)}) == expected
+    again = {128 * step for step in range(1, 5)} - before  # up to the fourth step, from which the run went on
+    assert {tokens for tokens, _ in logged(second)} == again | {128 * 5, 128 * 6}
+
+
+def logged(folder):
+    """(tokens, metric) of every point of an offline run."""
+    items = [record["history"]["item"] for record in inspect(folder) if "history" in record]
+    return [(item["tokens"], key) for item in items for key in item if "/" in key and key != "trainer/global_step"]
+
+
+LOGGER = {"name": "wandb", "project": "positions", "mode": "auto", "tags": []}
+
+
+@pytest.mark.parametrize(
+    ("variables", "settings", "words"),
+    [
+        ({"WANDB_MODE": "nonsense"}, {}, ["WANDB_MODE='nonsense'", "'offline'"]),
+        ({"WANDB_BASE_URL": "nonsense"}, {}, ["WANDB_BASE_URL='nonsense'", "URL"]),
+        ({"WANDB_SILENT": "maybe"}, {}, ["WANDB_SILENT='maybe'", "boolean"]),
+        ({"WANDB_API_KEY": "abc"}, {}, ["WANDB_API_KEY", "40"]),
+        ({}, {"project": "a/b:c"}, ["project=a/b:c", "'/'"]),
+        ({}, {"project": ""}, ["project=''"]),
+        ({}, {"tags": ["x" * 65]}, ["tags.0", "64"]),
+        ({}, {"tags": [""]}, ["tags.0=''"]),
+        ({}, {"mode": "onlin"}, ["mode='onlin'", "'online'"]),
+    ],
+)
+def test_what_wandb_does_not_take_is_one_sentence_before_anything_is_computed(monkeypatch, variables, settings, words):
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput) as caught:
+        check_logger({"logger": LOGGER | settings})
+    message = str(caught.value)
+    assert "\n" not in message and "pydantic" not in message and all(word in message for word in words), message
+
+
+def test_wandb_that_is_not_installed_names_what_needs_none(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(BadInput, match=r"wandb, which is not installed: take logger=csv or logger=none"):
+        check_logger({"logger": LOGGER})
+    check_logger({"logger": {"name": "csv"}})
+
+
+def test_the_environment_of_wandb_is_respected(monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_DISABLED", "true")
+    monkeypatch.setenv("WANDB_PROJECT", "elsewhere")
+    logger = compose(["position=rope"]).logger
+    assert check_wandb(logger) == "disabled" and logger.project == "elsewhere"
+    assert check_wandb(logger.model_copy(update={"mode": "offline"})) == "offline", "what is set goes before"
+    assert compose(["logger.project=mine"]).logger.project == "mine"
+
+
+def test_a_long_name_makes_a_tag_that_wandb_takes():
+    config = compose(["position=rope"])
+    tags = [
+        axes(config.model_copy(update={"data": config.data.model_copy(update={"name": "n" * 70 + end})}))
+        for end in "ab"
+    ]
+    assert all(len(tag) <= 64 for each in tags for tag in each) and tags[0] != tags[1]
