@@ -1,8 +1,11 @@
-# Every target sets up what it needs in .venv; nothing else has to be installed but Python 3.11 or 3.12.
+# Every target sets up what it needs in .venv; nothing else has to be installed but Python 3.11, 3.12 or 3.13.
 PYTHON ?= python3
 PY := .venv/bin/python
+# A worker for each core; tests that share what they trained stay together. One thread for each: the models of the
+# tests are too small to share.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-.PHONY: demo claims test bench report explore lint clean
+.PHONY: demo claims test check portable bench report explore lint clean
 
 demo: .venv/ready
 	$(PY) -m experiments.extend experiment=demo
@@ -12,9 +15,19 @@ demo: .venv/ready
 claims: .venv/ready
 	$(PY) -m experiments.reproduce claim=all scale=pico launcher=joblib
 
-# One thread: the models of the tests are too small to share.
 test: .venv/ready-dev
-	OMP_NUM_THREADS=1 $(PY) -m pytest
+	$(PYTEST)
+
+# For the daily loop: lint, and the tests that take under a second each.
+check: lint
+	$(PYTEST) -m "not slow"
+
+# What is computed, once more with the plainest kernels of torch and its libraries: as on other processors.
+portable: .venv/ready-dev
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE DNNL_MAX_CPU_ISA=SSE41 $(PYTEST) -m "not slow" \
+		tests/test_extensions*.py tests/test_gpt*.py tests/test_laws*.py tests/test_loss*.py tests/test_mixed*.py \
+		tests/test_passkey*.py tests/test_perplexity*.py tests/test_positions*.py tests/test_recompute*.py \
+		tests/test_switch*.py
 
 # Wants the machine to itself.
 bench: .venv/ready-dev
@@ -31,6 +44,7 @@ explore: .venv/ready
 lint: .venv/ready-dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from conf import signals
 from conf.base import BadInput
@@ -35,7 +36,7 @@ def plain(config, whole: bool = True) -> dict:
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     try:
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=whole)
+        values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=whole)
     except MissingMandatoryValue as error:
         raise BadInput(f"{error.full_key} must be given: it has no default") from None
     except OmegaConfBaseException as error:

@@ -1,7 +1,8 @@
 """The typed, frozen form of a training run's configuration: what Hydra composes must satisfy it, or is refused."""
 
 import json
-from typing import Annotated, Literal, Union
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -18,10 +19,18 @@ def one_of(table: dict) -> object:
     return Annotated[Union[settings], Field(discriminator="name")] if len(settings) > 1 else settings[0]  # noqa: UP007
 
 
-PositionSettings = one_of(SCHEMES)
-ExtendSettings = one_of(EXTENSIONS)
-FrequencySettings = one_of(SPECTRA)
-SeenSettings = one_of(SEEN)
+if TYPE_CHECKING:  # which class it is shows when a program runs
+    PositionSettings = Any
+    ExtendSettings = Any
+    FrequencySettings = Any
+    SeenSettings = Any
+else:
+    PositionSettings = one_of(SCHEMES)
+    ExtendSettings = one_of(EXTENSIONS)
+    FrequencySettings = one_of(SPECTRA)
+    SeenSettings = one_of(SEEN)
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
 class Trainer(Settings):
@@ -109,7 +118,7 @@ class Config(Settings):
         return self
 
 
-def validate(schema: type[Settings], values: dict) -> Settings:
+def validate(schema: type[AnySettings], values: dict) -> AnySettings:
     """Turn plain values into frozen settings.
 
     Raises:
@@ -132,7 +141,7 @@ WORDS = {
 }
 
 
-def _sentence(faults: list[dict], values: dict) -> str:
+def _sentence(faults: Sequence[Mapping], values: dict) -> str:
     """The first of pydantic's faults, in words: key = value, and what is allowed there."""
     located = [(*_locate(fault, values), fault) for fault in faults]
     key, siblings, fault = located[0]
@@ -159,7 +168,7 @@ def _sentence(faults: list[dict], values: dict) -> str:
     return f"{key}={plainly(fault['input'])} {' or '.join(dict.fromkeys(messages))}"
 
 
-def _locate(fault: dict, values: dict) -> tuple[str, list[str]]:
+def _locate(fault: Mapping, values: dict) -> tuple[str, list[str]]:
     """The dotted key of a fault, and the keys that stand beside it.
 
     pydantic's path also has the tag by which the members of a union are told apart, and names of its own functions.

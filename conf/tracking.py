@@ -123,7 +123,7 @@ def check_wandb(logger) -> str:
     except ImportError:
         raise BadInput("logger=wandb needs wandb, which is not installed: take logger=csv or logger=none") from None
     with _one_sentence(wandb):
-        wandb.Settings().update_from_env_vars(os.environ)
+        wandb.Settings().update_from_env_vars(dict(os.environ))
         if logger.mode not in ("auto", "online"):
             return logger.mode
         if logger.mode == "auto" and os.environ.get("WANDB_MODE"):
@@ -171,4 +171,4 @@ def _start(logger, runs: Path, identity: dict):
                 shutil.rmtree(folder, ignore_errors=True)  # of the run that did not begin
             mode = "offline"
     with _one_sentence(wandb):
-        return wandb.init(mode=mode, **arguments)
+        return wandb.init(mode=mode, **arguments)  # type: ignore[arg-type] # one of the words of wandb

@@ -171,7 +171,7 @@ def _tokenizer_key(settings: Sotu | Files | Hub | Chains, given: str | None) -> 
         raise BadInput(f"data={settings.name} has {states} for tokens: a model of other tokens cannot read them.")
     if states is not None:
         return {"kind": STATES, "vocabulary": None}
-    if given is None:
+    if given is None and not isinstance(settings, Chains):
         key = settings.tokenizer.model_dump()
         if settings.tokenizer.kind == "file":
             key["path"] = hashlib.sha256(read_json(settings.tokenizer).encode()).hexdigest()

@@ -203,7 +203,7 @@ class MixedWindows:
     def __init__(self, windows: Windows, task: Task, fraction: float, seed: int, reach: int | None = None):
         self._windows, self._task, self._fraction, self._seed, self._reach = windows, task, fraction, seed, reach
 
-    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> torch.LongTensor:
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> torch.Tensor:
         """As Windows.batch: a function of (seed, step), and shared out by ranks without a trace."""
         rows = self._windows.batch(step, rank, ranks)
         for number, row in enumerate(rows.numpy(), start=(step * ranks + rank) * len(rows)):

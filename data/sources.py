@@ -8,7 +8,7 @@ land on the same side.
 import glob
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def texts(settings: Sotu | Files | Hub) -> Iterator[tuple[str, str]]:
     return _dealt(given, cuts)
 
 
-def _dealt(given: dict[str, Iterable[str]], cuts: dict[str, float]) -> Iterator[tuple[str, str]]:
+def _dealt(given: Mapping[str, Iterable[str]], cuts: dict[str, float]) -> Iterator[tuple[str, str]]:
     """Label every document with its split; those of train below a cut go to the split of that cut."""
     for split in reversed(SPLITS):
         for text in given.get(split, ()):

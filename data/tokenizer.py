@@ -58,8 +58,8 @@ class ByteTokenizer:
         return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
-        ids = np.asarray(ids)
-        return ids[ids != self.separator].astype(np.uint8).tobytes().decode(errors="replace")
+        known = np.asarray(ids)
+        return known[known != self.separator].astype(np.uint8).tobytes().decode(errors="replace")
 
     def bytes_per_token(self) -> np.ndarray:
         return np.array([1.0] * 256 + [0.0])
@@ -91,8 +91,8 @@ class JsonTokenizer:
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
-        ids = np.asarray(ids)
-        return self._tokenizer.decode(ids[ids != self.separator].tolist(), skip_special_tokens=False)
+        known = np.asarray(ids)
+        return self._tokenizer.decode(known[known != self.separator].tolist(), skip_special_tokens=False)
 
     def bytes_per_token(self) -> np.ndarray | None:
         """UTF-8 bytes of each token, (vocabulary,); None unless the tokenizer is byte-level, where they are exact."""

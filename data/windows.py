@@ -30,7 +30,7 @@ class Windows:
         self.epoch_length: int = max(1, (len(tokens) - window) // window)
         self._epochs: dict[int, np.ndarray] = {}
 
-    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> torch.LongTensor:
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> torch.Tensor:
         """The (B / ranks, T + 1) tokens of one step; the batches of all ranks, stacked in order, are that of one."""
         if self._batch % ranks:
             raise BadInput(f"A batch of {self._batch} windows cannot be shared equally by {ranks} processes.")
@@ -55,7 +55,7 @@ class Windows:
         return self._epochs[epoch]
 
 
-def fixed_windows(tokens: np.ndarray, window: int, count: int) -> torch.LongTensor:
+def fixed_windows(tokens: np.ndarray, window: int, count: int) -> torch.Tensor:
     """At most `count` windows, spread evenly over a split and never overlapping, (n, T + 1); the same every time."""
     available = _available(tokens, window)
     n = min(count, available)
@@ -89,7 +89,7 @@ class Batches:
     def __len__(self) -> int:
         return self.steps
 
-    def __iter__(self) -> Iterator[torch.LongTensor]:
+    def __iter__(self) -> Iterator[torch.Tensor]:
         while self.position < self.steps:
             batch = self.windows.batch(self.position, self.rank, self.ranks)
             self.position += 1

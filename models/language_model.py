@@ -12,7 +12,7 @@ from torch import Tensor
 from conf.base import CountOrZero, Settings
 from models.gpt import GPT
 from models.optimizers import Together, muon
-from models.positions.seen import Contiguous
+from models.positions.seen import Contiguous, Seen
 
 
 class Optimizer(Settings):
@@ -52,7 +52,7 @@ class LanguageModel(L.LightningModule):
         steps: int,
         bytes_per_token: Tensor | None,
         record: dict,
-        seen: Settings | None = None,
+        seen: Seen | None = None,
         seed: int = 0,
         ranks: int = 1,
     ):

@@ -98,7 +98,7 @@ def test_arms_share_initial_weights_and_a_seed_changes_them(tmp_path):
 
 
 def wait_for(path, process):
-    for _ in range(3000):
+    for _ in range(30_000):
         if path.exists():
             return
         assert process.poll() is None, process.communicate()[1]

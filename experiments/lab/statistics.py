@@ -157,9 +157,9 @@ def contrast(*parts: tuple[float, np.ndarray, np.ndarray], draws: int = DRAWS, s
 
 def compare_seeds(values: Sequence[float], draws: int = DRAWS, seed: int = 0) -> Comparison:
     """A number for each seed, such as the logarithm of a ratio, against zero: the level of seeds alone."""
-    random, values = np.random.default_rng(seed), np.asarray(values, dtype=np.float64)
-    picked = values[random.integers(0, len(values), (draws, len(values)))].mean(axis=1)
-    return _judged(values.mean(), [picked - values.mean()], len(values), 0, random)
+    random, numbers = np.random.default_rng(seed), np.asarray(values, dtype=np.float64)
+    picked = numbers[random.integers(0, len(numbers), (draws, len(numbers)))].mean(axis=1)
+    return _judged(numbers.mean(), [picked - numbers.mean()], len(numbers), 0, random)
 
 
 def _judged(value: float, deviations: list[np.ndarray], seeds: int, documents: int, random) -> Comparison:

@@ -1,6 +1,6 @@
 """Schemes and extensions by name. Adding one is a class, its row here, and a file in conf/position or conf/extend."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from conf.base import Settings
 from models.positions.base import Geometry, Position
@@ -70,7 +70,7 @@ EXTENSIONS: dict[str, type[Extension]] = {
 }
 
 
-def build_position(position: Settings, frequencies: Settings, extend: Settings, geometry: Geometry) -> Position:
+def build_position(position: Any, frequencies: Any, extend: Any, geometry: Geometry) -> Position:
     """Build the scheme the position settings name, turning at these frequencies, read with this extension.
 
     Raises:

@@ -76,11 +76,11 @@ class Position(nn.Module):
     class Knobs(Settings):
         """The scheme's own settings: one frozen class per scheme, one YAML file in conf/position."""
 
-    relative: ClassVar[bool] = True  # adding a constant to every position changes no logit
+    relative: bool = True  # adding a constant to every position changes no logit
     stretches: ClassVar[frozenset[str]] = frozenset()  # what an extension may change: see Extension.changes
     exempt: ClassVar[dict[str, str]] = {}  # laws of tests/laws.py the scheme cannot obey, each with the reason
 
-    def __init__(self, knobs: Settings, geometry: Geometry, spectrum: Settings, extension: Extension):
+    def __init__(self, knobs: Any, geometry: Geometry, spectrum: Any, extension: Extension):
         """Bind the scheme to a model's sizes, to its spectrum and to the extension it is read with.
 
         Raises:

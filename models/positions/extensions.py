@@ -6,7 +6,7 @@ Factors are always relative to the original window, the one the model was traine
 Letters in shape comments: T tokens, K frequencies (pairs of channels).
 """
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -43,14 +43,14 @@ class Extension:
 
     # What it changes, which the scheme must have: "positions", "frequencies", or "plain rotation", the scores of a
     # scheme that turns queries and keys by the phase and does nothing else.
-    changes: ClassVar[str | None] = None
+    changes: str | None = None
     exempt: ClassVar[dict[str, str]] = {}  # laws of tests/laws.py a scheme cannot obey when read so, with the reason
     depends_on_length: bool = False  # the logits of a text change when more text follows it
     relative: bool = True  # what a relative scheme says still depends on distances alone
     temperature: float = 1.0  # t of the scores q·k/(t√D), of all channels and beside any bias, where it stretches
     near: int | None = None  # tokens this far from the query and on stand elsewhere (`far`); None: no token does
 
-    def __init__(self, knobs: Settings, window: int):
+    def __init__(self, knobs: Any, window: int):
         """Bind the extension to the original window, in tokens."""
         self.knobs, self.window = knobs, window
 
@@ -92,7 +92,7 @@ class Stretch(Settings):
 
     @property
     def label(self) -> str:
-        return f"{self.name}{self.factor:g}"
+        return f"{self.name}{self.factor:g}"  # type: ignore[attr-defined] # each that is used has a name
 
 
 class Interpolate(Extension):

@@ -5,7 +5,7 @@ through its bias door (models/positions/rotate.py). The flash path is lost.
 """
 
 from itertools import count
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ class Grouped(Extension):
     changes = "plain rotation"
     share: float
 
-    def __init__(self, knobs: Settings, window: int):
+    def __init__(self, knobs: Any, window: int):
         super().__init__(knobs, window)
         self.near = max(1, int(window * self.share)) if knobs.near is None else knobs.near
         if self.near >= window:
@@ -41,7 +41,7 @@ class SelfExtend(Grouped):
 
     share = 0.25
 
-    def __init__(self, knobs: Settings, window: int):
+    def __init__(self, knobs: Any, window: int):
         super().__init__(knobs, window)
         last, near = knobs.factor * window - 1, self.near
         self.group = next(size for size in count(1) if last // size + near - near // size < window)

@@ -2,14 +2,14 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
-from conf.base import BadInput, CountOrZero, Settings
+from conf.base import BadInput, CountOrZero
 from models.positions.frequencies import phases
 from models.positions.rescaled import Rescaled, ntk_factors, ranks
 
@@ -74,7 +74,7 @@ class LongRoPE(Rescaled):
             first = f"-n{self.n_hat}" if self.n_hat else ""
             return super().label + first + ("-switch" if self.short is not None else "")
 
-    def __init__(self, knobs: Settings, window: int):
+    def __init__(self, knobs: Any, window: int):
         super().__init__(knobs, window)
         if window == 1 and knobs.temperature is None:
             raise BadInput("extend.temperature must be set: LongRoPE's own is not defined for a window of one token")

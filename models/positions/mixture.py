@@ -45,6 +45,8 @@ class Mixture(Position):
         second: Part
         every: Count = 4
 
+    first: Position
+    second: Position
     stretches = frozenset({"positions", "frequencies", "plain rotation"})  # as far as its two schemes do
 
     def __init__(self, knobs, geometry, spectrum, extension):

@@ -7,7 +7,7 @@ Letters in shape comments: K frequencies.
 """
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -256,9 +256,9 @@ class Resonance(Rescaled):
 
     exempt: ClassVar = {"factor_one_changes_nothing": "a factor of one leaves the rounding of the wavelengths"}
 
-    def __init__(self, knobs: Settings, window: int):
+    def __init__(self, knobs: Any, window: int):
         super().__init__(knobs, window)
-        kind = {"none": Extension, "ntk": NTK, "yarn": Yarn}[knobs.over]
+        kind: Any = {"none": Extension, "ntk": NTK, "yarn": Yarn}[knobs.over]
         self.over = kind(kind.Knobs(factor=knobs.factor) if knobs.over != "none" else kind.Knobs(), window)
         self.published_temperature = self.over.temperature
 

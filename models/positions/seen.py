@@ -8,7 +8,7 @@ or of the number of a window; positions are whole numbers, strictly increasing, 
 Letters in shape comments: B batch, T tokens of a window, L those of the window the model was first trained on.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -116,7 +116,7 @@ class Mixed(Seen):
         return chunks.flatten(0, 1), windows[~short]
 
 
-def _fits(settings: Settings, length: int) -> None:
+def _fits(settings: Any, length: int) -> None:
     if settings.longest < length:
         raise BadInput(f"seen.longest={settings.longest} is shorter than a window of {length} tokens")
 

@@ -1,6 +1,6 @@
 """An extension of long texts alone: those within the window are read as the model was first trained."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, ValidationInfo
@@ -43,12 +43,12 @@ class Switch(Extension):
 
         @property
         def label(self) -> str:
-            return f"{self.over.label}-switch"
+            return f"{self.over.label}-switch"  # type: ignore[attr-defined] # every extension has one
 
     depends_on_length = True
     relative = False  # later positions mean a longer text
 
-    def __init__(self, knobs: Settings, window: int):
+    def __init__(self, knobs: Any, window: int):
         super().__init__(knobs, window)
         from models.positions import EXTENSIONS
 

@@ -4,6 +4,7 @@ The file keeps q and k of Llama with the channels of a pair side by side; they a
 """
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def open_gguf(path: Path) -> tuple[dict, Tensors, str | None]:
     untied = any(tensor.name == "output.weight" for tensor in reader.tensors)
     config["tie_word_embeddings"] = not untied
     interleaved = config["model_type"] == "llama"
-    readers = {}
+    readers: dict[str, Callable[[], Tensor]] = {}
     for tensor in reader.tensors:
         name, heads = _their_name(tensor.name), 0
         if interleaved and ".attn_q." in tensor.name:

@@ -13,6 +13,7 @@ from conf.base import BadInput
 from models.positions import Position
 from models.positions.frequencies import Geometric
 from models.positions.mixture import Mixture
+from models.positions.rotate import Rotary
 
 
 def write_rope(position: Position, partial: bool) -> dict:
@@ -29,6 +30,7 @@ def write_rope(position: Position, partial: bool) -> dict:
         position = position.first
     if position.knobs.name == "none":
         return {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}, "max_position_embeddings": window}
+    assert isinstance(position, Rotary)  # no other has an architecture
     extend, scheme, spectrum = position.extension.knobs, position.knobs.name, position.spectrum
     geometric = isinstance(spectrum, Geometric) and spectrum.slowest is None
     theta = spectrum.base if geometric else 10_000.0
@@ -52,7 +54,7 @@ def write_rope(position: Position, partial: bool) -> dict:
     return {"rope_parameters": settings, "max_position_embeddings": longest}
 
 
-def _share(position: Position) -> float:
+def _share(position: Rotary) -> float:
     """The share of channels that rotate, such that times the width of a head, rounded down, it is their number."""
     width, rotated = position.geometry.head_width, position.rotated
     if rotated < width and position.extension.temperature != 1:
@@ -97,7 +99,7 @@ def _root(temperature: float) -> float:
     return next((short for digits in range(1, 17) if (short := round(root, digits)) ** -2 == temperature), root)
 
 
-def _as_longrope(position: Position, theta: float) -> dict:
+def _as_longrope(position: Rotary, theta: float) -> dict:
     """Fixed frequencies of any kind, as factors of a geometric spectrum of this base."""
     extension, name = position.extension, position.extension.knobs.name
     if extension.depends_on_length or extension.near is not None or not extension.relative:

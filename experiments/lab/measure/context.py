@@ -119,7 +119,9 @@ def with_optimum(
     return result
 
 
-def effective_context(nll: Sequence[float], tokens: Sequence[float], curve: np.ndarray, context: int) -> Estimate:
+def effective_context(
+    nll: Sequence[float], tokens: Sequence[float] | np.ndarray, curve: np.ndarray, context: int
+) -> Estimate:
     """How many tokens back the best reader looks for the loss that a model has, with an interval over documents.
 
     The optimum falls with its length of context, here made monotone and interpolated in the length's logarithm. It is

@@ -9,6 +9,7 @@ measured, in perplexity/, and are read from there when the same is asked again. 
 stands beside them, and on data=chains the optimum and the effective context (context.py).
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -29,7 +30,7 @@ from experiments.lab.measure.readings import (
 from experiments.lab.statistics import Estimate, paired_ratio
 
 if TYPE_CHECKING:
-    from data.token_files import Documents
+    from data.corpus import Documents
 
 
 class Measurement(Settings):
@@ -130,7 +131,7 @@ def by_document(row: dict, owners: list[int]) -> dict:
     return row | documents | {"document_tokens": [s[1] for s in sums.values()]}
 
 
-def table(rows: list[dict], gains: list[dict] = ()) -> str:
+def table(rows: list[dict], gains: Sequence[dict] = ()) -> str:
     """A line per context length: perplexity, bits per byte of text or the optimum of chains, what the context gains."""
     gained = {gain["to"]: Estimate(gain["value"], gain["low"], gain["high"]) for gain in gains}
     columns = [("context", 8), ("perplexity", 11)]

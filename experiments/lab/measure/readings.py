@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -66,7 +66,7 @@ def choose_passes(asked: Request, reading: str) -> tuple[list[str], str]:
     Raises:
         BadInput: it is none of these.
     """
-    both = get_args(Pass.__origin__)
+    both = get_args(get_args(Pass)[0])
     if reading not in (*both, "both"):
         raise BadInput(f"reading={reading} is not known: one of {', '.join(both)}, both")
     from conf.schema import Config, validate
@@ -84,7 +84,7 @@ def choose_passes(asked: Request, reading: str) -> tuple[list[str], str]:
     return (list(both) if reading == "both" else [reading]), f"{said}. As decoded, every target has a pass of its own."
 
 
-def depends_on_length(extend: Settings, window: int) -> bool:
+def depends_on_length(extend: Any, window: int) -> bool:
     """Whether, read with these settings, the logits of a text change when more text follows it."""
     from models.positions import EXTENSIONS
 

@@ -27,7 +27,7 @@ from data.retrieval import Task, Trial
 from experiments.lab.statistics import DRAWS, wilson
 
 if TYPE_CHECKING:
-    from data.token_files import Documents
+    from data.corpus import Documents
     from models.gpt import GPT
 
 PI_RATE, YARN_RATE = 0.2, 0.8  # shares of success that the two papers ask for
@@ -62,7 +62,7 @@ def ask(model: "GPT", trials: Sequence[Trial], **options) -> Answers:
     """Put trials of one length to a model; options are those of token_losses (as_decoded, batch_tokens, device …)."""
     right, top = _key_losses(model, trials, [trial.key for trial in trials], options)
     wrong, _ = _key_losses(model, trials, [trial.other for trial in trials], options)
-    return Answers(top.all(axis=1), right.sum(axis=1), wrong.sum(axis=1))
+    return Answers(np.asarray(top.all(axis=1)), right.sum(axis=1), wrong.sum(axis=1))
 
 
 def needle_perplexity(model: "GPT", trials: Sequence[Trial], **options) -> float:
@@ -167,7 +167,7 @@ def summarise(cells: Sequence[Cell]) -> dict:
         mine = [each for each in cells if each.length == length]
         outcomes = "".join(each.outcomes for each in mine)
         row = {"length": length, "exact": asdict(wilson(outcomes.count("1"), len(outcomes)))}
-        row["needle_perplexity"] = _exp(np.mean([math.log(each.needle_perplexity) for each in mine]))
+        row["needle_perplexity"] = _exp(float(np.mean([math.log(each.needle_perplexity) for each in mine])))
         row |= {name: float(np.mean([getattr(each, name) for each in mine])) for name in ("gap", "preferred")}
         for rate in (PI_RATE, YARN_RATE):
             low, high = k_max_interval(mine, rate)
