@@ -19,9 +19,9 @@ from models.positions.base import Geometry, row_chunks, rows_at_once
 from models.positions.extensions import length_of
 
 
-def knob(default):
+def knob(default, **limits):
     """A setting younger than the first runs: what is saved leaves its default out, so that old runs compare equal."""
-    return Field(default, exclude_if=lambda value: value == default)
+    return Field(default, exclude_if=lambda value: value == default, **limits)
 
 
 class Shape(Settings):
@@ -35,14 +35,14 @@ class Shape(Settings):
     head_width: Count | None = knob(None)  # null: width / heads
     kv_heads: Count | None = knob(None)  # each shared by heads / kv_heads heads (Ainslie et al. 2023); null: heads
     norm: Literal["layer", "rms"] = knob("layer")
-    norm_epsilon: float = Field(1e-5, gt=0, exclude_if=(1e-5).__eq__)
+    norm_epsilon: float = knob(1e-5, gt=0)
     norm_bias: bool = knob(False)
     network: Literal["gelu", "gelu_tanh", "swiglu"] = knob("gelu")  # swiglu: Shazeer 2020
     network_width: Count | None = knob(None)  # null: 4 x width; swiglu: 8/3 of it, up to a multiple of 8
     biases: Literal["none", "qkv", "attention", "network", "all"] = knob("none")  # of which projections
     parallel: bool = knob(False)  # attention and network both read the layer's input (GPT-J)
     tied: bool = knob(True)  # the token embedding is the head
-    embedding_scale: float | None = Field(None, gt=0, exclude_if=(None).__eq__)  # null: √width
+    embedding_scale: float | None = knob(None, gt=0)  # null: √width
     vocabulary: Count | None = knob(None)  # rows of embedding and head; null: the tokenizer's tokens
 
     @model_validator(mode="after")

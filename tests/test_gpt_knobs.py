@@ -178,7 +178,9 @@ def test_a_modern_model_is_as_large_as_the_plain_one(size):
 def test_settings_that_are_defaults_are_not_written_down():
     """So that runs from before there were knobs are still the same runs."""
     assert set(compose(["model=nano"]).model.model_dump()) == {"name", "layers", "heads", "width", "qk_norm"}
-    chosen = compose(["model=nano_modern", "model.qk_norm=learned"]).model
+    chosen = compose(
+        ["model=nano_modern", "model.qk_norm=learned", "model.embedding_scale=1", "model.vocabulary=9"]
+    ).model
     assert validate(Shape, chosen.model_dump(mode="json")) == chosen
 
 
