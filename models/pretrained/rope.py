@@ -11,10 +11,14 @@ factor refers, is by this rule:
 yarn, llama3 and longrope without the second are refused: their frequencies depend on a window that nobody said.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from conf.base import BadInput
+from pydantic import ValidationError
+
+from conf.base import BadInput, cannot_take
+from models.positions import EXTENSIONS
 
 # Settings of a type beside rope_type, rope_theta and the original window.
 TYPES = {
@@ -75,13 +79,15 @@ def read_rope(
         raise BadInput(f"{name}: {unknown[0]} of rope_type={kind} is not supported")
     base, remarks = _theta(config, given, name, theta)
     length, said = _window(config, given, kind, name, window)
-    shares = {source[key] for source, key in _places(given, config, "partial_rotary_factor", "rotary_pct")}
+    places = _places(given, config, "partial_rotary_factor", "rotary_pct")
+    shares = {_number(source[key], key, name) for source, key in places}
     if len(shares) > 1:
         raise BadInput(f"{name}: partial_rotary_factor is {' and '.join(map(str, sorted(shares)))} in one config.json")
     share = shares.pop() if shares else (1.0 if partial is None else partial)
     position = _position(kind, share, head_width, name, partial is not None)
     extend = _extend(kind, given, config, length, name)
-    if position.get("fraction", 1) != 1 and extend.get("temperature", 1) != 1:
+    temperature = _temperature(extend, length, name)
+    if position.get("fraction", 1) != 1 and temperature != 1:
         raise BadInput(
             f"{name}: the attention factor of rope_type={kind} scales the rotated share of a head alone "
             f"({share:g} of it), and the lab scales whole scores"
@@ -90,8 +96,23 @@ def read_rope(
     return Rope(position, frequencies, extend, length, (*remarks, *said))
 
 
+def _number(value, key: str, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise BadInput(f"{name}: {key}={value} in the rope settings must be a number above zero")
+    return float(value)
+
+
+def _temperature(extend: dict, window: int, name: str) -> float:
+    """What the extension divides scores by; refuses settings that it cannot take."""
+    kind = EXTENSIONS[extend["name"]]
+    try:
+        return kind(kind.Knobs.model_validate(extend), window).temperature
+    except ValidationError as error:
+        raise BadInput(f"{name}: {cannot_take(extend['name'], error)}") from None
+
+
 def _theta(config: dict, given: dict, name: str, default: float) -> tuple[float, list[str]]:
-    bases = {source[key] for source, key in _places(given, config, "rope_theta", "rotary_emb_base")}
+    bases = {_number(source[key], key, name) for source, key in _places(given, config, "rope_theta", "rotary_emb_base")}
     if len(bases) > 1:
         raise BadInput(
             f"{name}: rope_theta is {' and '.join(f'{base:g}' for base in sorted(bases))} in one config.json"
@@ -116,7 +137,7 @@ def _window(config: dict, given: dict, kind: str, name: str, window: int | None)
     if len(originals) > 1:
         both = " and ".join(map(str, sorted(originals)))
         raise BadInput(f"{name}: original_max_position_embeddings is {both} in one config.json; name original_window=")
-    factor = given.get("factor") or 1
+    factor = 1 if given.get("factor") is None else _number(given["factor"], "factor", name)
     if originals:
         original = originals.pop()
         if kind == "dynamic" and original != longest:
@@ -154,11 +175,7 @@ def _extend(kind: str, given: dict, config: dict, window: int, name: str) -> dic
     """The extension, as in conf/extend."""
 
     def number(key: str, default=None) -> float:
-        value = given.get(key)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise BadInput(f"{name}: {key}={value} of rope_type={kind} must be a number")
-        return float(value)
+        return _number(default if given.get(key) is None else given[key], key, name)
 
     if kind == "default":
         return {"name": "none"}
@@ -177,10 +194,8 @@ def _extend(kind: str, given: dict, config: dict, window: int, name: str) -> dic
         lists = {ours: given.get(f"{ours}_factor") for ours in ("long", "short")}
         return {"name": "longrope", "factor": factor} | lists | attention
     if not attention and given.get("mscale") and given.get("mscale_all_dim"):
-        from math import log
-
-        upper, lower = (0.1 * number(key) * log(factor) + 1 for key in ("mscale", "mscale_all_dim"))
+        upper, lower = (0.1 * number(key) * math.log(factor) + 1 for key in ("mscale", "mscale_all_dim"))
         attention = {"temperature": (upper / lower) ** -2}
-    fast, slow = (given.get("beta_fast") or 32.0), (given.get("beta_slow") or 1.0)
-    turns = {"beta_fast": float(fast), "beta_slow": float(slow), "truncate": given.get("truncate", True)}
+    turns = {"beta_fast": number("beta_fast", 32.0), "beta_slow": number("beta_slow", 1.0)}
+    turns["truncate"] = given.get("truncate", True)
     return {"name": "yarn", "factor": factor, "ramp": "index"} | turns | attention

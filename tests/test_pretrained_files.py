@@ -1,0 +1,375 @@
+"""Files of checkpoints: every form that is read, every rule of rope settings, a sentence for whatever is wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conf.base import BadInput
+from models.pretrained.architectures import describe
+from models.pretrained.incoming import read_checkpoint
+from models.pretrained.rope import read_rope
+from models.pretrained.weights import WHOLE
+from tests import transformers_models as theirs
+from tests.test_pretrained import agree, rebuild
+from tests.test_pretrained_out import same
+
+pytest.importorskip("transformers", reason="transformers, pinned in requirements-dev.txt, is not installed")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> dict[str, Path]:
+    """A folder of each of four architectures, written once."""
+    folders = {}
+    for name in ("llama", "llama-tied", "gpt_neox", "gpt2"):
+        architecture, options = theirs.MODELS[name]
+        folders[name] = theirs.save(theirs.build(architecture, **options), tmp_path_factory.mktemp(name))
+    return folders
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    """A copy of such a folder, to change."""
+
+    def make(name: str = "llama") -> Path:
+        return Path(shutil.copytree(saved[name], tmp_path / name))
+
+    return make
+
+
+def configure(folder: Path, **changes) -> Path:
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
+    return folder
+
+
+def change(folder: Path, edit) -> Path:
+    """Rewrite the weights; edit: a function of the mapping of tensors, which it changes."""
+    tensors = load_file(folder / WHOLE)
+    edit(tensors)
+    save_file(tensors, folder / WHOLE)
+    return folder
+
+
+# What is read.
+
+
+def test_shards_are_the_whole(saved, tmp_path):
+    model = theirs.build(*theirs.MODELS["llama"][:1], **theirs.MODELS["llama"][1])
+    folder = theirs.save(model, tmp_path, max_shard_size="20KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 2
+    same(read_checkpoint(folder), read_checkpoint(saved["llama"]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_floats_become_float32(saved, copy, dtype):
+    folder = change(copy(), lambda tensors: tensors.update({key: t.to(dtype) for key, t in tensors.items()}))
+    first, second = read_checkpoint(saved["llama"]).weights, read_checkpoint(folder).weights
+    assert all(second[key].dtype == torch.float32 for key in second)
+    assert all(torch.equal(first[key].to(dtype).float(), second[key]) for key in first)
+
+
+def test_names_with_and_without_the_name_of_the_model(saved, copy):
+    def strip(tensors):
+        for name in list(tensors):
+            tensors[name.removeprefix("transformer.")] = tensors.pop(name)
+
+    same(read_checkpoint(change(copy("gpt2"), strip)), read_checkpoint(saved["gpt2"]))
+
+
+@pytest.mark.parametrize("head", ["embed_out.weight", "lm_head.weight"])
+def test_both_names_of_the_head_of_gpt_neox(saved, copy, head):
+    def rename(tensors):
+        (name,) = {"embed_out.weight", "lm_head.weight"} & set(tensors)
+        tensors[head] = tensors.pop(name)
+
+    same(read_checkpoint(change(copy("gpt_neox"), rename)), read_checkpoint(saved["gpt_neox"]))
+
+
+def test_tables_beside_the_weights_are_not_used(saved, copy):
+    """Old files hold frequencies and masks, and what a loader leaves there may be garbage."""
+
+    def garbage(tensors):
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.full((4,), torch.nan)
+
+    imported = read_checkpoint(change(copy(), garbage))
+    same(imported, read_checkpoint(saved["llama"]))
+    assert not list(rebuild(imported).buffers())
+
+    def masks(tensors):
+        tensors["transformer.h.0.attn.bias"] = torch.ones(1, 1, 32, 32, dtype=torch.bool)
+
+    same(read_checkpoint(change(copy("gpt2"), masks)), read_checkpoint(saved["gpt2"]))
+
+
+def test_a_tied_model_may_hold_its_head_as_well(saved, copy):
+    def add(tensors):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+
+    same(read_checkpoint(change(copy("llama-tied"), add)), read_checkpoint(saved["llama-tied"]))
+
+
+# Rope settings.
+
+OLD = {"max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize("rope", [name for name in theirs.ROPES if name != "proportional"])
+def test_both_forms_of_rope_settings_are_the_same(rope):
+    new = theirs.with_rope(rope, **{"max_position_embeddings": 128} if rope != "default" else OLD)
+    old = dict(new)
+    scaling = dict(old.pop("rope_parameters"))
+    old["rope_theta"], old["rope_scaling"] = scaling.pop("rope_theta"), scaling
+    assert read_rope(old, "llama", 8) == read_rope(new, "llama", 8)
+    scaling["type"] = scaling.pop("rope_type")
+    assert read_rope(old, "llama", 8) == read_rope(new, "llama", 8)
+
+
+WINDOWS = [
+    ({"rope_type": "default"}, {}, 128),
+    ({"rope_type": "linear", "factor": 4.0}, {}, 32),
+    ({"rope_type": "linear", "factor": 4.0, "original_max_position_embeddings": 64}, {}, 64),
+    ({"rope_type": "dynamic", "factor": 4.0}, {}, 128),
+    ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}, {}, 64),
+    ({"rope_type": "yarn", "factor": 4.0}, {"original_max_position_embeddings": 32}, 32),
+    ({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+      "original_max_position_embeddings": 16}, {}, 16),
+    ({"rope_type": "proportional", "factor": 2.0, "partial_rotary_factor": 0.5}, {}, 64),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "beside", "window"), WINDOWS)
+def test_the_original_window(settings, beside, window):
+    config = {"max_position_embeddings": 128, "rope_theta": 1e4, "rope_scaling": settings, **beside}
+    read = read_rope(config, "llama", 8)
+    assert read.window == window
+    assert read.extend.get("factor", 1.0) == settings.get("factor", 1.0)  # applied once, and as it stands
+    assert read_rope(config, "llama", 8, window=40).window == 40
+
+
+def test_an_explicit_attention_factor_wins_and_a_missing_factor_is_the_quotient():
+    settings = {"rope_type": "yarn", "original_max_position_embeddings": 32, "attention_factor": 1.0}
+    read = read_rope({"max_position_embeddings": 128, "rope_theta": 1e4, "rope_scaling": settings}, "llama", 8)
+    assert (read.extend["factor"], read.extend["temperature"]) == (4.0, 1.0)
+
+
+def test_what_is_not_said_is_told():
+    assert "rope_theta" in read_rope({"max_position_embeddings": 8}, "llama", 8).remarks[0]
+    settings = {"rope_type": "linear", "factor": 4.0}
+    config = {"max_position_embeddings": 128, "rope_theta": 1e4, "rope_scaling": settings}
+    assert "the original window is 32" in read_rope(config, "llama", 8).remarks[0]
+
+
+def test_pythia_rotates_a_quarter_unless_it_says_otherwise():
+    config = {"max_position_embeddings": 8, "rotary_emb_base": 500}
+    read = read_rope(config, "gpt_neox", 64, partial=0.25)
+    assert (read.position["fraction"], read.frequencies["base"]) == (0.25, 500)
+    assert read_rope(config | {"rotary_pct": 1.0}, "gpt_neox", 64, partial=0.25).position["fraction"] == 1
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0}
+ROPES_REFUSED = {
+    "type": ({"rope_scaling": {"rope_type": "mrope"}}, "rope_type=mrope"),
+    "option": ({"rope_scaling": YARN | {"llama_4_scaling_beta": 0.1}}, "llama_4_scaling_beta"),
+    "layers": ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "type of layer"),
+    "two thetas": ({"rope_theta": 500, "rope_parameters": {"rope_theta": 10_000.0}}, "500 and 10000"),
+    "two windows": (
+        {"rope_scaling": YARN | {"original_max_position_embeddings": 16}, "original_max_position_embeddings": 32},
+        "16 and 32",
+    ),
+    "no window": ({"rope_scaling": YARN}, "original_window="),
+    "dynamic": (
+        {"rope_scaling": {"type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 32}},
+        "original_window=",
+    ),
+    "two forms": ({"rope_scaling": {"factor": 2.0}, "rope_parameters": {"factor": 4.0}}, "contradict"),
+    "partial": ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor=0\.5"),
+    "factor": ({"rope_scaling": {"type": "linear", "factor": "2"}}, "factor=2"),
+    "small factor": ({"rope_scaling": {"type": "linear", "factor": 0.5}}, r"factor=0\.5"),
+    "lists": (
+        {
+            "rope_scaling": {
+                "type": "longrope",
+                "factor": 2.0,
+                "long_factor": ["a"],
+                "short_factor": [1.0],
+                "original_max_position_embeddings": 32,
+            }
+        },
+        "long",
+    ),
+    "longest": ({"max_position_embeddings": None}, "max_position_embeddings=None"),
+}
+
+
+@pytest.mark.parametrize("case", ROPES_REFUSED)
+def test_rope_settings_that_are_refused(case):
+    changes, sentence = ROPES_REFUSED[case]
+    with pytest.raises(BadInput, match=sentence):
+        read_rope({"max_position_embeddings": 64, "rope_theta": None} | changes, "llama", 8)
+
+
+def test_a_sharpened_share_of_a_head_is_refused():
+    """transformers scales the rotated channels alone, the lab whole scores: on short text nobody would see it."""
+    settings = YARN | {"original_max_position_embeddings": 16, "partial_rotary_factor": 0.5}
+    config = {"max_position_embeddings": 64, "rope_theta": 1e4, "rope_parameters": settings}
+    with pytest.raises(BadInput, match="attention factor"):
+        read_rope(config, "gpt_neox", 8, partial=0.25)
+
+
+# Architectures and options that are refused, each in a sentence that names both.
+
+OPTIONS_REFUSED = [
+    ("llama", {"model_type": "gemma3"}, "model_type=gemma3"),
+    ("llama", {"hidden_act": "gelu"}, "llama with hidden_act=gelu"),
+    ("llama", {"auto_map": {"AutoModel": "code.Model"}}, "llama with auto_map"),
+    ("llama", {"quantization_config": {"bits": 4}}, "llama with quantization_config"),
+    ("llama", {"layer_types": ["sliding_attention"] * 4}, "llama with layer_types"),
+    ("llama", {"num_hidden_layers": "4"}, "num_hidden_layers=4"),
+    ("llama", {"attention_bias": "yes"}, "attention_bias=yes"),
+    ("llama", {"model_type": "mistral", "sliding_window": 16}, "mistral with sliding_window=16"),
+    ("llama", {"model_type": "mistral"}, "mistral with sliding_window=4096"),
+    ("llama", {"model_type": "qwen2", "use_sliding_window": True}, "qwen2 with use_sliding_window=True"),
+    ("llama", {"model_type": "smollm3", "no_rope_layers": [1, 0, 0, 1]}, "smollm3 with no_rope_layers"),
+    ("gpt_neox", {"hidden_act": "relu"}, "gpt_neox with hidden_act=relu"),
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "gpt2 with scale_attn_by_inverse_layer_idx=True"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "sentence"), OPTIONS_REFUSED)
+def test_options_that_are_refused(copy, name, changes, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        read_checkpoint(configure(copy(name), **changes))
+
+
+# Files that are refused.
+
+
+def cut_short(folder: Path) -> None:
+    content = (folder / WHOLE).read_bytes()
+    (folder / WHOLE).write_bytes(content[: len(content) // 2])
+
+
+def lose_a_shard(folder: Path) -> None:
+    model = theirs.build(*theirs.MODELS["llama"][:1], **theirs.MODELS["llama"][1])
+    (folder / WHOLE).unlink()
+    theirs.save(model, folder, max_shard_size="20KB")
+    sorted(folder.glob("model-*.safetensors"))[1].unlink()
+
+
+def pickled(folder: Path) -> None:
+    (folder / WHOLE).unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"")
+
+
+Q = "model.layers.1.self_attn.q_proj.weight"
+FILES_REFUSED = {
+    "cut short": (cut_short, "cut short"),
+    "no weights": (lambda folder: (folder / WHOLE).unlink(), "neither model.safetensors"),
+    "pickled": (pickled, "pytorch_model.bin could run code"),
+    "missing shard": (lose_a_shard, "is missing: .* lists it"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "config.json cannot be read"),
+    "config is no JSON": (lambda folder: (folder / "config.json").write_text("{"), "is no JSON"),
+    "config is a list": (lambda folder: (folder / "config.json").write_text("[]"), "must hold a mapping"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json cannot be read"),
+    "shape": (lambda folder: change(folder, lambda t: t.update({Q: t[Q][:-1].clone()})), "has the shape"),
+    "width": (lambda folder: configure(folder, intermediate_size=48), r"has the shape \(44, 32\).*\(48, 32\)"),
+    "fewer layers": (lambda folder: configure(folder, num_hidden_layers=3), "model.layers.3.* has no place"),
+    "more layers": (lambda folder: configure(folder, num_hidden_layers=5), "model.layers.4.* is missing"),
+    "not finite": (lambda folder: change(folder, lambda t: t[Q].view(-1)[3].fill_(torch.nan)), f"{Q} holds numbers"),
+    "integers": (lambda folder: change(folder, lambda t: t.update({Q: t[Q].to(torch.int8)})), "holds int8"),
+    "untied without head": (lambda folder: change(folder, lambda t: t.pop("lm_head.weight")), "have no lm_head"),
+    "tied with a head": (lambda folder: configure(folder, tie_word_embeddings=True), "is not the embedding"),
+    "biases nowhere": (lambda folder: configure(folder, attention_bias=True), "bias is missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FILES_REFUSED)
+def test_files_that_are_refused(copy, case):
+    spoil, sentence = FILES_REFUSED[case]
+    folder = copy()
+    spoil(folder)
+    with pytest.raises(BadInput, match=sentence):
+        read_checkpoint(folder)
+
+
+def test_every_description_says_what_it_lacks():
+    with pytest.raises(BadInput, match="model_type=None is not supported; supported are llama, mistral"):
+        describe({})
+
+
+# GGUF.
+
+
+def write_gguf(folder: Path, path: Path, architecture: str = "llama", **more) -> Path:
+    """A Llama of `transformers` as llama.cpp's converter keeps it, unquantised: q and k with pairs side by side."""
+    gguf = pytest.importorskip("gguf")
+    config, tensors = json.loads((folder / "config.json").read_text()), load_file(folder / WHOLE)
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_tokenizer_model("llama")
+    for key, value in more.items():
+        writer.add_string(key.replace("__", "."), value)
+    names = {value: key for key, value in _names(config["num_hidden_layers"]).items()}
+    for name, tensor in tensors.items():
+        heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+        count = next((heads[key] for key in heads if key in name), None)
+        if count and architecture == "llama":
+            tensor = tensor.unflatten(0, (count, 2, -1)).transpose(1, 2).flatten(0, 2)
+        writer.add_tensor(names[name], tensor.contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _names(layers: int) -> dict[str, str]:
+    """Names in a .gguf file → names in `transformers`."""
+    names = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
+    names["output.weight"] = "lm_head.weight"
+    parts = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj"}
+    parts |= {"attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj"}
+    parts |= {"ffn_down": "mlp.down_proj", "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+    for i in range(layers):
+        names |= {f"blk.{i}.{ours}.weight": f"model.layers.{i}.{name}.weight" for ours, name in parts.items()}
+    return names
+
+
+def test_gguf_is_the_folder_it_was_made_of(saved, tmp_path):
+    path = write_gguf(saved["llama"], tmp_path / "tiny.gguf")
+    same(read_checkpoint(path, tokenizer=saved["llama"] / "tokenizer.json"), read_checkpoint(saved["llama"]))
+
+
+def test_gguf_gives_the_logits_of_transformers(saved, tmp_path):
+    imported = read_checkpoint(write_gguf(saved["llama"], tmp_path / "a.gguf"), None, saved["llama"] / "tokenizer.json")
+    agree(theirs.build(*theirs.MODELS["llama"][:1], **theirs.MODELS["llama"][1]), rebuild(imported))
+
+
+def test_gguf_that_is_refused(saved, tmp_path):
+    path = write_gguf(saved["llama"], tmp_path / "a.gguf")
+    with pytest.raises(BadInput, match=r"tokenizer\.json cannot be read"):  # its own is of another kind
+        read_checkpoint(path)
+    content = path.read_bytes()
+    (tmp_path / "cut.gguf").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.gguf").write_text("no such thing")
+    for name in ("cut.gguf", "text.gguf"):
+        with pytest.raises(BadInput, match="cut short"):
+            read_checkpoint(tmp_path / name)
+    with pytest.raises(BadInput, match=r"rope\.scaling\.type=ntk"):
+        read_checkpoint(write_gguf(saved["llama"], tmp_path / "b.gguf", llama__rope__scaling__type="ntk"))
+    with pytest.raises(BadInput, match=r"general\.architecture=bert"):
+        read_checkpoint(write_gguf(saved["llama"], tmp_path / "c.gguf", architecture="bert"))
