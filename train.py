@@ -9,6 +9,7 @@ answers at once.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from conf.base import BadInput
 from conf.compose import command_line, compose_values, in_multirun
+from conf.inputs import digest_inputs
 from conf.resolve import resolve
 from conf.run_folder import RunFolder
 
@@ -75,15 +77,13 @@ def load_model(checkpoint: Path, extend: dict | None = None) -> tuple[GPT, Confi
     """
     from conf.schema import Config, validate
     from models.checkpoint_files import load_checkpoint
-    from models.restore import load_weights, make_gpt, record_of
+    from models.restore import record_of, restore_gpt
 
     loaded = load_checkpoint(checkpoint)
     record = record_of(loaded, checkpoint)
     values = record["config"] if extend is None else {**record["config"], "extend": extend}
     config = validate(Config, values)
-    gpt = make_gpt(config, record["vocabulary"], record["separator"])
-    load_weights(gpt, loaded)
-    return gpt, config, record
+    return restore_gpt(config, loaded, checkpoint), config, record
 
 
 def train(config: Config, overrides: Sequence[str] = ()) -> Result:
@@ -92,51 +92,41 @@ def train(config: Config, overrides: Sequence[str] = ()) -> Result:
     Of several processes that train together the first keeps the folder and logs; all return the same.
 
     Raises:
-        BadInput: the folder belongs to other settings or to a process still at work, the corpus cannot be had, or
-            the devices asked for are not there.
+        BadInput: the folder belongs to another run or to a process still at work, the corpus cannot be had, the
+            devices asked for are not there, the loss is no longer finite, or nothing can be written.
         SystemExit: a signal stopped the run, after it was saved; the status is 128 + signal.
     """
-    folder, place = RunFolder.of(config), _place(config)
+    from models.processes import place_of
+
+    folder, place = RunFolder.of(config), place_of(config.trainer)
     if place.chief:
-        with folder.opened(config.model_dump(mode="json"), list(overrides)):
+        with folder.opened(config.model_dump(mode="json"), list(overrides), digest_inputs(config)):
             results = folder.results or _run(config, folder, place)
     else:
         results = folder.results or _fit(config, folder, place, None)
-    return Result(folder.path, folder.path / results["checkpoint"], results["metrics"])
-
-
-def _place(config: Config) -> Place:
-    from models.processes import place
-
-    return place(config.trainer.devices, config.trainer.nodes)
+    checkpoint = folder.path / results["checkpoint"]
+    if not checkpoint.exists():
+        raise BadInput(f"{checkpoint} of a finished run is gone: put it back, or remove the folder to train it again")
+    return Result(folder.path, checkpoint, results["metrics"])
 
 
 def _run(config: Config, folder: RunFolder, place: Place) -> dict:
     """Fit and write results; whatever happens, the status says so, the loggers are closed and the memory is free."""
-    import gc
-
     from conf.tracking import wandb_run
     from models.progress import Metrics
 
     job_type = "train" if config.checkpoint is None else "finetune"
-    folder.set_status("running")
-    try:
-        with wandb_run(config, folder, job_type) if config.logger.name == "wandb" else nullcontext() as run:
-            results = _fit(config, folder, place, run)
-            if run is not None:
-                run.summary.update({f"final/{key}": value for key, value in results["metrics"].items()})
-    except Exception as error:
-        folder.set_status("failed", error=f"{type(error).__name__}: {error}")
-        raise
-    except (KeyboardInterrupt, SystemExit) as error:
-        if folder.status["state"] == "running":  # a signal came before the first step, or would not wait for the last
-            folder.set_status("interrupted")
-        sys.exit(error.code if isinstance(error, SystemExit) else 130)
-    finally:
-        if config.logger.name == "csv":
-            Metrics(folder.metrics).write_csv()
-        gc.collect()  # Trainer and module hold each other: the next job of a multirun would begin beside their weights
-    folder.finish(results)
+    with folder.running():
+        try:
+            with wandb_run(config, folder, job_type) if config.logger.name == "wandb" else nullcontext() as run:
+                results = _fit(config, folder, place, run)
+                if run is not None:
+                    run.summary.update({f"final/{key}": value for key, value in results["metrics"].items()})
+        finally:
+            if config.logger.name == "csv":
+                Metrics(folder.metrics).write_csv()
+            gc.collect()  # Trainer and module hold each other: the next job of a multirun would begin beside them
+        folder.finish(results)
     return results
 
 
@@ -148,40 +138,39 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
 
     from data.retrieval import mixed
     from data.windows import Batches, Windows, fixed_windows
-    from models.checkpoint_files import latest, load_checkpoint
+    from models.checkpoint_files import load_checkpoint, numbered
     from models.checkpoints import AtomicCheckpointIO, Checkpoints
     from models.language_model import LanguageModel
     from models.processes import quiet_lightning, select_device, select_strategy
     from models.progress import Bar, Metrics, Recorder
-    from models.restore import check_tokenizer, load_weights, make_gpt
+    from models.restore import check_resumed, check_tokenizer, load_weights, make_gpt, make_record, read_record
 
     quiet_lightning()
     accelerator, precision = select_device(config.trainer)
-    corpus = open_data(config)
-    gpt = make_gpt(config, corpus.vocabulary, corpus.separator)
-    resumed = latest(folder.checkpoints)
-    if resumed is None and config.checkpoint is not None:
-        base = load_checkpoint(Path(config.checkpoint))
-        check_tokenizer(base, config, corpus)
-        load_weights(gpt, base)
+    corpus, resumed = open_data(config), folder.resume_point()
+    gpt, record = make_gpt(config, corpus.vocabulary, corpus.separator), make_record(config, corpus)
+    if resumed is not None:
+        check_resumed(read_record(resumed), record, folder.path)
+    elif config.checkpoint is not None:
+        start = Path(config.checkpoint)
+        check_tokenizer(base := load_checkpoint(start), corpus, start)
+        load_weights(gpt, base, start)
     gpt.recompute = config.trainer.activation_checkpointing
     if config.trainer.compile:
         gpt.compile()  # in place: the state dict keeps its names
 
-    record = {"config": config.model_dump(mode="json"), "vocabulary": corpus.vocabulary}
-    record |= {"separator": corpus.separator, "corpus": corpus.fingerprint}
-    width = corpus.bytes_per_token
-    width = None if width is None else torch.as_tensor(width)
-    module = LanguageModel(gpt, config.optimizer, config.steps, width, record, config.seen, config.seed, place.ranks)
-    accumulate = config.trainer.accumulate
+    accumulate, size = config.trainer.accumulate, corpus.bytes_per_token
+    size = None if size is None else torch.as_tensor(size)
+    module = LanguageModel(gpt, config.optimizer, config.steps, size, record, config.seen, config.seed, place.ranks)
     windows = Windows(corpus.split("train").tokens, config.window, config.batch // accumulate, config.seed)
     windows = mixed(windows, corpus, config.data.retrieval, config.window, config.seed, config.original_window)
     batches = Batches(windows, config.steps * accumulate, place.rank, place.ranks, pinned=accelerator == "gpu")
     held_out = fixed_windows(corpus.split("validation").tokens, config.window, config.validation_windows)
 
-    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint_every, config.snapshots)
+    metrics = Metrics(folder.metrics)
+    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint_every, config.snapshots, folder.set_saved)
     scoring = (held_out, config.validate_every, checkpoints.stopping)
-    recorder = Recorder(Metrics(folder.metrics), config.log_every, config.batch, *scoring)
+    recorder = Recorder(metrics, config.log_every, config.batch, *scoring)
     bar = [Bar(config.name, recorder)] if config.trainer.progress else []
     trainer = L.Trainer(
         accelerator=accelerator,
@@ -204,9 +193,11 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
         default_root_dir=folder.path,
     )
     trainer.fit(module, batches, ckpt_path=resumed)
-    results = {}
-    if checkpoints.signal is None:
-        results = trainer.strategy.broadcast(_results(config, folder) if place.chief else results)
+    results = None
+    if checkpoints.signal is None and place.chief:
+        last = numbered(folder.checkpoints)[-1].relative_to(folder.path)
+        results = {"name": config.name, "group": config.group, "checkpoint": str(last), "metrics": metrics.final()}
+    results = trainer.strategy.broadcast(results)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # left to the end of the process, its threads may abort it
     if checkpoints.signal is not None:
@@ -223,35 +214,24 @@ def _stop(config: Config, folder: RunFolder, place: Place, step: int, status: in
     sys.exit(status)
 
 
-def _results(config: Config, folder: RunFolder) -> dict:
-    """The last value of every metric, and where the last checkpoint is."""
-    from models.checkpoint_files import numbered
-    from models.progress import Metrics
-
-    metrics: dict[str, float] = {}
-    for row in Metrics(folder.metrics).rows():
-        metrics |= row
-    last = numbered(folder.checkpoints)[-1].relative_to(folder.path)
-    return {"name": config.name, "group": config.group, "checkpoint": str(last), "metrics": metrics}
-
-
 def main() -> None:
     """The command line: one run, or with -m one run per combination."""
     command_line("config", _main)
 
 
 def _main(values: dict, overrides: list[str]) -> None:
+    from models.processes import place_of
+
     config = resolve(values, overrides)
     if in_multirun() and config.trainer.devices * config.trainer.nodes > 1:
         raise BadInput("a multirun trains on one device per job: set trainer.devices=1, or launch the runs one by one")
     result = train(config, overrides)
-    if not _place(config).chief:
-        return
-    metrics = result.metrics
-    scores = f"validation perplexity {metrics['validation/perplexity']:.2f}"
-    if "validation/bits_per_byte" in metrics:  # tokens that are no text have none
-        scores += f", {metrics['validation/bits_per_byte']:.3f} bits per byte"
-    print(f"{config.name}: {scores} after {metrics['tokens']:,} tokens; see {result.folder}")
+    if place_of(config.trainer).chief:
+        metrics = result.metrics
+        scores = f"validation perplexity {metrics['validation/perplexity']:.2f}"
+        if "validation/bits_per_byte" in metrics:  # tokens that are no text have none
+            scores += f", {metrics['validation/bits_per_byte']:.3f} bits per byte"
+        print(f"{config.name}: {scores} after {metrics['tokens']:,} tokens; see {result.folder}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """What every typed setting is made of, and the one error a user is meant to read."""
 
 import difflib
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -12,6 +14,10 @@ class BadInput(ValueError):
 
     Command-line programs print it and exit with status 1, without a traceback.
     """
+
+
+class Diverged(BadInput):
+    """The loss or the gradient of a run is not finite; the message says which, at which step, and what it was last."""
 
 
 class Settings(BaseModel):
@@ -49,3 +55,12 @@ CountOrZero = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
 Listed = BeforeValidator(as_tuple)
 Counts = Annotated[tuple[Count, ...], Listed]
 Words = Annotated[tuple[str, ...], Listed]
+
+
+def sync(path: Path) -> None:
+    """Have the disk keep what was written to a file, or which files a folder holds."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

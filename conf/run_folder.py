@@ -1,30 +1,32 @@
 """The folder a run leaves behind: what it was, how far it came, what it found."""
 
+import errno
 import fcntl
 import json
-import os
-import subprocess
 import sys
 import time
-from contextlib import contextmanager
-from importlib import metadata
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from conf.base import BadInput
+from conf.base import BadInput, Diverged
+from conf.environment import environment
+from conf.files import Torn, read_json, write_json
 
-CIRCUMSTANCES = ("trainer.progress", "trainer.devices", "trainer.nodes", "trainer.activation_checkpointing")
-PACKAGES = ("torch", "lightning", "hydra-core", "datasets", "tokenizers", "wandb", "numpy")
-
-
-def write_json(path: Path, value) -> None:
-    """Write JSON so that the path holds either the old text or the new, whenever the process is killed."""
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(partial, path)
+# What a run is not: where it lies, on what it is computed, how often it is shown or saved, and the files that a list
+# of numbers was read from, which stands beside them. Of what is computed twice or shared out, only rounding differs.
+CIRCUMSTANCES = {"runs", "cache", "group", "name", "log_every", "validate_every", "checkpoint_every"}
+CIRCUMSTANCES |= {f"trainer.{key}" for key in ("name", "accelerator", "devices", "nodes", "strategy", "compile")}
+CIRCUMSTANCES |= {"trainer.progress", "trainer.activation_checkpointing"}
+CIRCUMSTANCES |= {"frequencies.path", "extend.path", "extend.over.path"}
+# What counts by content (conf/inputs.py), and in words where that has changed.
+CONTENTS = {"texts": "other texts behind data={data}", "tokenizer": "another tokenizer behind data={data}"}
+CONTENTS |= {"checkpoint": "other weights in checkpoint={checkpoint}"}
 
 
 class RunFolder:
-    """runs/<group>/<name>/ with config.json, environment.json, status.json, metrics.jsonl, results.json, checkpoints/.
+    """runs/<group>/<name>/ with config.json, inputs.json, environment.json, status.json, metrics.jsonl, results.json
+    and checkpoints/.
 
     Opening the folder of an unfinished run means to resume it; of a finished one, to read its results.
     """
@@ -40,54 +42,172 @@ class RunFolder:
         return cls(Path(config.runs) / config.group / config.name)
 
     @contextmanager
-    def opened(self, config: dict, overrides: list[str]):
-        """Hold the folder for this configuration: create it, or check that it is this configuration's.
+    def opened(self, config: dict, overrides: list[str], inputs: dict[str, str]) -> Iterator["RunFolder"]:
+        """Hold the folder for this run: create it, or check that it is this run's.
 
-        Where a run logs to is not what it is, nor how many processes share its batches, nor what is computed twice
-        to save memory: `logger` and CIRCUMSTANCES may differ.
+        Settings that are CIRCUMSTANCES may differ, and so may those of loggers. A finished run is also read where
+        nothing can be written.
+
+        Args:
+            inputs: digests of what settings only point to (conf/inputs.py).
 
         Raises:
-            BadInput: another process holds the folder, or it belongs to a run with other settings, which are named.
+            BadInput: the folder cannot be written, another process holds it, or it belongs to a run with other
+                settings or inputs, which are named.
         """
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go when the process ends
-            except BlockingIOError:
-                raise BadInput(f"{self.path} is being trained by another process") from None
-            self._claim(config, overrides)
+        with self._locked() as held:
+            self._claim(config, overrides, inputs, held)
             yield self
 
-    def _claim(self, config: dict, overrides: list[str]) -> None:
-        recorded = self._read("config.json")
-        if recorded is None and any(self.checkpoints.iterdir()):
+    @contextmanager
+    def _locked(self) -> Iterator[bool]:
+        """Hold the lock of the folder; yields False for a finished run where nothing can be written."""
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "a")  # noqa: SIM115 - closed below
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and self.results is not None:
+                lock = None
+            else:
+                raise BadInput(f"{self.path} cannot be written: {self._reason(error)}") from None
+        with lock or nullcontext():
+            try:
+                if lock is not None:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go when the process ends
+            except BlockingIOError:
+                raise BadInput(f"{self.path} is being trained by another process") from None
+            yield lock is not None
+
+    def _reason(self, error: OSError) -> str:
+        for place in (self.path, *self.path.parents):
+            if place.is_symlink() and not place.exists():
+                return f"{place} is a link to a place that is not there"
+        return error.strerror or str(error)
+
+    def _claim(self, config: dict, overrides: list[str], inputs: dict[str, str], held: bool) -> None:
+        recorded = self.config
+        if recorded is None and self.checkpoints.is_dir() and any(self.checkpoints.iterdir()):
             raise BadInput(f"{self.path} holds checkpoints of a run that is not known: its config.json is missing")
+        known = self._read("inputs.json")
+        if recorded is not None and (different := differences(recorded, known, config, inputs)):
+            if self._trained:
+                raise BadInput(
+                    f"{self.path} holds a run with {', '.join(different)}; give this one another name= or group=, or "
+                    "remove the folder"
+                )
+            recorded = None  # a command that failed before its first step has claimed nothing
+            (self.path / "status.json").unlink(missing_ok=True)
+        if not held or self.status["state"] == "done":
+            return
         if recorded is None:
             write_json(self.path / "config.json", config)
-        elif different := differing_keys(identity(recorded), identity(config)):
-            raise BadInput(
-                f"{self.path} holds a run with another {', '.join(different)}; give this one another name= or group=, "
-                "or remove the folder"
-            )
-        if self.status["state"] != "done":
-            write_json(self.path / "environment.json", environment(overrides))
+        if recorded is None or known is None:
+            write_json(self.path / "inputs.json", inputs)
+        write_json(self.path / "environment.json", environment(overrides))
 
-    def _read(self, name: str):
-        path = self.path / name
-        return json.loads(path.read_text()) if path.exists() else None
+    @property
+    def _trained(self) -> bool:
+        """Whether anything was trained here."""
+        kept = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
+        return kept or (self.path / "results.json").exists() or (self.metrics.exists() and self.metrics.stat().st_size)
+
+    def _read(self, name: str) -> dict | None:
+        """What a file of the folder holds; None where it is missing, or torn, which is said."""
+        try:
+            return read_json(self.path / name)
+        except Torn as error:
+            print(f"{error}; what can be had without it is used", file=sys.stderr)
+            return None
+
+    @property
+    def config(self) -> dict | None:
+        """The settings of the run; where config.json is torn, those in its newest checkpoint; None of no run.
+
+        Raises:
+            BadInput: config.json is torn, and there is no checkpoint, or none that can be read.
+        """
+        try:
+            return read_json(self.path / "config.json")
+        except Torn as error:
+            from models.checkpoint_files import numbered
+            from models.restore import read_record
+
+            checkpoints = numbered(self.checkpoints)
+            if not checkpoints and self._trained:
+                raise
+            print(f"{error}; its checkpoint has its settings too", file=sys.stderr)
+            return read_record(checkpoints[-1])["config"] if checkpoints else None
 
     @property
     def status(self) -> dict:
-        """The latest status: state is running, done, interrupted or failed."""
-        return self._read("status.json") or {"state": "new"}
+        """The latest status: state is new, running, done, interrupted or failed.
+
+        A torn file counts as done where there are results, else as interrupted.
+        """
+        with suppress(Torn):
+            return read_json(self.path / "status.json") or {"state": "new"}
+        with suppress(Torn):
+            if read_json(self.path / "results.json") is not None:
+                return {"state": "done"}
+        return {"state": "interrupted"}
 
     def set_status(self, state: str, **more) -> None:
+        """Record how the run stands; `more` stays until it is set again, and an error until the next state."""
         status = {key: value for key, value in self.status.items() if key not in ("state", "error")}
-        write_json(self.path / "status.json", {**status, "state": state, "time": time.time(), **more})
+        status |= {"state": state, "time": time.time(), **more}
+        path = self.path / "status.json"
+        try:
+            write_json(path, status)
+        except OSError:  # a full disk takes no new file, but what there is can be written over
+            with open(path, "r+") as file:
+                file.write(json.dumps(status) + "\n")
+                file.truncate()
+
+    def set_saved(self, step: int) -> None:
+        """Record that there is a checkpoint of this step."""
+        self.set_status("running", saved=step)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Have the status say that the block runs, and if it does not come to its end, why.
+
+        Raises:
+            BadInput: in place of an OSError, and with the last good checkpoint in place of Diverged.
+            SystemExit: in place of KeyboardInterrupt; the status is 130.
+        """
+        self.set_status("running")
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit) as error:
+            if self.status["state"] == "running":  # a signal came before the first step, or did not wait for the last
+                self.set_status("interrupted")
+            sys.exit(error.code if isinstance(error, SystemExit) else 130)
+        except Exception as error:
+            failure = self._failure(error)
+            with suppress(OSError):
+                self.set_status(
+                    "failed", error=str(failure) if failure is error else f"{type(error).__name__}: {error}"
+                )
+            if failure is error:
+                raise
+            raise failure from error
+
+    def _failure(self, error: Exception) -> Exception:
+        """The error as one sentence, where it is one that users are meant to understand."""
+        if isinstance(error, Diverged):
+            step = self.status.get("saved")
+            good = f"the last good checkpoint is that of step {step}" if step else "there is no checkpoint yet"
+            return BadInput(f"{self.path} {error}; {good}. A lower optimizer.lr or a longer warmup may help")
+        if isinstance(error, OSError):
+            place = f"{error.filename}: " if error.filename else ""
+            return BadInput(
+                f"{self.path} stopped: {place}{error.strerror or error}; the same command goes on from what was saved"
+            )
+        return error
 
     @property
     def results(self) -> dict | None:
-        """What a finished run found, or None."""
+        """What a finished run found; None of one that is not, or whose results.json is lost and to be made again."""
         return self._read("results.json") if self.status["state"] == "done" else None
 
     def finish(self, results: dict) -> None:
@@ -95,11 +215,46 @@ class RunFolder:
         write_json(self.path / "results.json", results)
         self.set_status("done")
 
+    def resume_point(self) -> Path | None:
+        """The newest whole checkpoint, or None of a run that has none to go on from.
+
+        Raises:
+            BadInput: it had some, and they are damaged, gone, or cannot be read: it does not start over by itself.
+        """
+        from models.checkpoint_files import latest
+
+        path, step = latest(self.checkpoints), self.status.get("saved") or self.status.get("step")
+        if path is None and step:
+            raise BadInput(
+                f"{self.path} had a checkpoint of step {step}, which is gone, and the run does not start over by "
+                "itself: put it back, or remove the folder to begin anew"
+            )
+        return path
+
 
 def identity(config: dict) -> dict:
-    """The settings, flat, that make a run what it is; not where it logs to, nor how it shares its work."""
+    """The settings, flat, that make a run what it is."""
     flat = flatten(config)
     return {key: value for key, value in flat.items() if not key.startswith("logger.") and key not in CIRCUMSTANCES}
+
+
+def differences(recorded: dict, known: dict | None, config: dict, inputs: dict[str, str]) -> list[str]:
+    """In words, at what a recorded run and a configuration differ.
+
+    Args:
+        known: digests of the inputs of the recorded run; None of an old one, whose files count by their names.
+    """
+    old, new = identity(recorded), identity(config)
+    if known is None:
+        return [f"another {each}" for each in differing_keys(old, new)]
+    paths = {"checkpoint", "data.folder"}
+    for flat in (old, new):
+        paths |= {"data.train", "data.validation", "data.test"} if flat.get("data.source") == "files" else set()
+        paths |= {"data.tokenizer.path"} if flat.get("data.tokenizer.kind") == "file" else set()
+    old, new = ({key: value for key, value in flat.items() if key not in paths} for flat in (old, new))
+    names = {"data": config["data"]["name"], "checkpoint": config["checkpoint"]}
+    changed = [CONTENTS[key].format(**names) for key in CONTENTS if known.get(key) != inputs.get(key)]
+    return [f"another {each}" for each in differing_keys(old, new)] + changed
 
 
 def flatten(values: dict, prefix: str = "") -> dict:
@@ -114,34 +269,3 @@ def differing_keys(old: dict, new: dict) -> list[str]:
     """The flat keys at which two configurations differ, each with both values."""
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return [f"{key} ({old.get(key)} there, {new.get(key)} here)" for key in keys]
-
-
-def environment(overrides: list[str]) -> dict:
-    """Command, versions and commit: what one needs to run it again."""
-    versions = {"python": sys.version.split()[0]}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "overrides": overrides,
-        "versions": versions,
-        **commit(),
-    }
-
-
-def commit() -> dict:
-    """The commit of the code, and whether it was changed since, results aside; None outside a git checkout."""
-    root = Path(__file__).resolve().parent
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    status = git("status", "--porcelain", "--untracked-files=no", "--", "..", ":!../experiments/results")
-    return {"commit": git("rev-parse", "HEAD"), "changed": None if status is None else bool(status)}

@@ -164,6 +164,17 @@ def _write(target: Path, settings: Sotu | Files | Hub | Chains, tokenizer: str |
                 write_corpus(folder, settings, tokenizer, about, progress)
 
 
+def describe_source(settings: Sotu | Files | Hub | Chains | Prepared) -> dict[str, object]:
+    """What a corpus would be made of, texts and tokenizer, as plain values that count files by content.
+
+    Nothing is tokenised. A run of other texts or another tokenizer is another run, wherever the files lie.
+    """
+    if isinstance(settings, Prepared):
+        corpus = open_corpus(Path(settings.folder))
+        return {"texts": corpus.fingerprint, "tokenizer": corpus.tokenizer_fingerprint}
+    return {"texts": identity(settings), "tokenizer": _tokenizer_key(settings, None)}
+
+
 def _tokenizer_key(settings: Sotu | Files | Hub | Chains, given: str | None) -> dict:
     """What the tokenizer is, as plain values for a cache key; a file counts by content, not by where it lies."""
     states = f"{STATES} {settings.states}" if isinstance(settings, Chains) else None

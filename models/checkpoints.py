@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,14 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import distributed
 
-from models.checkpoint_files import load_checkpoint, numbered, remove, write
+from models.checkpoint_files import load_checkpoint, numbered, remove, save_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its target and renames it, so that a path either holds the whole or nothing."""
+    """Lightning's way to checkpoint files, by models/checkpoint_files.py."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".tmp")
-        remove(partial)  # may be a folder of parts, left by a kill
-        write(checkpoint, partial)
-        os.replace(partial, path)
+        save_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict[str, Any]:
         return load_checkpoint(Path(path), map_location)
@@ -39,8 +35,16 @@ class Checkpoints(L.Callback):
     if they are sharded.
     """
 
-    def __init__(self, folder: Path, every: int, snapshots: tuple[int, ...] = (), keep: int = 2):
-        self.folder, self.every, self.snapshots, self.keep = folder, every, snapshots, keep
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        snapshots: tuple[int, ...] = (),
+        saved: Callable[[int], None] = lambda step: None,
+        keep: int = 2,
+    ):
+        """Save to a folder; `saved` is called with the step after every checkpoint that a run can go on from."""
+        self.folder, self.every, self.snapshots, self.saved, self.keep = folder, every, snapshots, saved, keep
         self.signal: int | None = None  # the one that stopped the run
         self._signals, self._busy = 0, "this step"
         self._group: distributed.ProcessGroup | None = None
@@ -85,6 +89,7 @@ class Checkpoints(L.Callback):
         if step % self.every == 0 or step == trainer.max_steps or self.signal is not None:
             self._save(trainer, self.folder / f"step-{step:08d}.ckpt", whole=step == trainer.max_steps)
             if trainer.is_global_zero:
+                self.saved(step)
                 for old in numbered(self.folder)[: -self.keep]:
                     remove(old)
 
@@ -101,12 +106,10 @@ class Checkpoints(L.Callback):
         self._busy = "this step"
 
     def _write(self, trainer, path: Path, whole: bool) -> None:
+        trainer.lightning_module.check_finite()
         trainer.save_checkpoint(path)  # returns when every process has written its part
         if whole and trainer.is_global_zero and path.is_dir():
-            checkpoint, partial = load_checkpoint(path), path.with_suffix(".tmp")
-            write(checkpoint, partial)
-            remove(path)
-            os.replace(partial, path)
+            save_checkpoint(load_checkpoint(path), path)
 
     def snapshot(self, step: int) -> Path:
         """Where the state after this many steps is kept."""

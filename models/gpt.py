@@ -90,7 +90,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, position: Position, where, temperature: float | Tensor, mask: Tensor | None) -> Tensor:
         batch, length, _ = x.shape
-        heads = self.qkv(x).view(batch, length, -1, self.head_width).transpose(1, 2)  # (B, H + 2 kv_heads, T, D)
+        count = self.heads + 2 * self.kv_heads  # nothing is inferred: B may be 0
+        heads = self.qkv(x).view(batch, length, count, self.head_width).transpose(1, 2)  # (B, H + 2 kv_heads, T, D)
         q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
         if self.qk_norm == "learned":
             q, k = self.q_norm(q), self.k_norm(k)

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from conf.base import CountOrZero, Settings
+from conf.base import CountOrZero, Diverged, Settings
 from models.gpt import GPT
 from models.optimizers import Together, muon
 from models.positions.seen import Contiguous, Seen
@@ -71,7 +71,8 @@ class LanguageModel(L.LightningModule):
         self.gpt, self.optimizer_settings, self.steps, self.record = gpt, optimizer, steps, record
         self.seen, self.seed, self.ranks = seen or Contiguous(), seed, ranks
         self.bytes_per_token = None if bytes_per_token is None else bytes_per_token.double()
-        self.loss = self.gradient_norm = torch.tensor(float("nan"))
+        self.loss = self.gradient_norm = torch.tensor(float("nan"), dtype=torch.float32)
+        self.finite = ""  # the last loss that was seen to be finite, in words
 
     def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
         first = (batch_index * self.ranks + self.global_rank) * len(batch)  # number of the first window
@@ -124,6 +125,19 @@ class LanguageModel(L.LightningModule):
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.optimizer_settings.clip)
         self.gradient_norm = norm if self.device_mesh is None else norm.full_tensor()
+
+    def check_finite(self) -> None:
+        """Wait for the device, and refuse to go on from a step whose loss or gradient is not finite.
+
+        Raises:
+            Diverged: one of them is not, nor will any later one be.
+        """
+        step, loss = self.trainer.global_step, float(self.trainer.strategy.reduce(self.loss.clone()))
+        norm = float(self.gradient_norm)
+        if not math.isfinite(loss + norm):
+            what = f"the norm of the gradient is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
+            raise Diverged(f"diverged: {what} at step {step}" + self.finite)
+        self.finite = f", after a loss of {loss:.3f} at step {step}"
 
     def score(self, batch: Tensor) -> Tensor:
         """Windows (B, T + 1) → sums over all targets of nats, tokens and bytes (0 of what is no text), (3,) float64."""

@@ -27,7 +27,7 @@ class _Pieces(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
         rows = max(1, LOGITS_AT_ONCE.get(hidden.device.type, 2**20) // len(weight))
-        nll = torch.empty(targets.shape, device=hidden.device)
+        nll = torch.empty(targets.shape, dtype=torch.float32, device=hidden.device)  # whatever the default dtype
         if wanted:
             to_hidden, to_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         for start in range(0, len(targets), rows):

@@ -30,6 +30,11 @@ class Place:
         return self.rank == 0
 
 
+def place_of(trainer) -> Place:
+    """This process's place, for the settings of a trainer."""
+    return place(trainer.devices, trainer.nodes)
+
+
 def place(devices: int, nodes: int) -> Place:
     """This process's place, whether torchrun started it, Slurm's srun, or Lightning (or it will start the others).
 

@@ -5,12 +5,14 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from conf.base import Diverged
 from models.compute import flops_per_token, matmul_rate
 from models.language_model import summarise
 
@@ -22,14 +24,18 @@ class Metrics:
         self.path = path
 
     def rows(self) -> list[dict]:
-        """Every complete row; a last line torn by a kill is not one."""
+        """Every complete row; a line that is none, as the last one after a kill, is passed over."""
         rows = []
-        for line in self.path.read_text().splitlines() if self.path.exists() else []:
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+        for line in self.path.read_bytes().splitlines() if self.path.exists() else []:
+            with suppress(ValueError):
+                row = json.loads(line)
+                if isinstance(row, dict) and "step" in row:
+                    rows.append(row)
         return rows
+
+    def final(self) -> dict[str, float]:
+        """The last value of every metric."""
+        return {key: value for row in self.rows() for key, value in row.items()}
 
     def rewind(self, step: int) -> None:
         """Forget what was said after this step."""
@@ -39,6 +45,8 @@ class Metrics:
         partial.replace(self.path)
 
     def write(self, row: dict) -> None:
+        """Append a row; a value that is not finite is left out, as JSON has no word for it."""
+        row = {key: value for key, value in row.items() if math.isfinite(value)}
         with open(self.path, "a") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -115,6 +123,7 @@ class Recorder(L.Callback):
             return  # between two optimizer steps
         step = trainer.global_step
         if step % self.every == 0:
+            module.check_finite()
             self._say(trainer, self._training(trainer, module))
             self._restart_clock(trainer)
         if step % self.validate_every == 0 or step == trainer.max_steps:
@@ -125,6 +134,9 @@ class Recorder(L.Callback):
         scores = self._validate(trainer, module)
         self.due = scores is None
         if scores is not None:
+            if not math.isfinite(scores["nll"]):
+                step = trainer.global_step
+                raise Diverged(f"diverged: the validation loss is {scores['nll']} at step {step}" + module.finite)
             self._say(trainer, {f"validation/{key}": value for key, value in scores.items()})
 
     def _training(self, trainer, module) -> dict[str, float]:

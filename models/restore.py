@@ -4,7 +4,11 @@
 original_window.
 """
 
+import hashlib
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from conf.base import BadInput
 from models.checkpoint_files import load_checkpoint
@@ -36,26 +40,132 @@ def read_record(checkpoint: Path) -> dict:
 
 
 def record_of(loaded: dict, checkpoint: Path) -> dict:
-    """The record in a checkpoint that was read from this path."""
-    if not isinstance(loaded, dict) or "lab" not in loaded:
+    """The record in a checkpoint that was read from this path.
+
+    Raises:
+        BadInput: train.py did not write it.
+    """
+    record = loaded.get("lab") if isinstance(loaded, dict) else None
+    kinds = {"config": dict, "vocabulary": int, "separator": int, "corpus": str}
+    if not isinstance(record, dict) or not isinstance(loaded.get("state_dict"), dict):
         raise BadInput(f"checkpoint={checkpoint} was not written by train.py")
-    return {**loaded["lab"], "step": loaded["global_step"]}
+    for key, kind in kinds.items():
+        if not isinstance(record.get(key), kind):
+            raise BadInput(f"checkpoint={checkpoint} was not written by train.py: its record lacks {key}")
+    if not isinstance(loaded.get("global_step"), int):
+        raise BadInput(f"checkpoint={checkpoint} was not written by train.py: it lacks global_step")
+    return {**record, "step": loaded["global_step"]}
 
 
-def check_tokenizer(loaded: dict, config, corpus) -> None:
-    """Refuse to fine-tune on another tokenizer's tokens: they mean nothing to the weights of config.checkpoint.
+def make_record(config, corpus) -> dict:
+    """What is to travel in every checkpoint of a run beside weights, enough to rebuild the model and to know it."""
+    return {
+        "config": config.model_dump(mode="json"),
+        "vocabulary": corpus.vocabulary,
+        "separator": corpus.separator,
+        "corpus": corpus.fingerprint,
+        "tokenizer": corpus.tokenizer_fingerprint,
+    }
+
+
+def check_resumed(recorded: dict, own: dict, run: Path) -> None:
+    """Refuse to go on with a run on another corpus than it began with; both are records.
+
+    Raises:
+        BadInput: the texts or the tokenizer have changed.
+    """
+    data = own["config"]["data"]["name"]
+    for key, what in (("tokenizer", "the tokenizer"), ("corpus", "the texts")):
+        if recorded.get(key, own[key]) != own[key]:  # older checkpoints do not know their tokenizer
+            raise BadInput(
+                f"{run}: {what} of data={data} changed since this run began: put back what was there, or give a new "
+                "run another name= or group="
+            )
+
+
+def check_tokenizer(loaded: dict, corpus, checkpoint: Path) -> None:
+    """Refuse to fine-tune on another tokenizer's tokens: they mean nothing to the weights of a checkpoint.
 
     Args:
-        loaded: the checkpoint that was read; corpus: what it would be fine-tuned on.
+        loaded: the checkpoint, read from this path; corpus: what it would be fine-tuned on.
+
+    Raises:
+        BadInput: it was trained with another tokenizer.
     """
-    record = record_of(loaded, Path(config.checkpoint))
-    if (record["vocabulary"], record["separator"]) != (corpus.vocabulary, corpus.separator):
+    record = record_of(loaded, checkpoint)
+    own = (corpus.tokenizer_fingerprint, corpus.vocabulary, corpus.separator)
+    theirs = (record.get("tokenizer", own[0]), record["vocabulary"], record["separator"])  # older ones do not know it
+    if record["corpus"] != corpus.fingerprint and theirs != own:
         raise BadInput(
-            f"checkpoint={config.checkpoint} was trained with a vocabulary of {record['vocabulary']} tokens, and "
-            f"data={config.data.name} has {corpus.vocabulary}: fine-tune on data with the same tokenizer"
+            f"checkpoint={checkpoint} was trained with another tokenizer ({record['vocabulary']} tokens) than that of "
+            f"data={corpus.name} ({corpus.vocabulary} tokens): fine-tune on data with the same tokenizer, such as "
+            "data.tokenizer.kind=file with its tokenizer.json"
         )
 
 
-def load_weights(gpt: GPT, loaded: dict) -> None:
-    """Give a GPT the weights of a checkpoint that was read."""
-    gpt.load_state_dict({key.removeprefix("gpt."): value for key, value in loaded["state_dict"].items()}, strict=True)
+def restore_gpt(config, loaded: dict, checkpoint: Path) -> GPT:
+    """The GPT whose settings and weights a checkpoint holds.
+
+    Args:
+        config: the settings it is to be read with; loaded: the checkpoint, read from this path.
+
+    Raises:
+        BadInput: its weights are not those of such a model, or not finite.
+    """
+    record, weights = record_of(loaded, checkpoint), _weights(loaded, checkpoint)
+    check_weights(weights, config, record["vocabulary"], checkpoint)  # before a model of that size is built
+    gpt = make_gpt(config, record["vocabulary"], record["separator"])
+    load_weights(gpt, loaded, checkpoint)
+    return gpt
+
+
+def check_weights(weights: dict[str, Tensor], config, vocabulary: int, checkpoint: Path) -> None:
+    """Refuse weights that are of another size than the settings say, as a crafted or broken checkpoint's may be."""
+    layers = {name.split(".")[1] for name in weights if name.startswith("blocks.")}
+    table = weights.get("embedding.weight")
+    size = (len(layers), *(table.shape if table is not None else ()))
+    rows = config.model.vocabulary or vocabulary
+    if size != (config.model.layers, rows, config.model.width):
+        raise BadInput(
+            f"checkpoint={checkpoint} has weights of {len(layers)} layers and an embedding of "
+            f"{' x '.join(map(str, size[1:])) or 'nothing'}, and its settings say {config.model.layers} layers and "
+            f"{rows} x {config.model.width}"
+        )
+
+
+def load_weights(gpt: GPT, loaded: dict, checkpoint: Path) -> None:
+    """Give a GPT the weights of a checkpoint that was read from this path.
+
+    Raises:
+        BadInput: some are missing, too many, of another shape or type, or not finite.
+    """
+    weights, own = _weights(loaded, checkpoint), gpt.state_dict()
+    if names := sorted(own.keys() ^ weights.keys()):
+        kind = "lacks" if names[0] in own else "has one weight too many,"
+        raise BadInput(f"checkpoint={checkpoint} {kind} {names[0]} ({len(names)} such): it is another model's")
+    for name, weight in weights.items():
+        if weight.shape != own[name].shape:
+            shapes = f"{tuple(weight.shape)}, and the model has {tuple(own[name].shape)}"
+            raise BadInput(f"checkpoint={checkpoint} has {name} of shape {shapes}")
+        if not torch.isfinite(weight).all():
+            raise BadInput(f"checkpoint={checkpoint} holds {name} with values that are not finite: its run diverged")
+    gpt.load_state_dict(weights)
+
+
+def _weights(loaded: dict, checkpoint: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint by the names they have in a GPT."""
+    weights = {str(key).removeprefix("gpt."): value for key, value in loaded["state_dict"].items()}
+    for name, weight in weights.items():
+        if not isinstance(weight, Tensor) or not weight.is_floating_point():
+            kind = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
+            raise BadInput(f"checkpoint={checkpoint} holds {name} as {kind}; weights are floating-point tensors")
+    return weights
+
+
+def weights_digest(loaded: dict) -> str:
+    """SHA-256 over the weights of a checkpoint that was read: their names, types, shapes and values, nothing else."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(loaded["state_dict"].items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
+        digest.update(weight.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

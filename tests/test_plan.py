@@ -242,6 +242,7 @@ def test_a_failure_in_another_process_is_told(tmp_path, two_claims):
     occupied = tmp_path / "claims-tiny" / "rope-nano-s1"
     occupied.mkdir(parents=True)
     (occupied / "config.json").write_text('{"steps": 3}')
+    (occupied / "metrics.jsonl").write_text('{"step": 1}\n')  # what never took a step can be taken over
     failures = launch.launch(whole.of(["pair"])[:1], whole.asked.launcher, 1)
     assert list(failures) == ["rope-nano-s1"] and "steps (3 there, 6 here)" in failures["rope-nano-s1"]
 

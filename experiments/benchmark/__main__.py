@@ -16,7 +16,8 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from conf.base import Count, Counts, Listed, Settings
 from conf.compose import FOLDER, command_line
-from conf.run_folder import environment, write_json
+from conf.environment import environment
+from conf.files import write_json
 from data.settings import DataSettings
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from pydantic import Field
 
 from conf.base import BadInput, Count, Counts, Listed, Settings
 from conf.compose import command_line
-from conf.run_folder import environment, write_json
+from conf.environment import environment
+from conf.files import write_json
 from data.settings import DataSettings
 
 if TYPE_CHECKING:

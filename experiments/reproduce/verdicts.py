@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 
 from conf.base import BadInput
 from conf.compose import command_line
-from conf.run_folder import environment, write_json
+from conf.environment import environment
+from conf.files import write_json
 from experiments.lab.launch import Progress
 from experiments.lab.plan import Plan, make_plan, missing, told, train_all
 from experiments.lab.runs import Asked

@@ -1,0 +1,54 @@
+"""Small JSON files that a power cut cannot tear, and that are named where something else has torn them."""
+
+import json
+import os
+from pathlib import Path
+
+from conf.base import BadInput, sync
+
+
+class Torn(BadInput):
+    """A file that holds something other than the JSON that was written."""
+
+
+def write_json(path: Path, value) -> None:
+    """Write JSON so that the path holds the old text or the new, and the disk has it when this returns.
+
+    Raises:
+        BadInput: a number in it is not finite, which JSON does not know.
+    """
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise BadInput(f"{path} is not written: it would hold a number that is not finite ({error})") from None
+    partial = path.with_name(path.name + ".tmp")
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def read_json(path: Path) -> dict | None:
+    """The object in a JSON file, or None where there is no such file.
+
+    Raises:
+        Torn: it holds something else.
+        BadInput: it cannot be read.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise Torn(f"{path} is torn: it holds no JSON object")
+    return value
