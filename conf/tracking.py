@@ -153,6 +153,25 @@ def _one_sentence(wandb):
         ) from None
 
 
+def tracked_page(logger, runs: Path, identity: dict, summary: dict, figures: dict, curves=(), table=((), ())) -> None:
+    """A W&B run of its own for what several runs came to.
+
+    Args:
+        identity: as for `tracked`; summary: values by name; figures: PNG files by name.
+        curves: a dict of values for each context length, "context/length" among them.
+        table: the names of its columns, and its rows.
+    """
+    import wandb
+
+    with tracked(logger, runs, **identity) as run:
+        for point in curves:
+            run.log(point)
+        columns, rows = table
+        tables = {"table": wandb.Table(columns=list(columns), data=[list(row) for row in rows])} if columns else {}
+        run.log(tables | {name: wandb.Image(str(path)) for name, path in figures.items()})
+        run.summary.update(summary)
+
+
 def _start(logger, runs: Path, identity: dict):
     mode = check_wandb(logger)
     import wandb

@@ -38,13 +38,13 @@ def tiny(folder: Path, *overrides: str) -> list[str]:
     return [f"runs={folder}", *defaults, *overrides]
 
 
-def asked(folder: Path, claim: str, *overrides: str):
-    """What reproduce is asked for at scale=tiny, everything below `folder`."""
+def reproduce_request(folder: Path, claim: str, *overrides: str):
+    """A request for experiments.reproduce at scale=tiny, everything below `folder`."""
     from conf.compose import compose_values
     from conf.schema import validate
-    from experiments.lab.runs import Asked
+    from experiments.reproduce.arms import Request
 
-    return validate(Asked, compose_values("reproduce", [f"claim={claim}", *tiny_claims(folder), *overrides]))
+    return validate(Request, compose_values("reproduce", [f"claim={claim}", *tiny_claims(folder), *overrides]))
 
 
 def tiny_claims(folder: Path) -> list[str]:

@@ -12,8 +12,8 @@ from conf.base import BadInput
 from conf.compose import compose_values
 from conf.schema import validate
 from experiments.benchmark import evaluation, levers, peers, profile, search_speed, step, timing
-from experiments.benchmark.__main__ import Benchmark, choices
 from experiments.benchmark.memory import peak_bytes
+from experiments.benchmark.settings import Benchmark, choices
 from experiments.benchmark.workbench import Workbench
 from experiments.longrope.candidates import Texts
 from experiments.schemes import doors

@@ -8,8 +8,8 @@ from conf.base import BadInput
 from conf.compose import compose_values
 from conf.schema import validate
 from experiments.benchmark import sweep, time_to_loss
-from experiments.benchmark.__main__ import Benchmark
 from experiments.benchmark.job import Ledger
+from experiments.benchmark.settings import Benchmark
 from experiments.benchmark.time_to_loss import arms, first_passage, judged
 from tests.runs import CACHE, TINY
 

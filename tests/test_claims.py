@@ -6,11 +6,10 @@ import math
 import pytest
 
 from conf.base import BadInput
-from experiments.lab.plan import make_plan
-from experiments.lab.runs import plan
 from experiments.lab.statistics import Estimate
 from experiments.reproduce import verdicts as engine
-from experiments.reproduce.claim import Found, adjusted
+from experiments.reproduce.arms import arms_of
+from experiments.reproduce.claim import Findings, adjusted
 from experiments.reproduce.claims import CLAIMS, effective_window, finetuning, position_free, search
 from experiments.reproduce.claims.effective_window import EffectiveWindow
 from experiments.reproduce.claims.finetuning import Finetuning
@@ -18,8 +17,8 @@ from experiments.reproduce.claims.position_free import PositionFree
 from experiments.reproduce.claims.search import SearchClaim
 from experiments.reproduce.page import plain
 from experiments.reproduce.tuning import crossing, tuned
-from tests.runs import asked
-from tests.test_plan import Chain
+from tests.runs import reproduce_request
+from tests.test_plan import Chain, plan_of
 from tests.test_reproduce import ratio, words
 
 BELOW, WITHIN, ABOVE = ratio(0.9, 0.95, p=0.0001), ratio(0.97, 1.02), ratio(1.03, 1.05, p=0.0001)
@@ -35,7 +34,7 @@ def tuned_rows(short, long, inside):
         for factor, each in zip(finetuning.FACTORS, pair, strict=True)
     ]  # fmt: skip
     crossings = [{"windows": factor, "curves cross": "interpolate and direct", "steps": "never"} for factor in (4, 8)]
-    return Found(adjusted(rows, "over direct") + crossings)
+    return Findings(adjusted(rows, "over direct") + crossings)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +58,7 @@ def windows(pi, direct, gain, base=5):
         cells = {"tokens": 32 * factor, "steps": effective_window.STEPS[-1], "seeds": 5, "farthest": end, "k_max": 30.0}
         rows.append(cells | {"positions": "interpolate", "at the end": pi, "over direct, share": Estimate(0, *gain)})
         rows.append(cells | {"positions": "direct", "mean k_max": Estimate(0, *direct)})
-    return Found(rows, {"window": 32})
+    return Findings(rows, {"window": 32})
 
 
 @pytest.mark.parametrize(
@@ -99,7 +98,7 @@ def searches(rival, dims, steps):
     once = [
         {"tuned": method, "over at once": each} for method, each in zip(("interpolate", "yarn"), steps, strict=True)
     ]
-    return Found(adjusted(whole, "over the best rival", "over dims") + adjusted(once, "over at once"))
+    return Findings(adjusted(whole, "over the best rival", "over dims") + adjusted(once, "over at once"))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +148,7 @@ def without(farther, again, spared, cost, beyond):
         for arm in ("dropped", "none")
         for tokens, each in zip((64, 128), farther, strict=True)
     ]
-    return Found(adjusted(rows, "over the rival") + adjusted(there, "over its YaRN"), {"window": 32})
+    return Findings(adjusted(rows, "over the rival") + adjusted(there, "over its YaRN"), {"window": 32})
 
 
 @pytest.mark.parametrize(
@@ -189,14 +188,14 @@ def test_an_arm_is_tuned_from_the_snapshot_nearest_to_a_share_of_anothers_traini
                 "late": tuned("base", window, "interpolate", 2, (1, 3)),
             }
 
-    wanted = asked(tmp_path, "early", "seeds=1")
-    runs = plan(Early(), wanted)
+    wanted = reproduce_request(tmp_path, "early", "seeds=1")
+    runs = arms_of(Early(), wanted)
     early, late = (runs[arm][0] for arm in ("early", "late"))
     assert early.checkpoint.endswith("snapshot-00000002.ckpt") and late.checkpoint.endswith("step-00000008.ckpt")
     assert early.name != late.name and early.window == late.window == 64 and early.steps == 3
 
     monkeypatch.setitem(CLAIMS, "early", Early)
-    both = make_plan(["early"], wanted)
+    both = plan_of(["early"], wanted)
     assert both.bases == {run.name: runs["base"][0].name for run in (early, late)}, "the base is waited for"
 
     class Missing(Early):
@@ -204,7 +203,7 @@ def test_an_arm_is_tuned_from_the_snapshot_nearest_to_a_share_of_anothers_traini
             return super().arms(window) | {"base": ["position=rope", "snapshots=[]"]}
 
     with pytest.raises(BadInput, match="needs snapshots="):
-        plan(Missing(), asked(tmp_path, "convergence", "seeds=1"))
+        arms_of(Missing(), reproduce_request(tmp_path, "convergence", "seeds=1"))
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +227,7 @@ def brief(monkeypatch):
     ("name", "parts"), [("finetuning", 3), ("effective_window", 2), ("search", 3), ("position_free", 4)]
 )
 def test_every_claim_on_tuned_models_comes_to_a_verdict(name, parts, shared, brief, one_thread):
-    wanted = asked(shared, name, "seeds=1", 'train=["steps=4","snapshots=[1,2]"]')
+    wanted = reproduce_request(shared, name, "seeds=1", 'train=["steps=4","snapshots=[1,2]"]')
     result = engine.reproduce([name], wanted, [])[name]
     assert [part["word"] for part in result["parts"]] == [OPEN] * parts
     text = json.dumps(result, allow_nan=False)

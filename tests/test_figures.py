@@ -12,8 +12,9 @@ from experiments.extend.figures import study_figures
 from experiments.figures import decay as decays
 from experiments.figures.__main__ import _main as program
 from experiments.figures.distance import added_scores, curves, defaults, discovered, scores
-from experiments.figures.gallery import FIGURES, Gallery, page
+from experiments.figures.gallery import FIGURES, page
 from experiments.figures.rotary import turned
+from experiments.figures.settings import Gallery
 from experiments.figures.sinusoid import codes, encoding, fitted_errors, shift_errors, shift_matrix, step_lengths
 from experiments.figures.spectra import spacings
 from experiments.lab.canvas import pyplot, scheme
@@ -202,7 +203,7 @@ def test_the_figure_of_the_study_keeps_its_label_clear_of_the_curves(tmp_path, m
 
     from conf.schema import validate
     from experiments.extend.arms import Study
-    from experiments.extend.report import Findings, Reading
+    from experiments.extend.findings import Findings, Measured, Reading
 
     asked = compose_values("extend_study", ["study.positions=[rope]", "study.extends=[none]", "study.factors=[2]"])
     study = validate(Study, asked["study"] | {"finetune_steps": [1]})
@@ -210,7 +211,7 @@ def test_the_figure_of_the_study_keeps_its_label_clear_of_the_curves(tmp_path, m
     drawn = []
     monkeypatch.setattr(plt, "close", drawn.append)
     arms = (("none", 1, 0), ("none", 2, 1), ("control", 1, 1))
-    study_figures(tmp_path, Findings(32, study, [Reading("rope", *arm, rows) for arm in arms]))
+    study_figures(tmp_path, Findings(32, study, [Reading("rope", *arm, [Measured(1, rows)]) for arm in arms]))
     (label,) = [text for text in drawn[0].axes[0].texts if text.get_text() == "trained window"]
     axes = drawn[0].axes[0]
     assert label.get_window_extent().y0 >= axes.get_window_extent().y1

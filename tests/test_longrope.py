@@ -17,7 +17,7 @@ from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
 from experiments.lab.measure.retrieval import make_trials, needle_perplexity
 from experiments.longrope.candidates import Fitness, Texts, in_place, known, needles, space
 from experiments.longrope.evolution import Evolution, Individual, Scored, Space, best, evolve
-from experiments.longrope.search import Search, _main, override, search
+from experiments.longrope.search import Search, _main, override, search_factors
 from experiments.longrope.searching import Progress, table
 from models.positions import SPECTRA
 from tests.cases import WINDOW, Case
@@ -230,7 +230,7 @@ TINY |= {"tokens": 512, "segments": 4, "factor": 4.0}
 
 
 def found(base, tell=None, **changes):
-    return search(base.checkpoint, Search(**TINY | changes), str(CACHE), tell or Progress(Bar()))
+    return search_factors(base.checkpoint, Search(**TINY | changes), str(CACHE), tell or Progress(Bar()))
 
 
 def test_the_command_searches_keeps_draws_and_what_it_prints_reads_the_same(base):

@@ -10,15 +10,15 @@ import torch
 
 from conf.base import BadInput
 from experiments.lab import launch
-from experiments.lab import plan as claims_plan
+from experiments.lab import plan as engine
 from experiments.lab.launch import Progress
-from experiments.lab.plan import make_plan, missing, told, train_all
-from experiments.lab.runs import plan
+from experiments.lab.plan import describe, make_plan, missing, train_all
 from experiments.reproduce import verdicts as reproduce
-from experiments.reproduce.claim import Claim, Found, verdict
+from experiments.reproduce.arms import arms_of
+from experiments.reproduce.claim import Claim, Findings, verdict
 from experiments.reproduce.claims import CLAIMS
 from experiments.reproduce.evidence import Evidence
-from tests.runs import ROOT, asked, tiny_claims
+from tests.runs import ROOT, reproduce_request, tiny_claims
 
 
 class Chain(Claim):
@@ -43,8 +43,8 @@ def test_fine_tuned_arms_are_planned_before_their_base_is_there_and_start_from_i
     from train import train
 
     monkeypatch.setitem(CLAIMS, "chain", Chain)
-    wanted = asked(tmp_path, "convergence", "seeds=1", 'train=["data.retrieval.keys=1"]')
-    runs = plan(Chain(), wanted)
+    wanted = reproduce_request(tmp_path, "convergence", "seeds=1", 'train=["data.retrieval.keys=1"]')
+    runs = arms_of(Chain(), wanted)
     assert list(runs) == ["base", "once", "twice"], "a base comes before what needs it"
     base, once, twice = (arm[0] for arm in runs.values())
     assert once.checkpoint == f"{tmp_path}/claims-tiny/{base.name}/checkpoints/step-00000006.ckpt"
@@ -56,7 +56,7 @@ def test_fine_tuned_arms_are_planned_before_their_base_is_there_and_start_from_i
     assert twice.optimizer.lr == 2.5e-3 and twice.snapshots == () and once.snapshots == (2,)
     assert once.name.startswith(base.name.removesuffix("-s1") + "-tuned-inter") and once.name.endswith("-s1")
 
-    whole = make_plan(["chain"], wanted)
+    whole = plan_of(["chain"], wanted)
     assert train_all(whole, ["chain"], Progress(missing(list(whole.runs.values()))), {}) == {}
     trained = {arm: [train(run) for run in each] for arm, each in whole.arms["chain"].items()}
     start, end = (torch.load(path, weights_only=True) for path in (once.checkpoint, trained["once"][0].checkpoint))
@@ -94,7 +94,7 @@ def test_arms_that_cannot_be_fine_tuned_are_refused_in_the_plan(tmp_path, arms, 
             return arms
 
     with pytest.raises(BadInput, match=sentence):
-        plan(Wrong(), asked(tmp_path, "convergence", "seeds=1"))
+        arms_of(Wrong(), reproduce_request(tmp_path, "convergence", "seeds=1"))
 
 
 def test_two_ways_to_say_the_same_are_one_run_and_whatever_differs_is_another(tmp_path):
@@ -105,9 +105,15 @@ def test_two_ways_to_say_the_same_are_one_run_and_whatever_differs_is_another(tm
             other = {name: ["frequencies.base=100", *words] for name, words in other.items()}
             return {"short": ["frequencies.base=100"], "long": knobs, "spelt": ["frequencies.base=1e2"]} | other
 
-    short, long, spelt, *others = plan(Twins(), asked(tmp_path, "convergence", "seeds=1")).values()
+    short, long, spelt, *others = arms_of(Twins(), reproduce_request(tmp_path, "convergence", "seeds=1")).values()
     assert short == long == spelt and short[0].name == "rope-nano-base100-s1"
     assert len({run.name for (run,) in (short, *others)}) == 4
+
+
+def plan_of(claims, request):
+    known = {}
+    arms = {claim: arms_of(CLAIMS[claim](), request, known) for claim in claims}
+    return make_plan(arms, request.launcher, request.jobs_on_gpu)
 
 
 class Pair(Claim):
@@ -121,7 +127,7 @@ class Pair(Claim):
         return arms | {scheme: [f"position={scheme}"] for scheme in self.schemes}
 
     def measure(self, evidence):
-        return Found([{"arm": arm, "perplexity": evidence.in_window(arm)[0]["perplexity"]} for arm in evidence.runs])
+        return Findings([{"arm": arm, "perplexity": evidence.in_window(arm)[0]["perplexity"]} for arm in evidence.runs])
 
     def judge(self, found):
         return {"all": verdict(True, False, f"{len(found.rows)} arms")}
@@ -145,25 +151,28 @@ def two_claims(monkeypatch):
 
 
 def test_claims_share_runs_and_every_run_knows_its_claims(tmp_path, two_claims):
-    both = make_plan(["pair", "other"], asked(tmp_path, "[pair,other]"))
+    both = plan_of(["pair", "other"], reproduce_request(tmp_path, "[pair,other]"))
     assert len(both.runs) == 10 and both.users["alibi-nano-s2"] == ["pair", "other"]
     assert both.arms["pair"]["alibi"] == both.arms["other"]["alibi"]
     assert both.runs["alibi-nano-s1"].logger.tags == ("pair", "other") and both.runs["none-nano-s1"].logger.tags == (
         "other",
     )
-    alone = make_plan(["other"], asked(tmp_path, "other"))
+    alone = plan_of(["other"], reproduce_request(tmp_path, "other"))
     assert {run.name for run in both.of(["other"])} == set(alone.runs), "names do not depend on what else is asked"
-    text = told(both)
-    assert "pair                 3 arms, 6 runs, 0 done, 2 shared with other claims" in text
-    assert "10 runs, 4 fine-tuned from others; 0 are done, 10 to train: 0.0 M tokens, about" in text
-    assert "(some sizes timed just now), 1 at a time by launcher=here" in text
+    text = describe(both, "All:")
+    assert "pair                 3 arms, 6 runs, 0 done, 2 shared with other questions" in text
+    assert (
+        "10 runs, 4 fine-tuned from others; 0 are done, 10 to train: 0.01 M tokens, 1 at a time by launcher=here"
+        in text
+    )
+    assert "It takes about 0 min (some speeds timed just now)." in text
 
 
 def test_verdicts_do_not_wait_for_the_whole_plan_nor_places_for_verdicts(tmp_path, two_claims):
-    many = asked(tmp_path, "[pair,other]", "seeds=4")
-    assert list(make_plan(["pair", "other", "bound"], many).portions()) == [["pair"], ["other"], ["bound"]]
-    wide = asked(tmp_path, "[pair,other]", "seeds=4", "launcher=submitit_slurm", "launcher.jobs=2")
-    assert list(make_plan(["pair", "other", "bound"], wide).portions()) == [["pair", "other"], ["bound"]]
+    many = reproduce_request(tmp_path, "[pair,other]", "seeds=4")
+    assert list(plan_of(["pair", "other", "bound"], many).portions()) == [["pair"], ["other"], ["bound"]]
+    wide = reproduce_request(tmp_path, "[pair,other]", "seeds=4", "launcher=submitit_slurm", "launcher.jobs=2")
+    assert list(plan_of(["pair", "other", "bound"], wide).portions()) == [["pair", "other"], ["bound"]]
 
 
 def test_a_failing_run_stops_its_dependents_alone_and_is_tried_again(
@@ -179,15 +188,15 @@ def test_a_failing_run_stops_its_dependents_alone_and_is_tried_again(
             raise RuntimeError("a cable came loose")
         return original(config)
 
-    wanted = asked(tmp_path, "[other,pair]", "seeds=1")
-    monkeypatch.setattr(claims_plan, "ROUNDS", 1)  # one claim after the other; what failed for one is not tried again
+    wanted = reproduce_request(tmp_path, "[other,pair]", "seeds=1")
+    monkeypatch.setattr(engine, "ROUNDS", 1)  # one claim after the other; what failed for one is not tried again
     monkeypatch.setattr(train, "train", breaking)
     with pytest.raises(BadInput) as failed:
         reproduce.reproduce(["other", "pair"], wanted, [])
     said = str(failed.value)
     assert "alibi-nano-s1: RuntimeError('a cable came loose')" in said
     assert "alibi-nano-tuned-steps2-s1: not started, because alibi-nano-s1 failed, which it goes on from" in said
-    assert "2 of 5 runs failed, 2 of 2 claims came to no verdict (other, pair)" in said
+    assert "2 of 5 runs failed, 2 of 2 came to nothing (other, pair)" in said
     assert order == ["alibi-nano-s1", "none-nano-s1", "rope-nano-s1", "rope-nano-tuned-steps2-s1"]
     assert not (tmp_path / "claims").exists()
 
@@ -206,9 +215,9 @@ def test_a_claim_that_cannot_be_measured_leaves_others_their_verdicts(tmp_path, 
         raise ZeroDivisionError("no targets")
 
     monkeypatch.setattr(Pair, "measure", measure)
-    monkeypatch.setattr(Other, "measure", lambda self, evidence: Found([{"arm": 1}]))
-    with pytest.raises(BadInput, match=r"pair: ZeroDivisionError[^$]*all runs are there, 1 of 2 claims"):
-        reproduce.reproduce(["pair", "other"], asked(tmp_path, "[pair,other]", "seeds=1"), [])
+    monkeypatch.setattr(Other, "measure", lambda self, evidence: Findings([{"arm": 1}]))
+    with pytest.raises(BadInput, match=r"pair: ZeroDivisionError[^$]*all runs are there, 1 of 2 came"):
+        reproduce.reproduce(["pair", "other"], reproduce_request(tmp_path, "[pair,other]", "seeds=1"), [])
     assert (tmp_path / "claims" / "other-tiny" / "result.json").is_file()
 
 
@@ -229,8 +238,10 @@ def test_every_launcher_leaves_the_weights_of_this_process(tmp_path, launcher, t
     folders = {}
     for name in ("here", launcher):
         folders[name] = tmp_path / name
-        whole = make_plan(["pair"], asked(folders[name], "pair", "seeds=1", f"launcher={name}", "launcher.jobs=2"))
-        assert launch.launch([whole.runs[f"{each}-nano-s1"] for each in Pair.schemes], whole.asked.launcher, 2) == {}
+        whole = plan_of(
+            ["pair"], reproduce_request(folders[name], "pair", "seeds=1", f"launcher={name}", "launcher.jobs=2")
+        )
+        assert launch.launch([whole.runs[f"{each}-nano-s1"] for each in Pair.schemes], whole.launcher, 2) == {}
     ours, theirs = (weights(folder) for folder in folders.values())
     assert len(ours) == 2 and ours.keys() == theirs.keys()
     for name, state in ours.items():
@@ -238,18 +249,18 @@ def test_every_launcher_leaves_the_weights_of_this_process(tmp_path, launcher, t
 
 
 def test_a_failure_in_another_process_is_told(tmp_path, two_claims):
-    whole = make_plan(["pair"], asked(tmp_path, "pair", "seeds=1", "launcher=joblib"))
+    whole = plan_of(["pair"], reproduce_request(tmp_path, "pair", "seeds=1", "launcher=joblib"))
     occupied = tmp_path / "claims-tiny" / "rope-nano-s1"
     occupied.mkdir(parents=True)
     (occupied / "config.json").write_text('{"steps": 3}')
     (occupied / "metrics.jsonl").write_text('{"step": 1}\n')  # what never took a step can be taken over
-    failures = launch.launch(whole.of(["pair"])[:1], whole.asked.launcher, 1)
+    failures = launch.launch(whole.of(["pair"])[:1], whole.launcher, 1)
     assert list(failures) == ["rope-nano-s1"] and "steps (3 there, 6 here)" in failures["rope-nano-s1"]
 
 
 def test_a_launcher_that_is_not_installed_is_told(tmp_path, two_claims):
-    whole = make_plan(["pair"], asked(tmp_path, "pair", "seeds=1", "launcher.plugin=carrier_pigeon"))
-    failures = launch.launch(whole.of(["pair"])[:1], whole.asked.launcher, 1)
+    whole = plan_of(["pair"], reproduce_request(tmp_path, "pair", "seeds=1", "launcher.plugin=carrier_pigeon"))
+    failures = launch.launch(whole.of(["pair"])[:1], whole.launcher, 1)
     assert "carrier_pigeon" in failures["rope-nano-s1"]
 
 
@@ -266,7 +277,7 @@ def test_killed_it_goes_on(tmp_path, two_claims, capsys, one_thread):
     process.wait()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("claims-tiny/*/results.json")}
     assert 0 < len(kept) < 3
-    reproduce.reproduce(["pair"], asked(tmp_path, "pair", "seeds=1"), [])
+    reproduce.reproduce(["pair"], reproduce_request(tmp_path, "pair", "seeds=1"), [])
     assert (
         f"3 runs, 1 fine-tuned from others; {len(kept)} are done, {3 - len(kept)} to train" in capsys.readouterr().out
     )

@@ -11,10 +11,12 @@ import train as training
 from conf.base import BadInput
 from conf.compose import compose_values
 from conf.schema import validate
+from experiments.lab.launch import Launcher
 from experiments.lab.measure.perplexity import measure_checkpoint
 from experiments.lab.statistics import paired_ratio
-from experiments.progressive.report import Stretch, compared, said, table
-from experiments.progressive.stages import Progressive, _main, make_plan, read_with, run_progressive, told
+from experiments.progressive.plan import Progressive, describe, make_stages
+from experiments.progressive.report import Stretch, path_ratios, sentences, table
+from experiments.progressive.stages import _main, read_with, run_progressive
 from models.restore import read_record
 from tests.runs import CACHE, command, tiny
 from train import compose, train
@@ -33,9 +35,11 @@ def words(checkpoint, *changes):
 
 def plan(run, *changes):
     values = compose_values("progressive", words(run.checkpoint, *changes))
-    given = {key: values.pop(key) for key in ("checkpoint", "logger", "cache", "runs", "trainer")}
-    changed = {key: given[key] for key in ("trainer", "logger")}
-    return make_plan(run.checkpoint, validate(Progressive, values), str(CACHE), **changed)
+    own = {
+        key: values.pop(key) for key in ("checkpoint", "logger", "cache", "runs", "trainer", "launcher", "jobs_on_gpu")
+    }
+    changes = {"trainer": own["trainer"], "logger": own["logger"], "cache": str(CACHE)}
+    return make_stages(run.checkpoint, validate(Progressive, values), validate(Launcher, own["launcher"]), **changes)
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +102,8 @@ def test_a_verdict_says_which_path_is_better():
 
     def verdict(ours, theirs):
         readings = [path("base", 1, 1), path("progressive", *ours), path("direct", *theirs), path("recovered", *ours)]
-        ratios = {name: {**by, 1: by[4]} for name, by in compared(readings).items()}
-        return said({"window": 1, "factors": [2, 4], "steps": [1, 0], "ratios": ratios})
+        ratios = {name: {**by, 1: by[4]} for name, by in path_ratios(readings).items()}
+        return sentences({"window": 1, "factors": [2, 4], "steps": [1, 0], "ratios": ratios})
 
     assert "0.607 [0.607, 0.607] of direct: better." in verdict((1, 2), (2, 3))
     assert "1.649 [1.649, 1.649] of direct: worse." in verdict((2, 3), (1, 2))
@@ -113,7 +117,7 @@ def test_a_finished_extension_is_read_back(base, result, monkeypatch):
     assert again == result
     other = plan(base, "lr=1e-3", "steps=[2,0]")
     assert other.folder != plan(base).folder
-    with pytest.raises(TypeError):  # at another learning rate it would be
+    with pytest.raises(BadInput, match="TypeError"):  # at another learning rate it would be
         run_progressive(other)
 
 
@@ -122,11 +126,15 @@ def test_the_command_plans_tells_draws_and_keeps(base, result, capsys):
     _main(compose_values("progressive", asked), asked)
     out, made = capsys.readouterr().out, plan(base)
     readings = [Stretch(**each) for each in result["readings"]]
-    assert out.startswith(told(made)) and table(readings) in out and said(result) in out
+    assert (
+        out.startswith(describe(made).split(" M to train on")[0])
+        and table(readings) in out
+        and sentences(result) in out
+    )
     assert "stage 2: search at 128 tokens, about 6 candidates on 2 texts; fine-tune 1 steps of 128 tokens" in out
     assert "direct: search at 128 tokens, about 6 candidates on 2 texts, on the base model; fine-tune 3 steps" in out
     text = (made.folder / "results.json").read_text()
-    assert len(text) < 30_000 and json.loads(text)["found"] == said(result)
+    assert len(text) < 30_000 and json.loads(text)["found"] == sentences(result)
     for name in ("table.txt", "figure.png", "figure.svg"):
         assert (made.folder / name).stat().st_size > 100
 

@@ -12,7 +12,7 @@ from conf.compose import compose_values
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
 from experiments.longrope import candidates
 from experiments.longrope.recovery import Recovery, recover, worth
-from experiments.longrope.search import Search, _main, asked, search
+from experiments.longrope.search import Search, _main, asked, search_factors
 from experiments.longrope.searching import Progress, table
 from tests.runs import CACHE, tiny
 from train import compose, load_model, train
@@ -138,7 +138,7 @@ def test_the_command_recovers_draws_and_says_what_it_gave(runs, capsys):
 def test_a_tuned_model_is_searched_on_from_the_factors_it_knows(runs):
     _, tuned, _ = runs
     how = Search(**SMALL, factor=8.0, temperature=TEMPERATURE)
-    result, folder = search(tuned.checkpoint, how, str(CACHE), Progress(Bar()))
+    result, folder = search_factors(tuned.checkpoint, how, str(CACHE), Progress(Bar()))
     rows = {name: each["at 32"]["perplexity"] for name, each in result["methods"].items()}
     again = Measurement(protocol="windows", contexts=(256,), stride=1, segments=4)
     (whole,) = measure_checkpoint(tuned.checkpoint, None, again, str(CACHE))["rows"]
@@ -151,7 +151,7 @@ def test_a_tuned_model_is_searched_on_from_the_factors_it_knows(runs):
         assert each["score"] == pytest.approx(result["methods"][name]["search"]["perplexity"], rel=1e-5)
     assert result["rivals"] == ["interpolate", "ntk", "yarn", "tuned", "again"] and len(set(rows.values())) == 7
     base, *_ = runs
-    plain, _ = search(base.checkpoint, how, str(CACHE), Progress(Bar()))
+    plain, _ = search_factors(base.checkpoint, how, str(CACHE), Progress(Bar()))
     assert plain["rivals"] == ["interpolate", "ntk", "yarn"]
 
 

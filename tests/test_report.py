@@ -8,7 +8,8 @@ import pytest
 
 from conf.base import BadInput
 from conf.compose import compose_values
-from experiments.report import gather as program
+from experiments.report import page as program
+from experiments.report.gather import figure
 from experiments.report.html import prose, render
 from experiments.reproduce.claims import CLAIMS
 from experiments.reproduce.page import cell
@@ -151,7 +152,7 @@ def test_conclusions_are_plain_sentences_with_little_markdown():
 
 
 def test_the_smaller_figure_is_taken(folder):
-    png, svg = (program.figure(folder / name)[:15] for name in ("bound", "convergence-nano"))
+    png, svg = (figure(folder / name)[:15] for name in ("bound", "convergence-nano"))
     assert (png, svg) == ("data:image/png;", "data:image/svg+")
     assert (folder / "bound.png").stat().st_size < (folder / "bound.svg").stat().st_size
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from conf.base import BadInput
-from experiments.lab.runs import plan
 from experiments.lab.statistics import Comparison, Estimate
 from experiments.reproduce import verdicts as engine
-from experiments.reproduce.claim import Found, adjusted
+from experiments.reproduce.arms import arms_of
+from experiments.reproduce.claim import Findings, adjusted
 from experiments.reproduce.claims import CLAIMS, bound
 from experiments.reproduce.claims.convergence import Convergence, log_share, reached
 from experiments.reproduce.claims.extrapolation import Extrapolation
@@ -20,7 +20,7 @@ from experiments.reproduce.claims.spacing import Spacing
 from experiments.reproduce.claims.starting_positions import LARGE, StartingPositions, difference, moved
 from experiments.reproduce.page import plain, table
 from experiments.reproduce.verdicts import enough
-from tests.runs import asked, run_program
+from tests.runs import reproduce_request, run_program
 
 WORDS = ("reproduced", "not reproduced", "inconclusive")
 
@@ -38,7 +38,7 @@ def words(claim, found):
 @pytest.mark.parametrize(("share", "word"), list(zip([(0.7, 0.9), (0.97, 1.2), (0.8, 1.1)], WORDS, strict=True)))
 def test_the_rule_of_convergence(share, word):
     row = {"position": "rope", "share of steps": ratio(*share), "perplexity ratio": ratio(0.9, 1.1)}
-    assert words(Convergence, Found([row])) == [word]
+    assert words(Convergence, Findings([row])) == [word]
 
 
 def beyond(raw, better, sooner, alibi):
@@ -49,7 +49,7 @@ def beyond(raw, better, sooner, alibi):
         read("alibi", "none", **{"over one window": ratio(*alibi)}),
         {"contrast": "sinusoid's ratio over RoPE's", "over": ratio(*sooner)},
     ]
-    return Found(rows, {"window": 32})
+    return Findings(rows, {"window": 32})
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_the_rule_of_starting_positions(early, more, word):
     told += [
         {"scheme": row["position"], "window": window, "early": ratio(0.9, 1.1)} for row in told for window in (16, 64)
     ]
-    assert words(StartingPositions, Found(told, {"window": 32})) == [word] * 2
+    assert words(StartingPositions, Findings(told, {"window": 32})) == [word] * 2
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_the_rule_of_spacing_counts_its_family(compared, word):
     rows = adjusted(
         [{"spectrum": "rope", "over usual": None, "over matched": None}, *rows], "over usual", "over matched"
     )
-    assert words(Spacing, Found(rows)) == [word] * 2
+    assert words(Spacing, Findings(rows)) == [word] * 2
 
 
 def test_bounds_hold_against_the_scores_they_bound():
@@ -136,7 +136,7 @@ def test_the_rules_of_the_bound(jump, times, broken, expected):
     row |= {"corrected bound": 0.6, "times smaller": times}
     outside = [2000.0] * 3 + [5.0] if jump is None else [jump] * 4
     sizes = {"inside": [1.0] * 4, "between": [1.0] * 4, "beyond": outside}
-    assert words(bound.Bound, Found([row], {"fits": {("float32", 0.0): sizes, ("float64", 0.0): sizes}})) == expected
+    assert words(bound.Bound, Findings([row], {"fits": {("float32", 0.0): sizes, ("float64", 0.0): sizes}})) == expected
 
 
 def test_the_share_of_steps_is_read_off_the_curves_and_antisymmetric():
@@ -162,7 +162,7 @@ def test_differences_by_position_take_the_bins_asked_for():
 
 def test_few_seeds_are_inconclusive_whatever_they_say():
     row = {"position": "rope", "share of steps": ratio(0.7, 0.9), "perplexity ratio": ratio(0.9, 1.1)}
-    (said,) = enough(Convergence().judge(Found([row])), 2, 5).values()
+    (said,) = enough(Convergence().judge(Findings([row])), 2, 5).values()
     assert said.word == "inconclusive" and "2 of the 5 seeds" in said.reason and "so far reproduced" in said.reason
 
 
@@ -170,7 +170,7 @@ def test_a_name_stands_for_one_configuration_over_all_claims(tmp_path):
     """So claims share runs, and none of them trains the same thing twice."""
     configs = {}
     for name, claim in CLAIMS.items():
-        for arm in plan(claim(), asked(tmp_path, name)).values():
+        for arm in arms_of(claim(), reproduce_request(tmp_path, name)).values():
             for config in arm:
                 values = json.dumps(config.model_dump(mode="json", exclude={"name"}), sort_keys=True)
                 assert configs.setdefault(config.name, values) == values
@@ -186,7 +186,7 @@ class Small(Convergence):
 
 def test_a_claim_is_trained_measured_judged_and_picked_up_where_it_stopped(tmp_path, monkeypatch, capsys, one_thread):
     monkeypatch.setitem(CLAIMS, "convergence", Small)
-    wanted, trained = asked(tmp_path, "convergence"), []
+    wanted, trained = reproduce_request(tmp_path, "convergence"), []
     import train
 
     original = train.train
@@ -204,7 +204,7 @@ def test_a_claim_is_trained_measured_judged_and_picked_up_where_it_stopped(tmp_p
     assert len(trained) == 4 and len(kept) == 3, "one that fails stops no other"
     result = engine.reproduce(["convergence"], wanted, [])["convergence"]
     out = capsys.readouterr().out
-    assert "4 runs, 0 fine-tuned from others; 3 are done, 1 to train: 0.0 M tokens, about" in out
+    assert "4 runs, 0 fine-tuned from others; 3 are done, 1 to train: 0.00 M tokens, 1 at a time" in out
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert result["verdict"] in WORDS and f"{result['parts'][0]['part']}: {result['verdict'].upper()}" in out
 
@@ -229,7 +229,7 @@ def shared(tmp_path_factory):
 @pytest.mark.parametrize("name", ["extrapolation", "starting_positions", "spacing"])
 def test_every_trained_claim_comes_to_a_verdict(name, shared, one_thread):
     """With one seed and shared base models; two seeds are what the engine's own test has."""
-    wanted = asked(shared, name, "seeds=1", 'train=["steps=4","snapshots=[2]"]')
+    wanted = reproduce_request(shared, name, "seeds=1", 'train=["steps=4","snapshots=[2]"]')
     result = engine.reproduce([name], wanted, [])[name]
     assert [part["word"] for part in result["parts"]] == ["inconclusive"] * 2 and result["scale"]["seeds"] == 1
     json.dumps(result, allow_nan=False)

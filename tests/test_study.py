@@ -1,18 +1,17 @@
-"""The extension study on tiny models: its plan, its arms, its runs, and what it says of them."""
+"""The extension study on tiny models: its plan, its arms, its runs, one seed or several, and its page."""
 
 import json
-from dataclasses import asdict, replace
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from conf.base import BadInput
 from conf.compose import FOLDER, compose_values
-from experiments.extend import seeds as extend_seeds
-from experiments.extend.arms import arms, asked, base_config
+from experiments.extend.arms import base_runs, make_arms, study_settings
+from experiments.extend.findings import Findings, Measured, Reading
 from experiments.extend.report import (
-    Findings,
-    Reading,
     cost_table,
     k_max_table,
     perplexity_table,
@@ -20,21 +19,22 @@ from experiments.extend.report import (
     steps_table,
     tables,
 )
+from experiments.extend.seeds import seeds_table
 from tests.runs import run_program, tiny
-from train import compose
+from train import compose, train
 
 
 def prepared(tmp_path, *words):
     """The settings of a study, and a function that gives the base run of a scheme."""
     words = tiny(tmp_path, *words)
     values = compose_values("extend_study", words)
-    return asked(values["study"]), lambda position: base_config(values["scale"], words, position)
+    return study_settings(values["study"]), lambda position: base_runs(values["scale"], words, position, 1)[0]
 
 
 @pytest.mark.parametrize("position", ["rope", "sinusoidal"])
 def test_every_method_has_its_arms_or_a_sentence(tmp_path, position):
     study, base = prepared(tmp_path)
-    found, left_out = arms(base(position), study)
+    found, left_out = make_arms(base(position), study)
     at = {(arm.method, arm.factor): arm.steps for arm in found}
     zero, tuned = (0,), study.finetune_steps
     for method in ("interpolate", "ntk", "yarn", "llama3", "longrope", "resonance"):
@@ -56,7 +56,7 @@ def test_methods_take_settings_and_factors_that_do_not_fit_are_left_out(tmp_path
     (tmp_path / "found.yaml").write_text("factor: 4.0\nlong: [1, 1, 2, 2, 4, 4, 4, 4]\n")
     methods = f"[none,{{name: ntk, form: critical}},{{name: longrope, path: {tmp_path}/found.yaml}}]"
     study, base = prepared(tmp_path, f"study.extends={methods}", "study.factors=[2,4]")
-    found, left_out = arms(base("rope"), study)
+    found, left_out = make_arms(base("rope"), study)
     assert {arm.label for arm in found if arm.method.startswith("ntk")} == {"ntk-formcritical2", "ntk-formcritical4"}
     assert [arm.factor for arm in found if arm.method.startswith("longrope")] == [4]
     assert len(left_out) == 1 and "is for factor=4.0, not factor=2.0" in left_out[0]
@@ -65,7 +65,7 @@ def test_methods_take_settings_and_factors_that_do_not_fit_are_left_out(tmp_path
 def test_a_scheme_that_ends_with_its_window_is_refused_before_it_is_trained(tmp_path):
     study, base = prepared(tmp_path)
     with pytest.raises(BadInput, match=r"study\.positions=learned cannot be read at 512 tokens: .*end at 32"):
-        arms(base("learned"), study)
+        make_arms(base("learned"), study)
 
 
 SENTENCES = {
@@ -107,7 +107,7 @@ def test_what_cannot_be_had_is_said_before_anything_runs(tmp_path, override, sai
 def composed(*words):
     """The settings of a study and the base run of rope."""
     values = compose_values("extend_study", list(words))
-    return asked(values["study"]), base_config(values["scale"], words, "rope")
+    return study_settings(values["study"]), base_runs(values["scale"], words, "rope", 1)[0]
 
 
 @pytest.mark.parametrize("choice", [path.stem for path in (FOLDER / "experiment").glob("*.yaml")])
@@ -140,8 +140,8 @@ def test_the_demo_is_the_small_study(tmp_path):
     words = ["experiment=demo", f"runs={tmp_path}"]
     values = compose_values("extend_study", words)
     for position in ("rope", "sinusoidal"):
-        base = base_config(values["scale"], words, position)
-        found, left_out = arms(base, asked(values["study"]))
+        base = base_runs(values["scale"], words, position, 1)[0]
+        found, left_out = make_arms(base, study_settings(values["study"]))
         assert base.name == f"{position}-nano-s1" and left_out == []
         tuned = sorted((arm.method, arm.factor) for arm in found if arm.tuning)
         assert tuned == [("control", 1), ("interpolate", 4), ("none", 4)]
@@ -168,9 +168,11 @@ def test_the_study_measures_every_arm_and_reuses_what_it_has(tmp_path):
     assert all([row["context"] for row in r["rows"]] == [8, 16, 32, 64, 128] for r in results["readings"])
     assert len({row["token_set"] for r in results["readings"] for row in r["rows"]}) == 1
 
-    plan, rest = out.split("[ 1/", 1)
-    assert "base runs           2,   2 to do" in plan and "fine-tuning runs   10,  10 to do" in plan
-    assert f"readings           {len(expected)},  {len(expected)} to do" in plan and "a run: about " in plan
+    plan, rest = out.split("[1/12] rope-", 1)
+    assert "12 runs, 10 fine-tuned from others; 0 are done, 12 to train: 0.00 M tokens" in plan
+    assert "  rope                 6 arms, 6 runs, 0 done\n" in plan and "It takes about 0 min" in plan
+    assert f"readings             {len(expected)}, {len(expected)} to do: 4 segments each" in plan
+    assert f"[ 1/{sum(p == 'rope' for p, *_ in expected)}] rope, extrapolation, 0 steps: " in rest
     assert "left out: extend=self_extend" in plan and results["left_out"] and "not fine-tuned: self_extend" in plan
     assert results["found"] in rest and "extrapolation" in rest
     assert (folder / "table.txt").read_text().strip() in rest
@@ -179,28 +181,58 @@ def test_the_study_measures_every_arm_and_reuses_what_it_has(tmp_path):
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("all/*/results.json") if path.parent != folder}
     assert len(trained) == 12
     status, again, _ = run_program(*words, module="experiments.extend")
-    assert status == 0 and "All of it is there already" in again and again.count(" 0 to do") == 3
+    assert (
+        status == 0
+        and "All of it is there already" in again
+        and ", 0 to do" in again
+        and "12 are done, 0 to train" in again
+    )
     assert {path: path.stat().st_mtime_ns for path in trained} == trained
     assert study_folder(tmp_path, "all")[1] == results
 
 
-def test_one_factor_makes_one_figure_and_seeds_are_swept(tmp_path):
+def test_several_seeds_are_one_study_with_intervals_over_them(tmp_path):
     words = tiny(tmp_path, "group=seeds", "study.positions=[rope]", "study.extends=[none]", "study.factors=[2]",
                  "study.finetune_steps=[1]", "study.segments=4")  # fmt: skip
-    status, _, err = run_program("-m", *words, "seed=1,2", module="experiments.extend")
+    status, out, err = run_program(*words, "seeds=2", module="experiments.extend")
     assert status == 0, err
-    folders = sorted((tmp_path / "seeds").glob("study-*"))
-    assert len(folders) == 2 and all("-s1" in a.name and "-s2" in b.name for a, b in [folders])
-    for folder in folders:
-        assert {path.name for path in folder.glob("*.png")} == {"figure.png"}
-        assert (folder / "figure.png").stat().st_size > 10_000
-    first, second = (json.loads((folder / "results.json").read_text())["readings"] for folder in folders)
-    assert first[0]["rows"][0]["nll"] != second[0]["rows"][0]["nll"]
-    status, out, err = run_program(f"studies={tmp_path}/seeds/study-*", module="experiments.extend_seeds")
+    folder, results = study_folder(tmp_path, "seeds")
+    assert folder.name.startswith("study-") and "-seeds2" in folder.name and results["seeds"] == [1, 2]
+    assert {path.name for path in folder.glob("*.png")} == {"figure.png"}
+    assert (folder / "figure.png").stat().st_size > 10_000
+    by_seed = {(r["arm"], r["factor"], r["steps"], r["seed"]): r["rows"] for r in results["readings"]}
+    assert len(by_seed) == len(results["readings"]) == 6
+    first, second = (by_seed["none", 1, 0, seed] for seed in (1, 2))
+    assert first[0]["nll"] != second[0]["nll"] and first[0]["token_set"] == second[0]["token_set"]
+    mean = np.sqrt(first[0]["perplexity"] * second[0]["perplexity"])
+    assert f"rope, extrapolation, 0 steps: {mean:.2f} at 8" in out
+    assert "geometric mean over seeds 1, 2" in out and len(results["over seeds"]) == 4
+    runs = {json.loads(path.read_text())["seed"] for path in tmp_path.glob("seeds/rope-*/config.json")}
+    assert runs == {1, 2} and "2 arms, 4 runs" not in out and "3 arms, 6 runs, 0 done" in out
+
+
+def test_a_base_model_that_exists_is_not_trained_again(tmp_path):
+    overrides = tiny(tmp_path, "group=there", "name=base", "steps=4")
+    base = train(compose(overrides), overrides)
+    places = [word for word in overrides if word.split("=")[0] in ("runs", "cache", "trainer", "logger")]
+    small = ["study.extends=[none,interpolate]", "study.factors=[2]", "study.finetune_steps=[1]", "study.segments=4"]
+    words = [f"checkpoint={base.folder}", *places, "trainer.progress=false", *small]
+    status, out, err = run_program(*words, "group=mine", module="experiments.extend")
     assert status == 0, err
-    assert "Over seeds 1, 2" in out and (tmp_path / "seeds" / folders[0].name.replace("study", "seeds", 1)).is_dir()
-    status, out, err = run_program(f"studies=[{folders[0]}]", module="experiments.extend_seeds")
-    assert (status, out) == (1, "") and "1 found" in err and err.count("\n") == 1
+    assert "3 runs, 3 fine-tuned from others; 0 are done" in out
+    _, results = study_folder(tmp_path, "mine")
+    assert {r["arm"] for r in results["readings"]} == {"none", "interpolate", "control"}
+    assert results["study"]["positions"] == ["rope"] and results["base"]["steps"] == 4
+    configs = [json.loads(path.read_text()) for path in tmp_path.glob("mine/base-tuned-*/config.json")]
+    assert {config["checkpoint"] for config in configs} == {str(base.checkpoint)} and len(configs) == 3
+    for wrong, sentence in {
+        "seeds=2": "which is one model",
+        "steps=8": "steps cannot be set beside checkpoint=",
+        "study.positions=[rope]": "study.positions cannot be set",
+        "scale=micro": "scale cannot be set",
+    }.items():
+        status, _, err = run_program(*words, wrong, module="experiments.extend")
+        assert status == 1 and sentence in err and err.count("\n") == 1
 
 
 def test_stages_start_from_one_another_and_keys_are_asked_for(tmp_path):
@@ -270,7 +302,7 @@ def reading(arm, factor, steps, perplexities, k_max=None, noise=0.0):
         rows.append(row | {"document_tokens": [100] * documents})
     passkey = [] if k_max is None else [{"length": length, "k_max_20%": dict.fromkeys(("value", "low", "high"), k)}
                                         for length, k in k_max.items()]  # fmt: skip
-    return Reading("rope", arm, factor, steps, rows, passkey)
+    return Reading("rope", arm, factor, steps, [Measured(1, rows, passkey)])
 
 
 @pytest.fixture
@@ -294,25 +326,29 @@ def test_no_mark_and_no_footnote_where_the_length_does_not_matter(found):
     assert found.twice == set() and "*" not in tables(found)
 
 
-@pytest.fixture
-def seeds(found):
-    """Three studies: interpolation is a tenth better than extrapolation after 5 steps, more or less by seed."""
-
-    def study(gain):
-        moved = [replace(r, rows=[_scaled(row, gain) for row in r.rows], passkey=[]) if (r.arm, r.steps) ==
-                 ("interpolate", 5) else r for r in found.readings]  # fmt: skip
-        return Findings(32, found.study, moved)
-
-    return {seed: study(gain) for seed, gain in ((1, 1.11), (2, 1.12), (3, 1.14))}
-
-
 def _scaled(row, by):
     nll = (np.array(row["document_nll"]) + np.log(by) * np.array(row["document_tokens"])).tolist()
     return row | {"perplexity": row["perplexity"] * by, "document_nll": nll}
 
 
+@pytest.fixture
+def seeds(found):
+    """Three seeds: interpolation is a tenth better than extrapolation after 5 steps, more or less by seed."""
+
+    def over_seeds(reading):
+        (model,) = reading.models
+        tuned = (reading.arm, reading.steps) == ("interpolate", 5)
+        models = [
+            Measured(seed, [_scaled(row, gain if tuned else 1) for row in model.rows], model.passkey)
+            for seed, gain in ((1, 1.11), (2, 1.12), (3, 1.14))
+        ]
+        return replace(reading, models=models)
+
+    return replace(found, readings=[over_seeds(reading) for reading in found.readings])
+
+
 def test_seeds_make_one_table_with_intervals_over_seeds(seeds):
-    printed, rows = extend_seeds.table(seeds)
+    printed, rows = seeds_table(seeds)
     at = {(row["arm"], row["window"], row["steps"]): row for row in rows}
     tuned = at["interpolate", 128, 5]
     gain = (1.11 * 1.12 * 1.14) ** (1 / 3)
@@ -322,32 +358,29 @@ def test_seeds_make_one_table_with_intervals_over_seeds(seeds):
     assert over["word"] == "lower" and at["yarn", 128, 5]["over extrapolation"]["word"] == "equal"
     assert at["none", 32, 0]["cost"] is None and at["none", 128, 0]["over extrapolation"] is None
     assert at["control", 128, 5]["k_max"] == [33, 33, 33] and len(rows) == len(set(at)) == 9
-    assert len(printed.splitlines()) == 10 and "extrapolation" in printed
+    assert len(printed.splitlines()) == 12 and "extrapolation" in printed
 
 
-def written(folder, found, seed, **changes):
-    folder.mkdir(parents=True)
-    base = {"seed": seed, "name": f"s{seed}", "original_window": 32, "steps": 6, "model": {"layers": 2}} | changes
-    held = {"study": found.study.model_dump(mode="json"), "base": base, "left_out": [], "found": ""}
-    (folder / "results.json").write_text(json.dumps(held | {"readings": [asdict(r) for r in found.readings]}))
-    return folder
+def test_every_table_and_sentence_speaks_of_all_seeds(seeds):
+    assert rows_of(steps_table(seeds))["interpolate", "128"] == ["40.00>", "4.49<"]
+    best = sentences(seeds).splitlines()[1]
+    low, high = map(float, re.search(r"interpolate 4\.49 \(better: 0\.899 \[(.+?), (.+?)\]\)", best).groups())
+    assert low < 4.44 / 5 and high > 4.56 / 5, "wider than the seeds lie apart"
 
 
-def test_studies_that_are_not_one_are_refused(seeds, tmp_path):
-    one, two = (written(tmp_path / f"study-{seed}", seeds[seed], seed) for seed in (1, 2))
-    assert list(extend_seeds.read_studies([two, one])) == [1, 2]
-    again = written(tmp_path / "again", seeds[1], 1)
-    longer = written(tmp_path / "longer", seeds[3], 3, steps=7, model={"layers": 3})
-    (tmp_path / "empty").mkdir()
-    for folders, said in (
-        ([one], "1 found"),
-        ([], "0 found"),
-        ([one, tmp_path / "empty"], "no results.json"),
-        ([one, again], "has seed 1, which another one has"),
-        ([one, longer], r"base.steps \(6 there, 7 here\), base.model.layers \(2 there, 3 here\)"),
-    ):
-        with pytest.raises(BadInput, match=said):
-            extend_seeds.read_studies(folders)
+def test_the_effective_context_is_a_table_where_the_optimum_is_known(found):
+    assert "Effective context" not in tables(found)
+
+    def known(reading):
+        (model,) = reading.models
+        first = model.rows[0]["perplexity"]
+        rows = [row | {"effective_context": {"value": row["context"] / first}} for row in model.rows]
+        return replace(reading, models=[replace(model, rows=rows)])
+
+    table = tables(replace(found, readings=list(map(known, found.readings)))).split("Effective context")[1]
+    lines = table.splitlines()
+    assert lines[2].split() == ["position", "arm", "window", "steps", "8", "16", "32", "64", "128"]
+    assert lines[3].split()[1:] == ["extrapolation", "32", "0", "2", "3", "6", "13", "26"]
 
 
 def rows_of(table):

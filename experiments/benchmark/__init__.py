@@ -2,6 +2,10 @@
 
     python -m experiments.benchmark sections=[schemes] schemes_at=[micro/1024]
 
-A section is a file here with `run`, which returns plain rows, and `table`, which prints them; it has its row in
-SECTIONS in __main__.py.
+A section is a file of this package with `run`, which returns plain rows, and `table`, which prints them; its name is
+in SECTIONS in settings.py.
 """
+
+from experiments.lab.face import hand_out
+
+__getattr__ = hand_out(__name__, Workbench="workbench", spread="timing")

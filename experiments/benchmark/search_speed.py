@@ -14,37 +14,36 @@ from conf.resolve import resolve
 from experiments.benchmark.timing import Run, looped, ratio, shown
 from experiments.benchmark.workbench import Workbench
 from experiments.lab.measure.readings import device_and_precision
-from experiments.longrope.candidates import Fitness, Texts, in_place, known, space
-from experiments.longrope.evolution import Individual
+from experiments.longrope import Fitness, Individual, Texts, in_place, known, space
 from models.gpt import GPT
 from models.positions.longrope import LongRoPE
 from train import build_model
 
 if TYPE_CHECKING:
-    from experiments.benchmark.__main__ import SearchSpeed
+    from experiments.benchmark.settings import SearchSpeed
 
 ONE = "one at a time"
 
 
 def run(bench: Workbench) -> list[dict]:
     """A row per number of texts, tokens per forward pass and way of scoring."""
-    asked = bench.settings.search_speed
-    return [row for texts in asked.texts for row in _rows(bench, asked.model, texts)]
+    settings = bench.settings.search_speed
+    return [row for texts in settings.texts for row in _rows(bench, settings.model, texts)]
 
 
 def _rows(bench: Workbench, model: str, count: int) -> list[dict]:
-    asked = bench.settings.search_speed
-    longer = int(asked.factor * asked.window)
+    settings = bench.settings.search_speed
+    longer = int(settings.factor * settings.window)
     texts = Texts(list(bench.tokens(count, longer + 1).cpu().numpy()), list(range(count)), longer)
 
     def timed(contestant, tokens: int) -> Run:
         score, (_, frequencies) = contestant(bench, model, texts, tokens), in_place(_model(bench, model))
-        candidates = people(frequencies, asked)
+        candidates = people(frequencies, settings)
         return looped(lambda: score(candidates), bench.device)
 
     builders = {
         (way, tokens): lambda contestant=contestant, tokens=tokens: timed(contestant, tokens)
-        for tokens in asked.batch_tokens
+        for tokens in settings.batch_tokens
         for way, contestant in ((ONE, one_at_a_time), ("batched", batched))
     }
     outcomes = bench.compare(f"search {model} {count} x {longer}", builders, warm=1)
@@ -52,27 +51,29 @@ def _rows(bench: Workbench, model: str, count: int) -> list[dict]:
     for (way, tokens), outcome in outcomes.items():
         row = {"model": model, "texts": count, "length": longer, "batch_tokens": tokens, "way": way} | asdict(outcome)
         if outcome.failure is None:
-            row["candidates_per_second"] = asdict(outcome.rate(asked.candidates))
+            row["candidates_per_second"] = asdict(outcome.rate(settings.candidates))
             if way != ONE and outcomes[ONE, tokens].failure is None:
                 row["speed_over_one"] = asdict(ratio(outcomes[ONE, tokens], outcome))
         rows.append(row)
     return rows
 
 
-def people(frequencies: list[float], asked: "SearchSpeed") -> list[Individual]:
+def people(frequencies: list[float], settings: "SearchSpeed") -> list[Individual]:
     """The first generation of a search: the seeds, and mutants of them in turn."""
-    arena = space(frequencies, asked.factor, asked.window, None, critical=False)
-    seeds = arena.seeds(list(known(frequencies, asked.factor, asked.window).values()))
+    arena = space(frequencies, settings.factor, settings.window, None, critical=False)
+    seeds = arena.seeds(list(known(frequencies, settings.factor, settings.window).values()))
     random = np.random.default_rng(0)
-    mutants = [arena.mutate(seeds[number % len(seeds)], 0.3, random) for number in range(asked.candidates)]
-    return (seeds + mutants)[: asked.candidates]
+    mutants = [arena.mutate(seeds[number % len(seeds)], 0.3, random) for number in range(settings.candidates)]
+    return (seeds + mutants)[: settings.candidates]
 
 
 def _model(bench: Workbench, name: str) -> GPT:
     """A model on the device that is read with extend=longrope."""
-    asked = bench.settings.search_speed
-    values = bench.config(name, "rope", asked.window).model_dump(mode="json", exclude={"original_window"})
-    return build_model(resolve({**values, "extend": {"name": "longrope", "factor": asked.factor}}, [])).to(bench.device)
+    settings = bench.settings.search_speed
+    values = bench.config(name, "rope", settings.window).model_dump(mode="json", exclude={"original_window"})
+    return build_model(resolve({**values, "extend": {"name": "longrope", "factor": settings.factor}}, [])).to(
+        bench.device
+    )
 
 
 def batched(bench: Workbench, name: str, texts: Texts, batch_tokens: int) -> Fitness:
@@ -90,8 +91,8 @@ def one_at_a_time(bench: Workbench, name: str, texts: Texts, batch_tokens: int) 
     def score(individuals: list[Individual]) -> list[float]:
         scores = []
         for each in individuals:
-            said = {"long": tuple(each.long), "n_hat": each.n_hat, "temperature": part.extension.temperature}
-            part.extension = LongRoPE(knobs.model_copy(update=said), window)
+            factors = {"long": tuple(each.long), "n_hat": each.n_hat, "temperature": part.extension.temperature}
+            part.extension = LongRoPE(knobs.model_copy(update=factors), window)
             scores.append(texts.row(model, batch_tokens=batch_tokens, **device_and_precision())["perplexity"])
         return scores
 

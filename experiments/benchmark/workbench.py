@@ -21,7 +21,7 @@ from train import build_model
 
 if TYPE_CHECKING:
     from conf.schema import Config
-    from experiments.benchmark.__main__ import Benchmark
+    from experiments.benchmark.settings import Benchmark
 
 CLIP = 1.0  # largest norm of the gradient, in every loop
 

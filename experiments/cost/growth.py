@@ -23,7 +23,7 @@ from data.settings import DataSettings
 
 if TYPE_CHECKING:
     from conf.schema import Config
-    from experiments.benchmark.workbench import Workbench
+    from experiments.benchmark import Workbench
 
 AXES = ("window", "width", "layers", "batch")
 STATE = 16  # bytes for each weight: itself, its gradient and AdamW's two moments, all float32
@@ -106,7 +106,7 @@ def fits(rows: list[dict]) -> list[dict]:
     The exponent of the seconds is fitted in every round for itself: its median and quartiles. `off` is the largest
     factor between a point and its fit.
     """
-    from experiments.benchmark.timing import spread
+    from experiments.benchmark import spread
 
     found = []
     for axis in AXES:
@@ -179,7 +179,7 @@ def run_cost(settings: Cost, overrides: list[str]) -> Path:
     """Measure, fit, work out, print, and keep cost.json, .txt, .png and .svg; returns their folder."""
     import torch
 
-    from experiments.benchmark.workbench import Workbench
+    from experiments.benchmark import Workbench
     from experiments.cost.figure import cost_figure
 
     bench = Workbench.set_up(settings)

@@ -1,4 +1,4 @@
-"""What the extension study asks: its settings, its arms, and the training runs they are made of.
+"""What the extension study compares: its settings, its arms, and the training runs they are made of.
 
 An arm is a scheme read by a method at a factor s, from L tokens, the window its base model was trained on, to s·L.
 """
@@ -12,28 +12,29 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from conf.base import BadInput, Count, Counts, Listed, Settings
-from experiments.lab.finetuning import customary
+from experiments.lab.finetuning import Factors, checkpoint_after, existing_base, fine_tuned
 
 if TYPE_CHECKING:
     from conf.schema import Config
 
-PLAIN, CONTROL = "none", "control"  # what the others are held to: extrapolation; fine-tuning at the window there was
-DECODED = "-decoded"  # after the name of a method that depends on the length of the text: what decoding makes of it
+# What the others are held to: extrapolation, and fine-tuning at the window of the base model.
+PLAIN, CONTROL = "none", "control"
+DECODED = "-decoded"  # after the name of a method that depends on the length of the text, read as decoding reads it
 # Methods that are never fine-tuned, and why.
 ZERO_SHOT = {
     "dynamic_ntk": "its frequencies follow the length of the text read, and windows of one length would teach one set",
     "self_extend": "meant for models as they were trained",
     "rerope": "meant for models as they were trained",
 }
+OWN_KEYS = ("study", "scale", "seeds", "checkpoint", "launcher", "jobs_on_gpu")  # of the study, not of its runs
 TUNED_AT_ONE = (CONTROL, "drop")  # fine-tuned at L, whatever the factor: DroPE recalibrates where a model is at home
 
 Names = Annotated[tuple[str, ...], Listed, Field(min_length=1)]
 Methods = Annotated[tuple[str | dict, ...], Listed, Field(min_length=1)]
-Factors = Annotated[tuple[Annotated[Count, Field(ge=2)], ...], Listed, Field(min_length=1)]
 
 
 class Study(Settings):
-    """What is asked of the base models, as in conf/extend_study.yaml."""
+    """What the study asks of its base models, as in conf/extend_study.yaml."""
 
     positions: Names
     extends: Methods
@@ -48,11 +49,11 @@ class Study(Settings):
     trials: Count
 
 
-class _Asked(Settings):
+class _Study(Settings):
     study: Study
 
 
-def asked(values: dict) -> Study:
+def study_settings(values: dict) -> Study:
     """The settings of a study from plain values.
 
     Raises:
@@ -61,7 +62,7 @@ def asked(values: dict) -> Study:
     from conf.schema import validate
     from models.positions import EXTENSIONS
 
-    study = validate(_Asked, {"study": values}).study
+    study = validate(_Study, {"study": values}).study
     for method in study.extends:
         if _settings(method).get("name") not in EXTENSIONS:
             raise BadInput(f"study.extends={method} is not known; allowed: {', '.join(EXTENSIONS)}")
@@ -91,7 +92,7 @@ class Arm:
     depends_on_length: bool = False
 
     @property
-    def readings(self) -> tuple[str, ...]:
+    def passes(self) -> tuple[str, ...]:
         """How its texts are read (readings.Pass): whole windows at once, and as decoded where that differs."""
         return ("whole", "decoded") if self.depends_on_length else ("whole",)
 
@@ -105,44 +106,46 @@ class Arm:
         """Steps of its fine-tuning run; 0 if it has none."""
         return max(self.steps)
 
+    def run_name(self, base: "Config", progressive: bool) -> str:
+        """The name of its fine-tuning run from this base run."""
+        name = f"{base.name}-tuned-{self.label}-w{base.window * self.factor}-n{self.tuning}"
+        return f"{name}-progressive" if progressive else name
 
-def named(method: str) -> str:
+
+def method_name(method: str) -> str:
     """A method in words."""
     return "extrapolation" if method == PLAIN else method
 
 
-def arms(base: "Config", study: Study) -> tuple[list[Arm], list[str]]:
+def make_arms(base: "Config", study: Study) -> tuple[list[Arm], list[str]]:
     """The arms of a scheme, and in a sentence each those that it cannot have.
 
     Raises:
         BadInput: the scheme cannot even be extrapolated as far as the study reads.
     """
     position, longest = base.position.name, base.window * max(study.factors)
-    found, left_out = [], []
-    for method in study.extends:
-        name, label = _settings(method)["name"], _label(method)
-        tuned = () if name in ZERO_SHOT else study.finetune_steps
-        wanted = []
-        if _takes_factor(method):
-            for factor in study.factors:
-                stretched = {**_settings(method), "factor": float(factor)}
-                wanted.append(Arm(position, label, factor, stretched, (0, *tuned)))
-        else:
-            apart = name not in TUNED_AT_ONE  # one reading of the base model, and fine-tuning at every window
-            wanted.append(Arm(position, label, 1, _settings(method), (0,) if apart else (0, *tuned)))
-            if apart and tuned:
-                wanted += [Arm(position, label, factor, _settings(method), tuned) for factor in study.factors]
-        for arm in wanted:
-            try:
-                depends_on_length = _depends_on_length(base, arm.extend, longest)
-            except BadInput as error:
-                if label == PLAIN:
-                    raise BadInput(f"study.positions={position} cannot be read at {longest} tokens: {error}") from None
-                left_out.append(str(error))
-            else:
-                found.append(replace(arm, depends_on_length=depends_on_length))
-    found.append(Arm(position, CONTROL, 1, {"name": PLAIN}, study.finetune_steps))
-    return found, list(dict.fromkeys(left_out))
+    arms, left_out = [], []
+    for arm in (arm for method in study.extends for arm in _arms_of(method, position, study)):
+        try:
+            arms.append(replace(arm, depends_on_length=_depends_on_length(base, arm.extend, longest)))
+        except BadInput as error:
+            if arm.method == PLAIN:
+                raise BadInput(f"study.positions={position} cannot be read at {longest} tokens: {error}") from None
+            left_out.append(str(error))
+    arms.append(Arm(position, CONTROL, 1, {"name": PLAIN}, study.finetune_steps))
+    return arms, list(dict.fromkeys(left_out))
+
+
+def _arms_of(method: str | dict, position: str, study: Study) -> list[Arm]:
+    """The arms of a method, whether the scheme can have them or not."""
+    settings, label = _settings(method), _label(method)
+    tuned = () if settings["name"] in ZERO_SHOT else study.finetune_steps
+    if _takes_factor(method):
+        return [Arm(position, label, s, {**settings, "factor": float(s)}, (0, *tuned)) for s in study.factors]
+    if settings["name"] in TUNED_AT_ONE or not tuned:
+        return [Arm(position, label, 1, settings, (0, *tuned))]
+    # One reading of the base model, and fine-tuning at every window.
+    return [Arm(position, label, 1, settings, (0,)), *(Arm(position, label, s, settings, tuned) for s in study.factors)]
 
 
 def _settings(method: str | dict) -> dict:
@@ -151,22 +154,23 @@ def _settings(method: str | dict) -> dict:
 
 def _label(method: str | dict) -> str:
     """A method's name, and the settings it was given, in a file name; a file's own without its folders."""
-    given = _settings(method)
-    given = given | {"path": Path(given["path"]).stem} if isinstance(given.get("path"), str) else given
-    told = [re.sub(r"[^A-Za-z0-9.]+", "_", f"{key}{value}") for key, value in given.items() if key != "name"]
-    return "-".join([given["name"], *told])
+    settings = _settings(method)
+    if isinstance(settings.get("path"), str):
+        settings = settings | {"path": Path(settings["path"]).stem}
+    knobs = [re.sub(r"[^A-Za-z0-9.]+", "_", f"{key}{value}") for key, value in settings.items() if key != "name"]
+    return "-".join([settings["name"], *knobs])
 
 
 def _takes_factor(method: str | dict) -> bool:
-    """Whether the method is another one at another factor, which its label then says."""
+    """Whether the method is another one at another factor, as its label then shows."""
     from models.positions import EXTENSIONS
 
-    given = _settings(method)
-    knobs = EXTENSIONS[given["name"]].Knobs
+    settings = _settings(method)
+    knobs = EXTENSIONS[settings["name"]].Knobs
     if "factor" not in knobs.model_fields:
         return False
     try:
-        low, high = (knobs.model_validate({**given, "factor": factor}).label for factor in (2.0, 3.0))
+        low, high = (knobs.model_validate({**settings, "factor": factor}).label for factor in (2.0, 3.0))
     except ValueError:
         return True  # made for one factor, or refused at any, in the words of whoever reads it
     return low != high
@@ -181,86 +185,81 @@ def _depends_on_length(base: "Config", extend: dict, length: int) -> bool:
     import torch
 
     from conf.resolve import resolve
-    from models.positions import build_position
+    from models.restore import make_position
 
-    config = resolve({**base.model_dump(mode="json", exclude={"original_window"}), "extend": extend}, [])
-    geometry = config.model.geometry(base.window)
-    position = build_position(config.position, config.frequencies, config.extend, geometry)
+    values = base.model_dump(mode="json", exclude={"original_window"}) | {"checkpoint": None, "extend": extend}
+    position = make_position(resolve(values, []))
     position.prepare(position.extension.positions(torch.arange(length, dtype=torch.float32)))
     return position.extension.depends_on_length
 
 
-def base_config(scale: dict, overrides: Sequence[str], position: str) -> "Config":
-    """The base run of a scheme: as the overrides say, of the size that the scale or an experiment gives it.
+def base_runs(scale: dict, overrides: Sequence[str], position: str, seeds: int) -> list["Config"]:
+    """The base runs of a scheme, one for each seed: of the size that the scale or an experiment gives them.
+
+    overrides: of the command line; what is not for the study alone holds for the base runs.
 
     Raises:
-        BadInput: it has two sizes, or cannot be composed.
+        BadInput: they have two sizes, or cannot be composed.
     """
     from conf.compose import compose_values
     from conf.resolve import resolve
 
-    told = [word for word in overrides if not word.startswith(("study.", "position=", "scale="))]
-    given = {word.lstrip("+~").split("=")[0] for word in told}
+    words = [word for word in overrides if _key(word) != "position" and _key(word).split(".")[0] not in OWN_KEYS]
+    keys = {_key(word) for word in words}
     size = [f"group=extend-{scale['name']}", *scale["train"]]
-    if "experiment" in given:
+    if "experiment" in keys:
         size = []
-        if named_twice := [word for word in overrides if word.startswith("scale=")]:
-            raise BadInput(f"{named_twice[0]}: an experiment has a size of its own, so leave one of the two out")
+        if scales := [word for word in overrides if word.startswith("scale=")]:
+            raise BadInput(f"{scales[0]}: an experiment has a size of its own, so leave one of the two out")
     unused = {"snapshots", "validation_windows"}  # a study reads the last checkpoint, and measures on its own
-    size = [word for word in size if word.split("=")[0] not in given | unused]
-    return resolve(compose_values("config", [*size, *told, f"position={position}"]), told)
+    size = [word for word in size if _key(word) not in keys | unused]
+    values = compose_values("config", [*size, *words, f"position={position}"])
+    return [resolve({**values, "seed": values["seed"] + number}, words) for number in range(seeds)]
 
 
-def check_batch(base: "Config", key: str, factors: Sequence[int]) -> None:
-    """Refuse factors at which a step of fine-tuning cannot have as many tokens as one of the base run.
+def existing_base_run(checkpoint: Path, values: dict, overrides: Sequence[str]) -> "Config":
+    """The base run that left a checkpoint, whose fine-tuning runs and logs go where the command line has them.
 
     Raises:
-        BadInput: one sentence with the setting the factors come from.
+        BadInput: it was extended already, or an override would change what is trained already.
     """
-    for factor in factors:
-        if base.batch % factor:
-            raise BadInput(
-                f"batch={base.batch} must be a multiple of {factor} in {key}={list(factors)}, for equal tokens a step"
-            )
+    allowed = ("trainer", "logger", "cache", "runs", "group", "hydra")
+    for word in overrides:
+        key = _key(word)
+        if key in ("study.positions", "scale") or (key.split(".")[0] not in (*OWN_KEYS, *allowed)):
+            raise BadInput(f"{key} cannot be set beside checkpoint={checkpoint}: that base model is trained already")
+    placed = {key: values[key] for key in ("runs", "group") if key in map(_key, overrides)}
+    return existing_base(checkpoint, **placed, **{key: values[key] for key in ("trainer", "logger", "cache")})
 
 
-def tuned_name(base: "Config", arm: Arm, study: Study) -> str:
-    """The name of an arm's fine-tuning run."""
-    name = f"{base.name}-tuned-{arm.label}-w{base.window * arm.factor}-n{arm.tuning}"
-    return f"{name}-progressive" if study.progressive else name
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
-def finetune_config(base: "Config", checkpoint: Path, arm: Arm, study: Study) -> "Config":
-    """The fine-tuning run of an arm; every number of steps at which it is measured leaves a checkpoint."""
-    window, name, snapshots = base.window * arm.factor, tuned_name(base, arm, study), study.finetune_steps
-    return tuning_config(base, checkpoint, name, arm.extend, window, arm.tuning, study.finetune_lr, snapshots)
-
-
-def tuning_config(
-    base: "Config",
-    checkpoint: Path,
-    name: str,
-    extend: dict,
-    window: int,
-    steps: int,
-    lr: float | None,
-    snapshots: Sequence[int] = (),
-) -> "Config":
-    """A fine-tuning run at another window and extension, with as many tokens a step as the base run had.
+def tuned_run(base: "Config", start: Path, arm: Arm, study: Study) -> "Config":
+    """The fine-tuning run of an arm; every number of steps at which it is measured leaves a checkpoint.
 
     Args:
-        checkpoint: where it starts; lr: constant after a warmup of a tenth of the steps, a quarter of the base run's
-            if None.
-
-    Raises:
-        BadInput: the extension cannot read the scheme.
+        start: the checkpoint it goes on from.
     """
-    from conf.resolve import resolve
+    changes = {"name": arm.run_name(base, study.progressive), "extend": arm.extend, "window": base.window * arm.factor}
+    changes |= {"steps": arm.tuning, "snapshots": list(study.finetune_steps), "log_every": 1}
+    changes |= {"optimizer.lr": study.finetune_lr} if study.finetune_lr else {}
+    return fine_tuned(base, start, changes)
 
-    values = base.model_dump(mode="json", exclude={"original_window"})
-    values |= customary(values, values, window, steps) | {"snapshots": list(snapshots)}
-    if lr:
-        values["optimizer"]["lr"] = lr
-    values |= {"name": name, "checkpoint": str(checkpoint), "extend": extend}
-    values |= {"window": window, "steps": steps, "log_every": 1}
-    return resolve(values, ["extend", "window", "data"])
+
+def tuned_runs(base: "Config", start: Path, arms: Sequence[Arm], study: Study) -> dict[tuple[str, int], "Config"]:
+    """The fine-tuning runs from one base model by method and factor, smallest factor first.
+
+    Args:
+        start: the base model's checkpoint, from which all go on; with study.progressive the next factor of a method
+            goes on from the end of the one before.
+    """
+    runs: dict[tuple[str, int], Config] = {}
+    ends: dict[str, Path] = {}
+    for arm in sorted((arm for arm in arms if arm.tuning), key=lambda arm: arm.factor):
+        run = tuned_run(base, ends.get(arm.method, start), arm, study)
+        runs[arm.method, arm.factor] = run
+        if study.progressive:
+            ends[arm.method] = checkpoint_after(run)
+    return runs

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from experiments.extend.report import Findings, Reading
+    from experiments.extend.findings import Findings, Reading
 
 COLOURS = {PLAIN: "#c44e52", "interpolate": "#4c72b0", CONTROL: "#7f7f7f"}
 LABELS = {PLAIN: "extrapolation", "interpolate": "interpolation", CONTROL: "control (tuned at the trained window)"}
@@ -22,7 +22,7 @@ MARKERS = "osv^D<>Pp*hX"
 FEW = 6  # methods that can share a panel
 
 
-def study_figures(folder: Path, found: "Findings") -> list[Path]:
+def study_figures(folder: Path, findings: "Findings") -> list[Path]:
     """Perplexity against context length and against fine-tuning steps at the longer windows; k_max and keys likewise.
 
     With one factor and few methods all share a panel, and one figure shows both; else every scheme has figures with a
@@ -31,42 +31,42 @@ def study_figures(folder: Path, found: "Findings") -> list[Path]:
     Returns:
         The figures, written as .png and .svg, without their suffix.
     """
-    positions, factors = found.study.positions, found.study.factors
-    if len(factors) == 1 and max(len(found.methods(position)) for position in positions) <= FEW:
-        drawn = [_together(found, folder / "figure")]
+    positions, factors = findings.study.positions, findings.study.factors
+    if len(factors) == 1 and max(len(findings.methods(position)) for position in positions) <= FEW:
+        drawn = [_together(findings, folder / "figure")]
     else:
         kinds = {"figure": (_reading, "reading further"), "recovery": (_recovering, "recovery by fine-tuning")}
-        drawn = _panels(found, folder, kinds)
-    if found.study.passkey:
+        drawn = _panels(findings, folder, kinds)
+    if findings.study.passkey:
         drawn += _panels(
-            found, folder, {"k_max": (_reaching, "the farthest key found"), "passkey": (_finding, "keys found")}
+            findings, folder, {"k_max": (_reaching, "the farthest key found"), "passkey": (_finding, "keys found")}
         )
     return drawn
 
 
-def _together(found: "Findings", path: Path) -> Path:
+def _together(findings: "Findings", path: Path) -> Path:
     """One factor, all methods: a column for every scheme, reading further above recovery."""
-    positions, factor = found.study.positions, found.study.factors[0]
+    positions, factor = findings.study.positions, findings.study.factors[0]
     figure, axes = pyplot().subplots(2, len(positions), figsize=(5.2 * len(positions), 8), sharey=True, squeeze=False,
                                      layout="constrained")  # fmt: skip
     for (curves, recovery), position in zip(axes.T, positions, strict=True):
-        _methods(curves, found, position)
-        _recovery(recovery, found, position, factor)
+        _methods(curves, findings, position)
+        _recovery(recovery, findings, position, factor)
     for row in axes:
         row[0].set_ylabel("perplexity (same targets)")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     return _written(figure, path)
 
 
-def _panels(found: "Findings", folder: Path, kinds: dict) -> list[Path]:
+def _panels(findings: "Findings", folder: Path, kinds: dict) -> list[Path]:
     """A figure of each kind for every scheme, by what draws a panel and what it shows."""
-    return [_by_method(found, position, folder / f"{name}-{position}", *how)
-            for name, how in kinds.items() for position in found.study.positions]  # fmt: skip
+    return [_by_method(findings, position, folder / f"{name}-{position}", *how)
+            for name, how in kinds.items() for position in findings.study.positions]  # fmt: skip
 
 
-def _by_method(found: "Findings", position: str, path: Path, draw: Callable, what: str) -> Path:
+def _by_method(findings: "Findings", position: str, path: Path, draw: Callable, what: str) -> Path:
     """One scheme: a panel for every method, drawn by (axes, findings, scheme, method, colours of the factors)."""
-    methods, factors = found.methods(position), sorted(found.study.factors)
+    methods, factors = findings.methods(position), sorted(findings.study.factors)
     columns = min(5, len(methods))
     rows = -(-len(methods) // columns)
     size = (max(7, 3.4 * columns), 3.1 * rows + 0.8)
@@ -77,7 +77,7 @@ def _by_method(found: "Findings", position: str, path: Path, draw: Callable, wha
     for panel in axes.flat[len(methods) :]:
         panel.set_axis_off()
     for number, (panel, method) in enumerate(zip(axes.flat, methods, strict=False)):
-        draw(panel, found, position, method, colours)
+        draw(panel, findings, position, method, colours)
         panel.set_title(LABELS.get(method, method).split(" (")[0], pad=14, fontsize=10)
         if number < len(methods) - columns:
             panel.set_xlabel("")
@@ -85,7 +85,9 @@ def _by_method(found: "Findings", position: str, path: Path, draw: Callable, wha
             panel.tick_params(labelbottom=True)
         if number % columns:
             panel.set_ylabel("")
-    figure.suptitle(f"{position}, trained on {found.window} tokens: {what}, every method and window", fontweight="bold")
+    figure.suptitle(
+        f"{position}, trained on {findings.window} tokens: {what}, every method and window", fontweight="bold"
+    )
     handles = {
         label: line for panel in axes.flat for line, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
@@ -93,65 +95,65 @@ def _by_method(found: "Findings", position: str, path: Path, draw: Callable, wha
     return _written(figure, path)
 
 
-def _reading(axes: "Axes", found: "Findings", position: str, method: str, colours: dict) -> None:
+def _reading(axes: "Axes", findings: "Findings", position: str, method: str, colours: dict) -> None:
     """Perplexity against context length, before fine-tuning and after all of it."""
-    _curve(axes, found.base(position), COLOURS[PLAIN], "untuned extrapolation", linewidth=2.5, alpha=0.45)
-    for reading in _first_and_last(found, position, method):
-        _curve(axes, reading, colours[reading.factor], _label(found, reading))
-    _contexts(axes, found)
+    _curve(axes, findings.base(position), COLOURS[PLAIN], "untuned extrapolation", linewidth=2.5, alpha=0.45)
+    for reading in _first_and_last(findings, position, method):
+        _curve(axes, reading, colours[reading.factor], _label(findings, reading))
+    _contexts(axes, findings)
     axes.set_ylabel("perplexity (same targets)")
 
 
-def _recovering(axes: "Axes", found: "Findings", position: str, method: str, colours: dict) -> None:
+def _recovering(axes: "Axes", findings: "Findings", position: str, method: str, colours: dict) -> None:
     """Perplexity at the longer windows against fine-tuning steps, beside direct fine-tuning's."""
-    for factor in sorted(found.study.factors):
-        window = found.window * factor
+    for factor in sorted(findings.study.factors):
+        window = findings.window * factor
         for name in (PLAIN, method) if method != PLAIN else (method,):
-            points = [(r.steps, r.at(window)["perplexity"]) for r in _over_steps(found, position, name, factor)]
+            points = [(r.steps, r.perplexity(window)) for r in _over_steps(findings, position, name, factor)]
             style = {"marker": "o", "markersize": 4} if name == method else {"linestyle": ":", "linewidth": 1}
             label = f"at {window} tokens" + ", extrapolation" * (name != method)
             axes.plot(*zip(*points, strict=True), color=colours[factor], label=label, **style)
-    _inside(axes, found, position)
+    _inside(axes, findings, position)
     axes.set(yscale="log", ylabel="perplexity (same targets)")
-    _steps(axes, found)
+    _steps(axes, findings)
     _grid(axes)
 
 
-def _reaching(axes: "Axes", found: "Findings", position: str, method: str, colours: dict) -> None:
+def _reaching(axes: "Axes", findings: "Findings", position: str, method: str, colours: dict) -> None:
     """k_max at every window against fine-tuning steps, with its interval."""
-    for factor in (1, *sorted(found.study.factors)):
-        window = found.window * factor
-        told = [(r.steps, r.k_max(window)) for r in _over_steps(found, position, method, factor)]
-        told = [(steps, k) for steps, k in told if k is not None]
+    for factor in (1, *sorted(findings.study.factors)):
+        window = findings.window * factor
+        points = [(r.steps, r.k_max(window)) for r in _over_steps(findings, position, method, factor)]
+        points = [(steps, k) for steps, k in points if k is not None]
         axes.axhline(window, color=colours[factor], linewidth=0.8, linestyle=":")
-        if told:
-            steps, values = zip(*told, strict=True)
+        if points:
+            steps, values = zip(*points, strict=True)
             low, middle, high = ([each[key] for each in values] for key in ("low", "value", "high"))
             axes.fill_between(steps, low, high, color=colours[factor], alpha=0.15, linewidth=0)
             axes.plot(
                 steps, middle, color=colours[factor], marker="o", markersize=4, label=f"asked at {window} (dotted)"
             )
-    axes.set_yscale("symlog", base=2, linthresh=found.window / 4)
-    axes.set_ylim(bottom=-found.window / 32)
+    axes.set_yscale("symlog", base=2, linthresh=findings.window / 4)
+    axes.set_ylim(bottom=-findings.window / 32)
     axes.set_ylabel("k_max, tokens")
     axes.yaxis.set_major_formatter("{x:g}")
-    _steps(axes, found)
+    _steps(axes, findings)
     axes.grid(alpha=0.3)
 
 
-def _finding(axes: "Axes", found: "Findings", position: str, method: str, colours: dict) -> None:
+def _finding(axes: "Axes", findings: "Findings", position: str, method: str, colours: dict) -> None:
     """Exact matches against tokens read, before fine-tuning and after all of it."""
-    for reading in (found.base(position), *_first_and_last(found, position, method)):
-        base = reading is found.base(position)
+    for reading in (findings.base(position), *_first_and_last(findings, position, method)):
+        base = reading is findings.base(position)
         style = (
             {"color": COLOURS[PLAIN], "linewidth": 2.5, "alpha": 0.45} if base else {"color": colours[reading.factor]}
         )
-        shares = [row["exact"]["value"] for row in reading.passkey]
-        axes.plot([row["length"] for row in reading.passkey], shares, marker="o", markersize=4,
+        shares = [reading.keys_found(length) for length in reading.passkey_lengths]
+        axes.plot(reading.passkey_lengths, shares, marker="o", markersize=4,
                   linestyle="-" if reading.steps else "--",
-                  label="untuned extrapolation" if base else _label(found, reading), **style)  # fmt: skip
-    axes.axvline(found.window, color="black", linewidth=0.8, linestyle=":")
-    lengths = [row["length"] for row in found.base(position).passkey]
+                  label="untuned extrapolation" if base else _label(findings, reading), **style)  # fmt: skip
+    axes.axvline(findings.window, color="black", linewidth=0.8, linestyle=":")
+    lengths = findings.base(position).passkey_lengths
     axes.set(xscale="log", xlabel="tokens read (dotted: trained window)", ylabel="exact matches", ylim=(-0.03, 1.03))
     axes.set_xticks(lengths, [str(length) for length in lengths])
     axes.minorticks_off()
@@ -159,75 +161,77 @@ def _finding(axes: "Axes", found: "Findings", position: str, method: str, colour
     axes.grid(alpha=0.3)
 
 
-def _label(found: "Findings", reading: "Reading") -> str:
-    window = f"to {found.window * reading.factor}" if reading.factor > 1 else "no factor"
+def _label(findings: "Findings", reading: "Reading") -> str:
+    window = f"to {findings.window * reading.factor}" if reading.factor > 1 else "no factor"
     return f"{window}, {reading.steps or 'no'} steps"
 
 
-def _over_steps(found: "Findings", position: str, method: str, factor: int) -> list["Reading"]:
+def _over_steps(findings: "Findings", position: str, method: str, factor: int) -> list["Reading"]:
     """The readings of a method at a factor, by fine-tuning steps, as far as there are any."""
-    readings = [found.get(position, method, factor, steps) for steps in found.steps]
+    readings = [findings.get(position, method, factor, steps) for steps in findings.steps]
     return [reading for reading in readings if reading is not None]
 
 
-def _first_and_last(found: "Findings", position: str, method: str) -> Iterable["Reading"]:
+def _first_and_last(findings: "Findings", position: str, method: str) -> Iterable["Reading"]:
     """A method before fine-tuning and after all of it, smallest factor first."""
-    return (r for r in found.ordered if (r.position, r.arm) == (position, method) and r.steps in (0, found.steps[-1]))
+    return (
+        r for r in findings.ordered if (r.position, r.arm) == (position, method) and r.steps in (0, findings.steps[-1])
+    )
 
 
-def _methods(axes: "Axes", found: "Findings", position: str) -> None:
+def _methods(axes: "Axes", findings: "Findings", position: str) -> None:
     """Perplexity against context length, all methods of a scheme: untuned dashed, fine-tuned to the end solid."""
-    for method in found.methods(position):
-        for reading in _first_and_last(found, position, method):
+    for method in findings.methods(position):
+        for reading in _first_and_last(findings, position, method):
             label = f"{LABELS.get(method, method)}, {reading.steps or 'no'} steps"
-            _curve(axes, reading, _colour(found, method), label)
-    _contexts(axes, found)
+            _curve(axes, reading, _colour(findings, method), label)
+    _contexts(axes, findings)
     axes.set_title(f"{position}: reading further", pad=16)  # clear of the label above the axes
 
 
 def _curve(axes: "Axes", reading: "Reading", colour, label: str, **style) -> None:
-    contexts, values = zip(*((row["context"], row["perplexity"]) for row in reading.rows), strict=True)
+    values = [reading.perplexity(context) for context in reading.contexts]
     style = {"linestyle": "-" if reading.steps else "--", "marker": "o", "markersize": 4} | style
-    axes.plot(contexts, values, color=colour, label=label, **style)
+    axes.plot(reading.contexts, values, color=colour, label=label, **style)
 
 
-def _contexts(axes: "Axes", found: "Findings") -> None:
+def _contexts(axes: "Axes", findings: "Findings") -> None:
     """The context axis, with the trained window marked."""
-    axes.axvline(found.window, color="black", linewidth=0.8, linestyle=":")
-    axes.annotate("trained window", (found.window, 1), (0, 2), xycoords=("data", "axes fraction"),
+    axes.axvline(findings.window, color="black", linewidth=0.8, linestyle=":")
+    axes.annotate("trained window", (findings.window, 1), (0, 2), xycoords=("data", "axes fraction"),
                   textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
-    contexts = [row["context"] for row in found.readings[0].rows]
+    contexts = findings.contexts
     axes.set(xscale="log", yscale="log", xlabel="context, tokens")
     axes.set_xticks(contexts, [str(context) for context in contexts])
     axes.tick_params(axis="x", which="minor", bottom=False)
     _grid(axes)
 
 
-def _recovery(axes: "Axes", found: "Findings", position: str, factor: int) -> None:
+def _recovery(axes: "Axes", findings: "Findings", position: str, factor: int) -> None:
     """Perplexity at a longer window against fine-tuning steps, all methods of a scheme."""
-    window = found.window * factor
-    for method in found.methods(position):
-        points = [(r.steps, r.at(window)["perplexity"]) for r in _over_steps(found, position, method, factor)]
-        marker = MARKERS[_place(found, method) % len(MARKERS)] if len(found.study.extends) > 3 else "o"
-        axes.plot(*zip(*points, strict=True), color=_colour(found, method), marker=marker, markersize=4,
+    window = findings.window * factor
+    for method in findings.methods(position):
+        points = [(r.steps, r.perplexity(window)) for r in _over_steps(findings, position, method, factor)]
+        marker = MARKERS[_place(findings, method) % len(MARKERS)] if len(findings.study.extends) > 3 else "o"
+        axes.plot(*zip(*points, strict=True), color=_colour(findings, method), marker=marker, markersize=4,
                   linewidth=1.2, label=LABELS.get(method, method))  # fmt: skip
-    _inside(axes, found, position)
-    _steps(axes, found)
+    _inside(axes, findings, position)
+    _steps(axes, findings)
     axes.set(yscale="log", title=f"{position}: recovery at {window} tokens")
     _grid(axes)
 
 
-def _inside(axes: "Axes", found: "Findings", position: str) -> None:
+def _inside(axes: "Axes", findings: "Findings", position: str) -> None:
     """The base model's perplexity within its window, as a line."""
-    inside = found.base(position).at(found.window)["perplexity"]
+    inside = findings.base(position).perplexity(findings.window)
     axes.axhline(inside, color="black", linewidth=0.8, linestyle=":")
-    axes.annotate(f"untuned, {found.window} tokens", (0, inside), fontsize=8, va="bottom")
+    axes.annotate(f"untuned, {findings.window} tokens", (0, inside), fontsize=8, va="bottom")
 
 
-def _steps(axes: "Axes", found: "Findings") -> None:
+def _steps(axes: "Axes", findings: "Findings") -> None:
     """The axis of fine-tuning steps, which begins with none."""
     axes.set_xscale("symlog", base=2, linthresh=1)
-    axes.set_xticks(found.steps, [str(each) for each in found.steps])
+    axes.set_xticks(findings.steps, [str(each) for each in findings.steps])
     axes.set_xlim(left=-0.2)
     axes.set_xlabel("fine-tuning steps")
 
@@ -242,13 +246,13 @@ def _grid(axes: "Axes") -> None:
     axes.tick_params(axis="y", which="minor", labelsize=7)
 
 
-def _place(found: "Findings", method: str) -> int:
+def _place(findings: "Findings", method: str) -> int:
     """The place of a method among all of the study, so that it looks the same in every panel."""
-    return list(dict.fromkeys(reading.arm for reading in found.readings)).index(method)
+    return list(dict.fromkeys(reading.arm for reading in findings.readings)).index(method)
 
 
-def _colour(found: "Findings", method: str) -> str:
-    return COLOURS.get(method, OTHERS[_place(found, method) % len(OTHERS)])
+def _colour(findings: "Findings", method: str) -> str:
+    return COLOURS.get(method, OTHERS[_place(findings, method) % len(OTHERS)])
 
 
 def _written(figure: "Figure", path: Path) -> Path:

@@ -2,6 +2,8 @@
 
     python -m experiments.extend                           all methods, four factors, the smallest models
     python -m experiments.extend experiment=demo           interpolation against extrapolation alone
+    python -m experiments.extend seeds=3                   with intervals over seeds and documents
+    python -m experiments.extend checkpoint=runs/default/rope-nano-s1     of a base model that exists
 
 For every positional scheme a base model is trained on windows of L tokens (or found, if it was). It is then read at
 growing context by every method at every factor, without fine-tuning and after N fine-tuning steps on windows of s·L,
@@ -14,112 +16,98 @@ Results: runs/<group>/study-<name>/ with results.json, table.txt and figures.
 """
 
 import re
-from dataclasses import asdict
 from pathlib import Path
 
+from conf.base import BadInput
 from conf.compose import command_line
-from conf.run_folder import write_json
-from experiments.extend.arms import DECODED, Arm, asked, finetune_config, named
-from experiments.extend.plan import Plan, make_plan, snapshot, told
-from experiments.extend.report import Findings, Reading, sentences, tables
+from conf.files import write_json
+from experiments.extend.arms import DECODED, method_name
+from experiments.extend.findings import Findings, Measured, Reading
+from experiments.extend.plan import StudyPlan, describe_study, make_study_plan
+from experiments.extend.report import sentences, tables
 from experiments.lab.measure.passkey import measure_passkey
 from experiments.lab.measure.perplexity import measure_checkpoint
+from experiments.lab.plan import carry_out
 
 
-def run_study(plan: Plan, overrides: list[str]) -> list[Reading]:
-    """Train what is missing, measure what is missing, and return every reading."""
-    from train import train
-
-    readings, total = [], len(plan.measurements)
-
-    def measured(arm: Arm, steps: int, checkpoint: Path) -> None:
-        cache, window = plan.base.cache, f" at {plan.base.window * arm.factor}" if arm.factor > 1 else ""
-        for reading in arm.readings:
-            keys, said, method = plan.passkey(arm, reading), [], arm.method + DECODED * (reading == "decoded")
-            rows = measure_checkpoint(checkpoint, arm.extend, plan.perplexity(reading), cache)["rows"]
-            if keys is not None:
-                said = measure_passkey(checkpoint, arm.extend, keys, cache)[0]["lengths"]
-            readings.append(Reading(arm.position, method, arm.factor, steps, rows, said))
-            curve = ", ".join(f"{row['perplexity']:.2f} at {row['context']}" for row in rows)
-            print(
-                f"[{len(readings):>{len(str(total))}}/{total}] {arm.position}, {named(method)}{window}, {steps} steps: "
-                f"{curve}",
-                flush=True,
-            )
-
-    for position, base in plan.bases.items():
-        trained = train(base, overrides)
-        mine = [arm for arm in plan.arms if arm.position == position]
-        for arm in mine:
-            if 0 in arm.steps:
-                measured(arm, 0, trained.checkpoint)
-        ended: dict[str, Path] = {}  # where the fine-tuning of a method's last factor ended
-        for arm in sorted(mine, key=lambda arm: arm.factor):
-            if not arm.tuning:
-                continue
-            start = ended.get(arm.method, trained.checkpoint) if plan.study.progressive else trained.checkpoint
-            tuned = train(finetune_config(base, start, arm, plan.study), overrides)
-            ended[arm.method] = tuned.checkpoint
-            for steps in plan.study.finetune_steps:
-                measured(arm, steps, snapshot(tuned.folder, steps))
+def read_scheme(plan: StudyPlan, position: str) -> list[Reading]:
+    """Measure every arm of a scheme whose runs are there; what was measured before is read back."""
+    readings, cache = [], plan.base.cache
+    measurements = list(plan.measurements(position))
+    for number, (arm, steps, how) in enumerate(measurements, 1):
+        models, keys = [], plan.passkey(arm, how)
+        for seed, checkpoint in zip(plan.seeds, plan.models(arm, steps), strict=True):
+            rows = measure_checkpoint(checkpoint, arm.extend, plan.perplexity(how), cache)["rows"]
+            passkey = [] if keys is None else measure_passkey(checkpoint, arm.extend, keys, cache)[0]["lengths"]
+            models.append(Measured(seed, rows, passkey))
+        reading = Reading(position, arm.method + DECODED * (how == "decoded"), arm.factor, steps, models)
+        readings.append(reading)
+        window = f" at {plan.base.window * arm.factor}" if arm.factor > 1 else ""
+        curve = ", ".join(f"{reading.perplexity(context):.2f} at {context}" for context in reading.contexts)
+        place = f"[{number:>{len(str(len(measurements)))}}/{len(measurements)}]"
+        print(f"{place} {position}, {method_name(reading.arm)}{window}, {steps} steps: {curve}", flush=True)
     return readings
 
 
-def _folder(plan: Plan, overrides: list[str]) -> Path:
-    """Where the results go: the folder is named as the base runs are, and by what was asked of them on the way."""
+def results_folder(plan: StudyPlan, overrides: list[str]) -> Path:
+    """Where the results go: the folder is named as the base runs are, and by the study's own overrides."""
     base = plan.base
-    words = [word.removeprefix("study.").replace("=", "") for word in overrides if word.startswith("study.")]
-    asked_for = [re.sub(r"[^A-Za-z0-9.]+", "_", word).strip("_") for word in words]
-    name = "-".join(["study", base.name.removeprefix(f"{base.position.name}-"), *asked_for])
+    words = [
+        word.removeprefix("study.").replace("=", "") for word in overrides if word.startswith(("study.", "seeds="))
+    ]
+    labels = [re.sub(r"[^A-Za-z0-9.]+", "_", word).strip("_") for word in words]
+    name = "-".join(["study", base.name.removeprefix(f"{base.position.name}-"), *labels])
     return Path(base.runs) / base.group / name[:160]
 
 
 def _main(values: dict, overrides: list[str]) -> None:
+    plan = make_study_plan(values, overrides)
+    print(describe_study(plan), flush=True)
+    readings, complaint = carry_out(plan.runs, lambda position, _: read_scheme(plan, position))
+    if complaint:
+        raise BadInput(complaint)
+    findings = Findings(plan.base.window, plan.study, [reading for its in readings.values() for reading in its])
+    write_page(plan, findings, results_folder(plan, overrides))
+
+
+def write_page(plan: StudyPlan, findings: Findings, folder: Path) -> None:
+    """Tables, sentences and figures: in the folder, on the terminal, in W&B."""
+    from conf.tracking import tracked_page
     from experiments.extend.figures import study_figures
+    from experiments.extend.seeds import seeds_table
 
-    plan = make_plan(values["scale"], overrides, asked(values["study"]))
-    print(told(plan), flush=True)
-    found = Findings(plan.base.window, plan.study, run_study(plan, overrides))
-    folder = _folder(plan, overrides)
     folder.mkdir(parents=True, exist_ok=True)
-    printed, said = tables(found), sentences(found)
-    settings = {"study": plan.study.model_dump(mode="json"), "base": plan.base.model_dump(mode="json")}
-    results = {**settings, "left_out": plan.left_out, "found": said}
-    write_json(folder / "results.json", results | {"readings": [asdict(reading) for reading in found.readings]})
-    (folder / "table.txt").write_text(f"{printed}\n\n{said}\n")
-    figures = study_figures(folder, found)
-    if plan.base.logger.name == "wandb":
-        _to_wandb(plan, found, folder, settings, said, figures)
-    drawn = ", ".join(f"{figure.name}.png" for figure in figures)
-    print(f"\n{printed}\n\n{said}\n\nIn {folder}: table.txt, results.json, {drawn}")
-    following = "other factors (study.factors=[2,8]), more fine-tuning (study.finetune_steps=[4,256]), or other methods"
-    print(f"Try next: {following} (study.extends=[none,yarn]); README.md says how.")
-
-
-def _to_wandb(plan: Plan, found: Findings, folder: Path, settings: dict, said: str, figures: list[Path]) -> None:
-    """The curves of every arm over context length, the table and the figures, in one W&B run."""
-    import wandb
-
-    from conf.tracking import tracked
-
-    base = plan.base
-    identity = {"name": folder.name, "group": base.group, "job_type": "study", "tags": list(plan.bases)}
-    with tracked(base.logger, Path(base.runs), config=settings, **identity) as run:
-        for number, row in enumerate(found.readings[0].rows):
-            curves = {
-                f"context/{r.position}-{r.arm}-{r.factor}x-{r.steps}": r.rows[number]["perplexity"]
-                for r in found.readings
-            }
-            run.log({"context/length": row["context"], **curves})
-        columns = ["position", "arm", "factor", "steps", "context", "perplexity"]
-        cells = [
-            [r.position, r.arm, r.factor, r.steps, row["context"], row["perplexity"]]
-            for r in found.readings
-            for row in r.rows
+    text, summary, base = tables(findings), sentences(findings), plan.base
+    settings = {"study": plan.study.model_dump(mode="json"), "base": base.model_dump(mode="json")}
+    results = settings | {"seeds": plan.seeds, "left_out": plan.left_out, "found": summary}
+    if len(plan.seeds) > 1:
+        over_seeds, results["over seeds"] = seeds_table(findings)
+        text = f"{text}\n\n{over_seeds}"
+    results["readings"] = [each for reading in findings.readings for each in reading.plain]
+    write_json(folder / "results.json", results)
+    (folder / "table.txt").write_text(f"{text}\n\n{summary}\n")
+    figures = study_figures(folder, findings)
+    if base.logger.name == "wandb":
+        identity = {"name": folder.name, "group": base.group, "job_type": "study", "tags": list(plan.bases)}
+        curves = [
+            {"context/length": context}
+            | {f"context/{r.position}-{r.arm}-{r.factor}x-{r.steps}": r.perplexity(context) for r in findings.readings}
+            for context in findings.contexts
         ]
-        images = {figure.name: wandb.Image(str(figure.with_suffix(".png"))) for figure in figures}
-        run.log({"table": wandb.Table(columns=columns, data=cells), **images})
-        run.summary["found"] = said
+        cells = [
+            (r.position, r.arm, r.factor, r.steps, context, r.perplexity(context))
+            for r in findings.readings
+            for context in r.contexts
+        ]
+        table = (("position", "arm", "factor", "steps", "context", "perplexity"), cells)
+        images = {figure.name: figure.with_suffix(".png") for figure in figures}
+        identity["config"] = settings
+        tracked_page(base.logger, Path(base.runs), identity, {"found": summary}, images, curves, table)
+    print(
+        f"\n{text}\n\n{summary}\n\nIn {folder}: table.txt, results.json, {', '.join(f'{f.name}.png' for f in figures)}"
+    )
+    following = "other factors (study.factors=[2,8]), more fine-tuning (study.finetune_steps=[4,256]), or other methods"
+    print(f"Try next: {following} (study.extends=[none,yarn]); README.md shows more.")
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ from conf.compose import command_line
 
 def _main(values: dict, overrides: list[str]) -> None:
     from conf.schema import validate
-    from experiments.figures.gallery import FIGURES, Gallery, page
+    from experiments.figures.gallery import FIGURES, page
+    from experiments.figures.settings import Gallery
     from experiments.lab.canvas import save
 
     gallery = validate(Gallery, values)

@@ -20,7 +20,7 @@ from models.positions.diagnostics import kernel
 from models.positions.frequencies import phases
 
 if TYPE_CHECKING:
-    from experiments.figures.gallery import Gallery
+    from experiments.figures.settings import Gallery
     from models.gpt import GPT
 
 # Bytes: of them a small model learns most in a minute on one thread.

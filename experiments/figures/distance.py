@@ -15,7 +15,7 @@ from models.positions import SCHEMES, Position, build_position
 from models.positions.extensions import length_of
 
 if TYPE_CHECKING:
-    from experiments.figures.gallery import Gallery
+    from experiments.figures.settings import Gallery
 
 
 def discovered() -> list[str]:

@@ -2,28 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field
-
-from conf.base import Listed, Settings
 from experiments.figures.decay import decay
 from experiments.figures.distance import distance
 from experiments.figures.rotary import rotation
+from experiments.figures.settings import Gallery
 from experiments.figures.sinusoid import clocks, codes, shift
 from experiments.figures.spectra import expansion
 from experiments.lab.canvas import Drawing, told
-
-
-class Gallery(Settings):
-    """What is drawn, and where, as in conf/figures.yaml."""
-
-    only: Annotated[Annotated[tuple[str, ...], Field(min_length=1)] | None, Listed]
-    folder: str
-    checkpoint: str | None
-    runs: str
-    cache: str
-
 
 FIGURES: dict[str, Callable[[Gallery], Drawing]] = {
     "codes": codes,

@@ -13,7 +13,7 @@ from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot, scheme
 from models.positions import Position
 
 if TYPE_CHECKING:
-    from experiments.figures.gallery import Gallery
+    from experiments.figures.settings import Gallery
 
 
 def turned(position: Position, q: Tensor, length: int) -> Tensor:

@@ -15,7 +15,7 @@ from models.positions.frequencies import File
 from models.positions.rotate import interleaved_to_half_split, rotate_pairs
 
 if TYPE_CHECKING:
-    from experiments.figures.gallery import Gallery
+    from experiments.figures.settings import Gallery
 
 
 def encoding(position: Position, start: int, stop: int, dtype=torch.float64) -> Tensor:

@@ -16,7 +16,7 @@ from models.positions.diagnostics import diagnose, kernel
 from models.positions.frequencies import Geometric, phases
 
 if TYPE_CHECKING:
-    from experiments.figures.gallery import Gallery
+    from experiments.figures.settings import Gallery
 
 SLOWEST = 1e-4  # radians per token: where spectra with an open end are made to end, for a fair comparison
 

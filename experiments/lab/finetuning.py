@@ -1,15 +1,91 @@
-"""How a model is fine-tuned unless somebody says otherwise: as many tokens a step, gently, the rate constant."""
+"""Runs that go on from a model that is there or will be: as many tokens a step, gently, unless set otherwise."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from conf.base import BadInput, Count, Listed
+from conf.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from conf.schema import Config
+
+Factors = Annotated[tuple[Annotated[Count, Field(ge=2)], ...], Listed, Field(min_length=1)]  # longer windows over L
+GENTLE = 4  # times below the learning rate that the model was trained with
 
 
-def customary(base: dict, settings: dict, window: int, steps: int) -> dict:
-    """The batch, the optimizer and, at its end, the validation of a fine-tuning run, as plain settings.
+def fine_tuned(base: "Config", checkpoint: Path, changes: dict[str, Any], root: "Config | None" = None) -> "Config":
+    """The run that goes on from a checkpoint of another run, which need not be there yet.
 
     Args:
-        base: plain settings of the run that trained the model from scratch; a step sees as many tokens as there.
-        settings: whose `optimizer` is taken, at a quarter of its learning rate, constant, after a warmup of a tenth
-            of the steps.
-        window: tokens of a sequence of the fine-tuning run; steps: how many it has.
+        base: the run that leaves the checkpoint, whose settings hold for what is not changed.
+        changes: settings by key, `steps` among them, as {"steps": 8, "window": 64, "optimizer.lr": 1e-3}. Where they
+            leave them out: as many tokens a step as the root, its optimizer (or the one in the changes) at a quarter
+            of the learning rate, constant after a warmup of a tenth of the steps, and validation at the end.
+        root: the run that trained the model from scratch; None if that is the base.
+
+    Raises:
+        BadInput: the extension cannot read the scheme, or what training would refuse.
     """
-    gently = {"lr": settings["optimizer"]["lr"] / 4, "schedule": "constant", "warmup": steps // 10}
-    batch = max(1, base["batch"] * base["window"] // window)
-    return {"batch": batch, "optimizer": settings["optimizer"] | gently, "validate_every": steps, "snapshots": []}
+    from conf.resolve import resolve
+
+    trained, whole = base.model_dump(mode="json"), (root or base).model_dump(mode="json")
+    window, steps = changes.get("window", base.window), changes["steps"]
+    optimizer = changes.get("optimizer", whole["optimizer"])
+    gently = {"lr": optimizer["lr"] / GENTLE, "schedule": "constant", "warmup": steps // 10}
+    values = {key: value for key, value in trained.items() if key != "original_window"}
+    values |= {"batch": max(1, whole["batch"] * whole["window"] // window), "validate_every": steps, "snapshots": []}
+    for key, value in {**changes, "optimizer": optimizer | gently, "checkpoint": str(checkpoint)}.items():
+        if "." not in key:
+            values[key] = value
+    for key, value in changes.items():
+        if "." in key:
+            values = _changed(values, key.split("."), value)
+    return resolve(values, list(changes), trained)
+
+
+def _changed(values: dict, keys: list[str], value: Any) -> dict:
+    """Nested settings with another value at the end of these keys."""
+    first, *rest = keys
+    return values | {first: _changed(values.get(first) or {}, rest, value) if rest else value}
+
+
+def check_batch(base: "Config", key: str, factors: Sequence[int]) -> None:
+    """Refuse factors at which a step of fine-tuning cannot have as many tokens as one of the base run.
+
+    Raises:
+        BadInput: one sentence with the setting the factors come from.
+    """
+    for factor in factors:
+        if base.batch % factor:
+            raise BadInput(
+                f"batch={base.batch} must be a multiple of {factor} in {key}={list(factors)}, for equal tokens a step"
+            )
+
+
+def checkpoint_after(run: "Config", step: int | None = None) -> Path:
+    """The checkpoint that a run leaves at its end, or its snapshot after so many steps; there already or not."""
+    name = f"step-{run.steps:08d}" if step is None else f"snapshot-{step:08d}"
+    return RunFolder.of(run).checkpoints / f"{name}.ckpt"
+
+
+def existing_base(checkpoint: Path, **changes) -> "Config":
+    """The settings of the run that left a checkpoint, placed where its folder now is.
+
+    Args:
+        changes: plain values in place of its own, such as {"logger": {…}, "cache": "…"}.
+
+    Raises:
+        BadInput: the model was extended or fine-tuned at another window, or the checkpoint cannot be read.
+    """
+    from conf.schema import Config, validate
+    from models.restore import read_record
+
+    trained = read_record(checkpoint)["config"]
+    if trained["extend"]["name"] != "none" or trained["window"] != trained["original_window"]:
+        raise BadInput(f"checkpoint={checkpoint} was extended already: this starts from a base model")
+    run = checkpoint.parent.parent
+    run = run if len(run.parts) > 1 else run.resolve()
+    return validate(Config, {**trained, "runs": str(run.parent.parent), "group": run.parent.name, **changes})

@@ -1,54 +1,58 @@
-"""One plan for all claims that are asked for: every run once, bases before what goes on from them, done ones left."""
+"""The one engine: what questions need trained, planned, printed, trained by any launcher, resumed, and handed back.
 
-from collections.abc import Iterator, Sequence
+A question is a name (a claim, or a scheme of the extension study) with arms, each of them a run for every seed. A run
+is trained once, whichever questions look at it; some go on from others. Questions get their finished runs as soon as
+they are there; killed anywhere, the same plan goes on, and tries again what failed.
+"""
+
+import json
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from conf.base import BadInput
-from conf.run_folder import RunFolder
-from experiments.lab.launch import Progress, jobs, launch, threads, tokens
-from experiments.lab.runs import Asked, plan
+from conf.run_folder import RunFolder, identity
+from experiments.lab.launch import Launcher, Progress, jobs, launch, threads, tokens
+from experiments.lab.speed import duration, training_seconds
 
 if TYPE_CHECKING:
     from conf.schema import Config
+    from train import Result
 
-ROUNDS = 8  # runs for each place, at least, before a claim's measurement makes the places wait
+ROUNDS = 8  # runs for each place, at least, before a question's measurement makes the places wait
+Arms = dict[str, list["Config"]]  # by name, a run for each seed
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Runs of claims: arms by claim, arm and seed; runs by name, each with the names of the claims that look at it."""
+    """Arms by question; runs by name, each once; users: the questions that look at a run, by its name."""
 
-    asked: Asked
-    arms: dict[str, dict[str, list["Config"]]]
+    arms: dict[str, Arms]
     runs: dict[str, "Config"]
     users: dict[str, list[str]]
+    launcher: Launcher
+    at_once: int
 
-    @property
-    def at_once(self) -> int:
-        """How many runs are trained at once."""
-        return jobs(self.asked.launcher, self.asked.jobs_on_gpu)
-
-    def of(self, claims: Sequence[str]) -> list["Config"]:
-        """The runs that these claims look at, each once."""
-        names = {run.name for claim in claims for arm in self.arms[claim].values() for run in arm}
+    def of(self, questions: Sequence[str]) -> list["Config"]:
+        """The runs that these questions look at, each once."""
+        names = {run.name for question in questions for arm in self.arms[question].values() for run in arm}
         return [run for name, run in self.runs.items() if name in names]
 
     @cached_property
     def bases(self) -> dict[str, str]:
-        """By the name of a run that goes on from another one, that of the other."""
+        """By the name of a run that goes on from another one of the plan, the name of that one."""
         folders = {RunFolder.of(run).path: name for name, run in self.runs.items()}
         starts = {name: Path(run.checkpoint).parent.parent for name, run in self.runs.items() if run.checkpoint}
         return {name: folders[start] for name, start in starts.items() if start in folders}
 
     def portions(self) -> Iterator[list[str]]:
-        """The claims in the order asked for, so many at a time that training seldom waits for their verdicts."""
+        """The questions in their order, so many at a time that training seldom waits for their measurements."""
         portion: list[str] = []
-        for claim in self.arms:
-            portion.append(claim)
+        for question in self.arms:
+            portion.append(question)
             if len(missing(self.of(portion))) >= ROUNDS * self.at_once:
                 yield portion
                 portion = []
@@ -56,89 +60,128 @@ class Plan:
             yield portion
 
 
-def make_plan(claims: Sequence[str], asked: Asked) -> Plan:
-    """All runs of some claims.
+def make_plan(arms: dict[str, Arms], launcher: Launcher, jobs_on_gpu: int) -> Plan:
+    """All runs of some questions.
 
-    A run is tagged for W&B with the claims of this plan that look at it; where it logs to is not what it is.
+    A run is tagged for W&B with the questions that look at it; where it logs to is not what it is.
 
     Raises:
-        BadInput: an arm cannot be had, or two different runs would have one name.
+        BadInput: two different runs would have one name.
     """
-    from experiments.reproduce.claims import CLAIMS
-
-    known: dict[str, Config] = {}
-    arms = {claim: plan(CLAIMS[claim](), asked, known) for claim in claims}
     users: dict[str, list[str]] = {}
-    for claim, its_arms in arms.items():
-        for run in (run for arm in its_arms.values() for run in arm):
-            if claim not in users.setdefault(run.name, []):
-                users[run.name].append(claim)
-    runs: dict[str, Config] = {}
-    for run in known.values():
-        if run.name in runs:
-            raise BadInput(f"two runs would be called {run.name}, though their settings differ: {users[run.name]}")
-        logger = run.logger.model_copy(update={"tags": (*run.logger.tags, *users[run.name])})
-        runs[run.name] = run.model_copy(update={"logger": logger})
-    return Plan(asked, arms, runs, users)
+    known: dict[str, Config] = {}
+    for question, run in ((question, run) for question, its in arms.items() for arm in its.values() for run in arm):
+        if run_key(known.setdefault(run.name, run)) != run_key(run):
+            raise BadInput(f"two runs would be called {run.name}, though their settings differ")
+        if question not in users.setdefault(run.name, []):
+            users[run.name].append(question)
+    runs = {}
+    for name, run in known.items():
+        logger = run.logger.model_copy(update={"tags": (*run.logger.tags, *users[name])})
+        runs[name] = run.model_copy(update={"logger": logger})
+    return Plan(arms, runs, users, launcher, jobs(launcher, jobs_on_gpu))
+
+
+def run_key(run: "Config") -> str:
+    """What a run is, whatever it is called and wherever it logs to."""
+    return json.dumps(identity(run.model_dump(mode="json", exclude={"name"})), sort_keys=True)
 
 
 def missing(runs: Sequence["Config"]) -> list["Config"]:
-    """Those that are not done."""
+    """The runs that are not done."""
     return [run for run in runs if RunFolder.of(run).status["state"] != "done"]
 
 
-def told(plan: Plan) -> str:
-    """The plan in words: claims, runs, those that are done, the tokens of the rest and how long they take."""
-    runs, left = list(plan.runs.values()), missing(list(plan.runs.values()))
-    tuned = sum(run.checkpoint is not None for run in runs)
-    lines = [f"The plan at scale {plan.asked.scale.name}, with {plan.asked.count} seeds of every arm:"]
-    for claim, arms in plan.arms.items():
-        own = plan.of([claim])
+def describe(plan: Plan, title: str, notes: Sequence[str] = (), reading: tuple[float, float] = (0, 0)) -> str:
+    """The plan in words: questions, runs, those that are done, the tokens of the rest and how long they take.
+
+    Args:
+        notes: lines on what is particular to this plan. reading: tokens left to read, and the seconds they take.
+    """
+    runs = list(plan.runs.values())
+    left, lines = missing(runs), [title]
+    for question, arms in plan.arms.items():
+        own = plan.of([question])
         shared = sum(len(plan.users[run.name]) > 1 for run in own)
         lines.append(
-            f"  {claim:<20} {len(arms)} arms, {len(own)} runs, {len(own) - len(missing(own))} done, "
-            f"{shared} shared with other claims"
+            f"  {question:<20} {len(arms)} arms, {len(own)} runs, {len(own) - len(missing(own))} done"
+            + f", {shared} shared with other questions" * bool(shared)
             if arms
-            else f"  {claim:<20} computed, nothing to train"
+            else f"  {question:<20} nothing to train"
         )
+    lines += [f"  {note}" for note in notes]
+    tuned = sum(run.checkpoint is not None for run in runs)
     lines.append(
         f"  {'together':<20} {len(runs)} runs, {tuned} fine-tuned from others; {len(runs) - len(left)} are done, "
-        f"{len(left)} to train: {sum(map(tokens, left)) / 1e6:.1f} M tokens"
+        f"{len(left)} to train: {sum(map(tokens, left)) / 1e6:.2f} M tokens"
     )
+    to_read, seconds = reading
+    if to_read:
+        lines[-1] += f"; {to_read / 1e6:.2f} M tokens to read"
     if left:
-        lines[-1] += f", {_time(plan, left)}, {plan.at_once} at a time by launcher={plan.asked.launcher.name}"
+        training, timed = _training_seconds(plan, left)
+        seconds += training / plan.at_once
+        lines[-1] += f", {plan.at_once} at a time by launcher={plan.launcher.name}"
+        how = "some speeds timed just now" if timed else "as fast as the finished ones"
+        lines.append(f"It takes about {duration(seconds)} ({how}).")
+    elif to_read:
+        lines.append(f"It takes about {duration(seconds)} (reading timed just now).")
+    elif runs:
+        lines.append("All of it is there already.")
     return "\n".join(lines)
 
 
-def _time(plan: Plan, left: list["Config"]) -> str:
-    """How long training takes, by the speed of finished runs of the same size, else by a few timed steps."""
+def _training_seconds(plan: Plan, left: list["Config"]) -> tuple[float, bool]:
+    """As speed.training_seconds, with as many threads as a run will have."""
     import torch
 
-    from experiments.extend.plan import PER_RUN, duration, training_speed
-
-    def size(run: "Config") -> tuple:
-        return run.model, run.window
-
-    known: dict[tuple, list[float]] = {}
-    for run in plan.runs.values():
-        if results := RunFolder.of(run).results:
-            speed = results["metrics"].get("speed/tokens_per_second")
-            known.setdefault(size(run), []).extend([speed] if speed else [])
-    before, fewer = torch.get_num_threads(), threads(plan.asked.launcher, plan.at_once)
-    torch.set_num_threads(fewer or before)
-    seconds, timed = 0.0, {}
-    for run in left:
-        if not known.get(size(run)) and size(run) not in timed:
-            timed[size(run)] = training_speed(run)[0]
-        speed = mean(known[size(run)]) if known.get(size(run)) else timed[size(run)]
-        seconds += tokens(run) / speed + PER_RUN
-    torch.set_num_threads(before)
-    how = "some sizes timed just now" if timed else "as fast as the finished ones"
-    return f"about {duration(seconds / plan.at_once)} ({how})"
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads(plan.launcher, plan.at_once) or before)
+    try:
+        return training_seconds(left, list(plan.runs.values()))
+    finally:
+        torch.set_num_threads(before)
 
 
-def train_all(plan: Plan, claims: Sequence[str], progress: Progress, failures: dict[str, str]) -> dict[str, str]:
-    """Train what these claims miss; returns, by name, in a sentence each, why some runs did not come to an end.
+def carry_out(
+    plan: Plan, conclude: Callable[[str, dict[str, list["Result"]]], Any]
+) -> tuple[dict[str, Any], str | None]:
+    """Train what is missing; every question concludes from its finished runs as soon as they are there.
+
+    Args:
+        conclude: (question, its finished runs by arm) → what came of it.
+
+    Returns:
+        What came of the questions, by name, and, a line each, why others came to nothing; None if none did.
+    """
+    from train import train
+
+    progress, results, failures, troubles = Progress(missing(list(plan.runs.values()))), {}, {}, {}
+    for portion in plan.portions():
+        failures = train_all(plan, portion, progress, failures)
+        for question in portion:
+            if any(run.name in failures for run in plan.of([question])):
+                troubles[question] = "some of its runs failed"
+                continue
+            try:  # the runs are done: read back and checked
+                trained = {arm: [train(run) for run in runs] for arm, runs in plan.arms[question].items()}
+                results[question] = conclude(question, trained)
+            except Exception as error:
+                if not isinstance(error, BadInput):
+                    traceback.print_exception(error)
+                troubles[question] = str(error) if isinstance(error, BadInput) else repr(error)
+    if not failures and not troubles:
+        return results, None
+    lines = [f"{name}: {reason}" for name, reason in {**failures, **troubles}.items()]
+    runs = f"{len(failures)} of {len(plan.runs)} runs failed" if failures else "all runs are there"
+    return results, "\n".join(lines) + (
+        f"\n{runs}, {len(troubles)} of {len(plan.arms)} came to nothing ({', '.join(troubles)}); the same command "
+        "tries them again"
+    )
+
+
+def train_all(plan: Plan, questions: Sequence[str], progress: Progress, failures: dict[str, str]) -> dict[str, str]:
+    """Train what these questions miss; returns, by name, in a sentence each, why some runs did not come to an end.
 
     A failing run stops only those that go on from it. What was not trained is trained when the same is asked again.
 
@@ -148,7 +191,7 @@ def train_all(plan: Plan, claims: Sequence[str], progress: Progress, failures: d
     from data.corpus import prepare
 
     failures = dict(failures)
-    left = [run for run in missing(plan.of(claims)) if run.name not in failures]
+    left = [run for run in missing(plan.of(questions)) if run.name not in failures]
     for data in {run.data.model_dump_json(): run for run in left}.values():
         prepare(data.data, Path(data.cache), progress=data.trainer.progress)  # no job has to
     while left:
@@ -160,5 +203,5 @@ def train_all(plan: Plan, claims: Sequence[str], progress: Progress, failures: d
             failures[run.name] = f"not started, because {plan.bases[run.name]} failed, which it goes on from"
         if ready := [run for run in ready if run not in stopped]:
             with progress.watching(ready):
-                failures |= launch(ready, plan.asked.launcher, plan.at_once)
+                failures |= launch(ready, plan.launcher, plan.at_once)
     return failures

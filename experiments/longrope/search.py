@@ -48,7 +48,7 @@ class Search(Longer):
     factor: float = Field(gt=1)
 
 
-def search(checkpoint: Path, how: Search, cache: str, tell: Progress) -> tuple[dict, Path]:
+def search_factors(checkpoint: Path, how: Search, cache: str, tell: Progress) -> tuple[dict, Path]:
     """Search, or go on, or read back what a finished search found.
 
     Returns:
@@ -154,7 +154,7 @@ def _main(values: dict, overrides: list[str]) -> None:
     title = f"{about.trained.name} {f'x{how.factor:g}' if factors is None else 'short'}"
     with search_progress(title, how) as tell:
         if factors is None:
-            result, folder = search(about.checkpoint, how, about.cache, tell)
+            result, folder = search_factors(about.checkpoint, how, about.cache, tell)
         else:
             result, folder = recover(about.checkpoint, factors, how, about.cache, tell)
     search_figure(folder / "figure", result)

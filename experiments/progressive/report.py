@@ -35,7 +35,7 @@ def last(readings: Sequence[Stretch], name: str) -> Stretch:
     return [each for each in readings if each.name == name][-1]
 
 
-def compared(readings: Sequence[Stretch]) -> dict[str, dict[int, dict]]:
+def path_ratios(readings: Sequence[Stretch]) -> dict[str, dict[int, dict]]:
     """Ratios of perplexities by context length, {"value", "low", "high"}: the ends of the paths, and the recovery's."""
     pairs = {
         "progressive / direct": (last(readings, "progressive"), last(readings, "direct")),
@@ -58,7 +58,7 @@ def table(readings: Sequence[Stretch]) -> str:
     return "\n".join(lines)
 
 
-def said(result: dict) -> str:
+def sentences(result: dict) -> str:
     """Whether the stages beat the direct path, and what the recovery gave, in sentences."""
     window, longest, ratios = result["window"], result["window"] * result["factors"][-1], result["ratios"]
 

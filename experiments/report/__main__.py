@@ -1,6 +1,6 @@
 """The command line."""
 
-from experiments.report.gather import main
+from experiments.report.page import main
 
 if __name__ == "__main__":
     main()

@@ -1,32 +1,15 @@
-"""Every claim with results as one page to look at, and as a table.
-
-    python -m experiments.report
-    python -m experiments.report readme=experiments/reproduce/README.md
-
-The page, report.html beside the results, is one file that needs no other and asks no server for anything: figures are
-inside. conclusions.md beside the results, a few sentences written by hand, opens it.
-"""
+"""Everything that claims left behind, read from their files."""
 
 import base64
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from conf.base import BadInput, Settings
-from conf.compose import command_line
+from conf.base import BadInput
 
-START, END = "<!-- claims -->", "<!-- /claims -->"
 NEEDED = ("claim", "title", "source", "statement", "rule", "paper", "settle", "verdict", "parts", "command", "rows")
 NOT_RUN = "not run"
 TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
-
-
-class Asked(Settings):
-    """Where results are and which file has their table, as in conf/report.yaml."""
-
-    results: str
-    readme: str | None
 
 
 @dataclass(frozen=True)
@@ -48,18 +31,18 @@ def gather(folder: Path) -> Report:
     Raises:
         BadInput: no such folder, or a JSON file in it that is no result.
     """
-    from experiments.reproduce.claims import CLAIMS
+    from experiments.reproduce import CLAIMS
 
     if not folder.is_dir():
         raise BadInput(f"results={folder} is no folder; allowed: where experiments.reproduce puts its summaries")
-    found = {path.stem: _result(path) for path in sorted(folder.glob("*.json"))}
+    results = {path.stem: _result(path) for path in sorted(folder.glob("*.json"))}
     order = list(CLAIMS)
 
     def rank(label: str) -> tuple:
-        claim, scale = found[label]["claim"], found[label].get("scale") or {"tokens": 0}
+        claim, scale = results[label]["claim"], results[label].get("scale") or {"tokens": 0}
         return order.index(claim) if claim in order else len(order), scale["tokens"], label
 
-    results = {label: found[label] for label in sorted(found, key=rank)}
+    results = {label: results[label] for label in sorted(results, key=rank)}
     figures = {label: uri for label in results if (uri := figure(folder / label)) is not None}
     done = {result["claim"] for result in results.values()}
     missing = {
@@ -71,8 +54,9 @@ def gather(folder: Path) -> Report:
         for name, claim in CLAIMS.items()
         if name not in done
     }
-    said = folder / "conclusions.md"
-    return Report(results, figures, missing, said.read_text(encoding="utf-8") if said.is_file() else None)
+    conclusions = folder / "conclusions.md"
+    text = conclusions.read_text(encoding="utf-8") if conclusions.is_file() else None
+    return Report(results, figures, missing, text)
 
 
 def _result(path: Path) -> dict:
@@ -93,76 +77,3 @@ def figure(stem: Path) -> str | None:
         return None
     smaller = min(files, key=lambda path: path.stat().st_size)
     return f"data:{TYPES[smaller.suffix]};base64,{base64.b64encode(smaller.read_bytes()).decode()}"
-
-
-def scale(result: dict) -> str:
-    """The scale of a result in two words, and in full where it was computed."""
-    from experiments.reproduce.page import size
-
-    told = result.get("scale")
-    return size(None) if told is None else f"{told['name']}, {told['seeds']} seeds"
-
-
-def markdown(report: Report, folder: Path, page: Path) -> str:
-    """A Markdown row for each part of a claim: the statement, the verdict and its numbers, the scale.
-
-    page: the Markdown file it goes into, from which the results in `folder` are linked.
-    """
-    folder = Path(os.path.relpath(folder, page.parent))
-    lines = ["| claim | in question | verdict | what was found | scale |", "|---|---|---|---|---|"]
-    for label, result in report.results.items():
-        name = f"[{_plain(result['title'])}]({folder.as_posix()}/{label}.json)"
-        for number, part in enumerate(result["parts"]):
-            cells = [name if number == 0 else "", _plain(part["part"]), f"**{part['word']}**", _plain(part["reason"])]
-            lines.append(f"| {' | '.join([*cells, scale(result) if number == 0 else ''])} |")
-    for claim in report.missing.values():
-        lines.append(
-            f"| {_plain(claim['title'])} | {_plain(claim['statement'])} | {NOT_RUN} | `{claim['command']}` | |"
-        )
-    return "\n".join(lines)
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown takes for nothing else, in one cell."""
-    for mark in "\\|<*_`[":
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.split())
-
-
-def updated(text: str, table: str, path: str) -> str:
-    """A Markdown text whose part between the two markers is this table.
-
-    Raises:
-        BadInput: the markers are not there, or not once each and in this order.
-    """
-    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        raise BadInput(f"readme={path} must have one {START} and, after it, one {END}: the table goes between them")
-    before, rest = text.split(START)
-    return f"{before}{START}\n{table}\n{END}{rest.split(END)[1]}"
-
-
-def _main(values: dict, overrides: list[str]) -> None:
-    from conf.schema import validate
-    from experiments.report.html import render
-
-    asked = validate(Asked, values)
-    folder = Path(asked.results)
-    report = gather(folder)
-    readme = Path(asked.readme or "README.md")
-    table, page = markdown(report, folder, readme), folder / "report.html"
-    page.write_text(render(report), encoding="utf-8")
-    print(f"{table}\n\nPage: {page} ({page.stat().st_size / 1e6:.1f} MB)")
-    if asked.readme is not None:
-        if not readme.is_file():
-            raise BadInput(f"readme={readme}: there is no such file")
-        readme.write_text(updated(readme.read_text(encoding="utf-8"), table, asked.readme), encoding="utf-8")
-        print(f"Table: {readme}")
-
-
-def main() -> None:
-    """The command line."""
-    command_line("report", _main)
-
-
-if __name__ == "__main__":
-    main()

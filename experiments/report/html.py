@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from experiments.report.gather import NOT_RUN, Report
-from experiments.reproduce.page import blocks, cell, size
+from experiments.reproduce import blocks, cell, size
 
 STYLE = Path(__file__).with_name("report.css")
 MARKS = {

@@ -26,7 +26,7 @@ def verdict(reproduced: bool, not_reproduced: bool, reason: str) -> Verdict:
 
 
 @dataclass
-class Found:
+class Findings:
     """What was measured: the rows of a table, by column heading, and what a figure needs beside them."""
 
     rows: list[dict[str, Any]]
@@ -34,8 +34,8 @@ class Found:
 
     def row(self, **cells) -> dict[str, Any]:
         """The one row with these cells."""
-        (found,) = [row for row in self.rows if all(row.get(key) == value for key, value in cells.items())]
-        return found
+        (match,) = [row for row in self.rows if all(row.get(key) == value for key, value in cells.items())]
+        return match
 
 
 class Claim:
@@ -61,31 +61,31 @@ class Claim:
         """
         return {}
 
-    def measure(self, evidence: "Evidence") -> Found:
+    def measure(self, evidence: "Evidence") -> Findings:
         """Read the trained models."""
         raise NotImplementedError
 
-    def judge(self, found: Found) -> dict[str, Verdict]:
+    def judge(self, findings: Findings) -> dict[str, Verdict]:
         """A verdict on every part of the statement; the first is the verdict on the claim."""
         raise NotImplementedError
 
-    def draw(self, found: Found) -> "Drawing":
+    def draw(self, findings: Findings) -> "Drawing":
         """The figure."""
         raise NotImplementedError
 
 
 def adjusted(rows: list[dict[str, Any]], *columns: str) -> list[dict[str, Any]]:
     """Rows with what every comparison shows once its whole column is one family (Holm): "<column>: p" and "… is"."""
-    found = {
+    values = {
         column: iter(holm([row[column].p for row in rows if isinstance(row[column], Comparison)])) for column in columns
     }
-    told = []
+    adjusted_rows = []
     for row in rows:
         cells = {}
         for name, value in row.items():
             cells[name] = value
             if name in columns:
-                p = next(found[name]) if isinstance(value, Comparison) else None
+                p = next(values[name]) if isinstance(value, Comparison) else None
                 cells |= {f"{name}: p": p, f"{name} is": None if p is None else value.word(p)}
-        told.append(cells)
-    return told
+        adjusted_rows.append(cells)
+    return adjusted_rows

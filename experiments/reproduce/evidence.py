@@ -67,9 +67,9 @@ class Evidence:
         read = [
             measure_checkpoint(each, extend, how, self.config.cache)["rows"] for each in self.checkpoints(arm, step)
         ]
-        named = "as trained" if extend is None else " ".join(f"{value}" for value in extend.values())
-        said = ", ".join(f"{mean(rows):.3f} at {rows[0]['context']}" for rows in zip(*read, strict=True))
-        print(f"{arm}, {named}{'' if step is None else f', step {step}'}: perplexity {said}", flush=True)
+        how_read = "as trained" if extend is None else " ".join(f"{value}" for value in extend.values())
+        perplexities = ", ".join(f"{mean(rows):.3f} at {rows[0]['context']}" for rows in zip(*read, strict=True))
+        print(f"{arm}, {how_read}{'' if step is None else f', step {step}'}: perplexity {perplexities}", flush=True)
         return {rows[0]["context"]: list(rows) for rows in zip(*read, strict=True)}
 
     def checkpoints(self, arm: str, step: int | None = None) -> list[Path]:
@@ -113,7 +113,7 @@ class Evidence:
         """
         from models.restore import read_record
 
-        found = []
+        readings = []
         for each in self.checkpoints(arm, step):
             task = read_record(each)["config"]["data"]["retrieval"]
             how = Passkey(
@@ -122,8 +122,8 @@ class Evidence:
                 depths=depths,
                 trials=trials,
             )
-            found.append(measure_passkey(each, extension(extend, factor), how, self.config.cache)[0])
-        return found
+            readings.append(measure_passkey(each, extension(extend, factor), how, self.config.cache)[0])
+        return readings
 
     def curve(self, arm: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps (n,) and the validation loss at each by seed, (S, n), nats per token."""

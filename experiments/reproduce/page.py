@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from experiments.lab.statistics import Comparison, Estimate
-from experiments.reproduce.claim import Found
+from experiments.reproduce.claim import Findings
 
 
 def plain(value: Any):
@@ -22,8 +22,8 @@ def plain(value: Any):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def page(result: dict, found: Found) -> str:
-    """A claim to be read: what was said, what came of it, and the table."""
+def page(result: dict, findings: Findings) -> str:
+    """A claim to be read: the statement, what came of it, and the table."""
     head = [result["title"], f"Source: {result['source']}", f"Claim: {result['statement']}", f"Rule: {result['rule']}"]
     parts = [f"- {each['part']}: {each['word'].upper()}. {each['reason']}" for each in result["parts"]]
     tail = [
@@ -31,7 +31,7 @@ def page(result: dict, found: Found) -> str:
         f"Scale: {size(result['scale'])}; {result['device']}",
         f"To settle it: {result['settle']}",
     ]
-    return "\n".join([*head, "", *parts, "", table(found.rows), "", *tail]) + "\n"
+    return "\n".join([*head, "", *parts, "", table(findings.rows), "", *tail]) + "\n"
 
 
 def size(scale: dict | None) -> str:
@@ -51,12 +51,12 @@ def table(rows: list[dict]) -> str:
 
 def blocks(rows: list[dict]) -> list[list[dict]]:
     """Consecutive rows that have the same columns."""
-    found: list[list[dict]] = []
+    parts: list[list[dict]] = []
     for row in rows:
-        if not found or list(found[-1][0]) != list(row):
-            found.append([])
-        found[-1].append(row)
-    return found
+        if not parts or list(parts[-1][0]) != list(row):
+            parts.append([])
+        parts[-1].append(row)
+    return parts
 
 
 def _block(rows: list[dict]) -> str:

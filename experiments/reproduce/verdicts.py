@@ -5,7 +5,7 @@
     python -m experiments.reproduce claim=all scale=pico launcher=joblib
 
 Arms of a claim share, for each seed, the initial weights of all they have in common and the order of the data. A run
-is trained once, whichever claims look at it, in runs/<group>/<name>/. The plan for all that is asked is printed first;
+is trained once, whichever claims look at it, in runs/<group>/<name>/. The plan for all of them is printed first;
 a claim is judged as soon as its runs are there; killed anywhere, the same command goes on, and tries again what failed.
 
 Results: runs/claims/<claim>-<scale>/ with result.json, table.txt and the figure, and without the curves under
@@ -15,7 +15,6 @@ Results: runs/claims/<claim>-<scale>/ with result.json, table.txt and the figure
 import json
 import shutil
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,118 +24,101 @@ from conf.base import BadInput
 from conf.compose import command_line
 from conf.environment import environment
 from conf.files import write_json
-from experiments.lab.launch import Progress
-from experiments.lab.plan import Plan, make_plan, missing, told, train_all
-from experiments.lab.runs import Asked
-from experiments.reproduce.claim import INCONCLUSIVE, Claim, Found, Verdict
+from experiments.lab.plan import Arms, carry_out, describe, make_plan
+from experiments.reproduce.arms import Request, arms_of
+from experiments.reproduce.claim import INCONCLUSIVE, Claim, Findings, Verdict
 from experiments.reproduce.page import page, plain
 
 if TYPE_CHECKING:
     from conf.schema import Config
+    from train import Result
 
 
-def reproduce(claims: Sequence[str], asked: Asked, overrides: list[str]) -> dict[str, dict]:
+def reproduce(claims: Sequence[str], request: Request, overrides: list[str]) -> dict[str, dict]:
     """Claims, from their common plan to their verdicts; returns result.json's values by claim.
 
     Raises:
         BadInput: a run failed, or what claims measure could not be measured; all other verdicts are there.
     """
-    plan = make_plan(claims, asked)
-    print(told(plan), flush=True)
-    progress, results, failures, troubles = Progress(missing(list(plan.runs.values()))), {}, {}, {}
-    for portion in plan.portions():
-        failures = train_all(plan, portion, progress, failures)
-        for claim in portion:
-            if any(run.name in failures for run in plan.of([claim])):
-                troubles[claim] = "some of its runs failed"
-                continue
-            try:
-                results[claim] = conclude(claim, plan, overrides)
-            except Exception as error:
-                if not isinstance(error, BadInput):
-                    traceback.print_exception(error)
-                troubles[claim] = str(error) if isinstance(error, BadInput) else repr(error)
+    from experiments.reproduce.claims import CLAIMS
+
+    known: dict[str, Config] = {}
+    arms = {claim: arms_of(CLAIMS[claim](), request, known) for claim in claims}
+    plan = make_plan(arms, request.launcher, request.jobs_on_gpu)
+    title = f"The plan at scale {request.scale.name}, with {request.count} seeds of every arm:"
+    print(describe(plan, title), flush=True)
+    results, complaint = carry_out(
+        plan, lambda claim, trained: conclude(claim, request, arms[claim], trained, overrides)
+    )
     for claim, result in results.items():
         print(f"{claim:<20} {result['verdict']:<15} {result['title']}")
-    if failures or troubles:
-        said = [f"{name}: {sentence}" for name, sentence in {**failures, **troubles}.items()]
-        runs = f"{len(failures)} of {len(plan.runs)} runs failed" if failures else "all runs are there"
-        raise BadInput(
-            "\n".join(said) + f"\n{runs}, {len(troubles)} of {len(claims)} claims came to no verdict "
-            f"({', '.join(troubles)}); the same command tries them again"
-        )
+    if complaint:
+        raise BadInput(complaint)
     return results
 
 
-def conclude(name: str, plan: Plan, overrides: list[str]) -> dict:
+def conclude(name: str, request: Request, arms: Arms, trained: dict[str, list["Result"]], overrides: list[str]) -> dict:
     """Measure and judge one claim whose runs are there; writes its files and returns result.json's values."""
     from experiments.lab.canvas import save
     from experiments.reproduce.claims import CLAIMS
     from experiments.reproduce.evidence import Evidence
-    from train import train
 
-    claim, asked, runs = CLAIMS[name](), plan.asked, plan.arms[name]
-    trained = {arm: [train(run) for run in each] for arm, each in runs.items()}  # they are done: read back and checked
-    first = next((arm[0] for arm in runs.values() if arm[0].checkpoint is None), None)
-    found = claim.measure(Evidence(trained, first, asked.scale.segments))
-    verdicts = enough(claim.judge(found), asked.count, asked.scale.seeds) if runs else claim.judge(found)
-    result = record(name, claim, asked, first, found, verdicts, overrides)
+    claim = CLAIMS[name]()
+    first = next((arm[0] for arm in arms.values() if arm[0].checkpoint is None), None)
+    findings = claim.measure(Evidence(trained, first, request.scale.segments))
+    verdicts = claim.judge(findings)
+    if arms:
+        verdicts = enough(verdicts, request.count, request.scale.seeds)
+    result = record(name, claim, request, first, findings, verdicts, overrides)
 
-    label = f"{name}-{asked.scale.name}" if runs else name
-    place = Path(asked.runs) / "claims" / label
+    label = f"{name}-{request.scale.name}" if arms else name
+    place, summary = Path(request.runs) / "claims" / label, Path(request.results)
     place.mkdir(parents=True, exist_ok=True)
-    write_json(
-        place / "result.json",
-        result | {"curves": plain(found.curves), "runs": [c.name for a in runs.values() for c in a]},
-    )
-    (place / "table.txt").write_text(page(result, found))
-    save(claim.draw(found), place / "figure")
-    summary = Path(asked.results)
     summary.mkdir(parents=True, exist_ok=True)
+    runs = [run.name for arm in arms.values() for run in arm]
+    write_json(place / "result.json", result | {"curves": plain(findings.curves), "runs": runs})
+    (place / "table.txt").write_text(page(result, findings))
+    save(claim.draw(findings), place / "figure")
     write_json(summary / f"{label}.json", result)
     for suffix in ("png", "svg"):
         shutil.copyfile(place / f"figure.{suffix}", summary / f"{label}.{suffix}")
     if first is not None and first.logger.name == "wandb":
         track(result, first, place / "figure.png")
     files = f"Numbers: {place}/result.json   Figure: {place}/figure.png   Summary: {summary}/{label}.json"
-    print(f"\n{page(result, found)}\n{files}\n", flush=True)
+    print(f"\n{page(result, findings)}\n{files}\n", flush=True)
     return result
 
 
 def track(result: dict, first: "Config", figure: Path) -> None:
-    """A W&B run for the claim, in the group of its training runs: the verdicts in the summary, table and figure."""
-    import wandb
-
-    from conf.tracking import tracked
+    """A W&B run for the claim, in the group of its training runs: the verdicts in the summary, and the figure."""
+    from conf.tracking import tracked_page
 
     name, scale = result["claim"], result["scale"]["name"]
     identity = {"id": f"claim-{name}-{scale}", "name": f"{name}-{scale}", "group": first.group, "job_type": "claim"}
-    told = {key: result[key] for key in ("title", "statement", "rule", "settle", "scale", "commit")}
-    tags = [name, scale, result["verdict"]]
-    with tracked(first.logger, Path(first.runs), **identity, tags=tags, config=told, resume="allow") as run:
-        run.summary["verdict"] = result["verdict"]
-        run.summary.update({f"verdict/{each['part']}": each["word"] for each in result["parts"]})
-        run.log({"figure": wandb.Image(str(figure))})
+    settings = {key: result[key] for key in ("title", "statement", "rule", "settle", "scale", "commit")}
+    summary = {"verdict": result["verdict"], **{f"verdict/{each['part']}": each["word"] for each in result["parts"]}}
+    identity |= {"tags": [name, scale, result["verdict"]], "config": settings, "resume": "allow"}
+    tracked_page(first.logger, Path(first.runs), identity, summary, {"figure": figure})
 
 
 def enough(verdicts: dict[str, Verdict], seeds: int, needed: int) -> dict[str, Verdict]:
-    """Verdicts of fewer seeds than a verdict takes are inconclusive, whatever the rule says of them."""
+    """Verdicts of fewer seeds than a verdict takes are inconclusive, whatever the rule makes of them."""
     if seeds >= needed:
         return verdicts
     few = f"{seeds} of the {needed} seeds that a verdict takes; so far"
     return {part: Verdict(INCONCLUSIVE, f"{few} {each.word}: {each.reason}") for part, each in verdicts.items()}
 
 
-def record(name, claim: Claim, asked: Asked, first, found: Found, verdicts, overrides: list[str]) -> dict:
+def record(name, claim: Claim, request: Request, first, findings: Findings, verdicts, overrides: list[str]) -> dict:
     """Everything a reader needs of a claim, as plain values."""
     from experiments.lab.measure.readings import device_and_precision
 
-    told = {key: getattr(claim, key) for key in ("title", "source", "statement", "rule", "paper", "settle")}
+    texts = {key: getattr(claim, key) for key in ("title", "source", "statement", "rule", "paper", "settle")}
     parts = [{"part": part, **asdict(each)} for part, each in verdicts.items()]
     scale = first and {
-        "name": asked.scale.name,
-        "seeds": asked.count,
-        "seeds_needed": asked.scale.seeds,
+        "name": request.scale.name,
+        "seeds": request.count,
+        "seeds_needed": request.scale.seeds,
         "window": first.window,
         "tokens": first.batch * first.window * first.steps,
         "model": f"{first.model.layers} layers of {first.model.width}",
@@ -145,11 +127,11 @@ def record(name, claim: Claim, asked: Asked, first, found: Found, verdicts, over
     made = environment(overrides)
     words = [f"claim={name}"]
     if first:
-        words += [f"scale={asked.scale.name}", *([f"seeds={asked.seeds}"] if asked.seeds else [])]
-        words += [f"'train={json.dumps(asked.train)}'"] if asked.train else []
+        words += [f"scale={request.scale.name}", *([f"seeds={request.seeds}"] if request.seeds else [])]
+        words += [f"'train={json.dumps(request.train)}'"] if request.train else []
     return {
         "claim": name,
-        **told,
+        **texts,
         "verdict": parts[0]["word"],
         "parts": parts,
         "scale": scale,
@@ -157,7 +139,7 @@ def record(name, claim: Claim, asked: Asked, first, found: Found, verdicts, over
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         **{key: made[key] for key in ("versions", "commit", "changed")},
         **device_and_precision(),
-        "rows": plain(found.rows),
+        "rows": plain(findings.rows),
     }
 
 
@@ -165,12 +147,12 @@ def _main(values: dict, overrides: list[str]) -> None:
     from conf.schema import validate
     from experiments.reproduce.claims import CLAIMS
 
-    asked = validate(Asked, values)
-    claims = list(dict.fromkeys(asked.claim))
+    request = validate(Request, values)
+    claims = list(dict.fromkeys(request.claim))
     for name in claims:
         if name not in (*CLAIMS, "all"):
             raise BadInput(f"claim={name} is not known; allowed: {', '.join(CLAIMS)}, all")
-    reproduce(list(CLAIMS) if "all" in claims else claims, asked, overrides)
+    reproduce(list(CLAIMS) if "all" in claims else claims, request, overrides)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from experiments.reproduce.claim import Claim, Found, Verdict, verdict
+from experiments.reproduce.claim import Claim, Findings, Verdict, verdict
 from models.positions.frequencies import Geometric, phases
 
 BASE = 10_000.0  # c
@@ -85,7 +85,7 @@ class Bound(Claim):
     )
     settle = "Nothing more: these are exact numbers and least squares of given sizes."
 
-    def measure(self, evidence) -> Found:
+    def measure(self, evidence) -> Findings:
         rows, distances = [], torch.arange(1, REACH)
         for width in WIDTHS:
             right, least = bound_sum(width) / 8, extrapolation(width, distances).min().item()
@@ -113,13 +113,13 @@ class Bound(Claim):
                 curve |= {} if curve else {place: each[:, 0] for place, each in zip(PLACES, values, strict=True)}
                 medians = {f"max|a| {place}": size.median().item() for place, size in sizes.items()}
                 rows.append({"solver": name, "ridge": ridge, **medians})
-        return Found(rows, {"fits": fits, "curve": {place: each.tolist() for place, each in curve.items()}})
+        return Findings(rows, {"fits": fits, "curve": {place: each.tolist() for place, each in curve.items()}})
 
-    def judge(self, found: Found) -> dict[str, Verdict]:
-        bounds = [row for row in found.rows if "channels" in row]
-        times = found.row(channels=128)["times smaller"]
+    def judge(self, findings: Findings) -> dict[str, Verdict]:
+        bounds = [row for row in findings.rows if "channels" in row]
+        times = findings.row(channels=128)["times smaller"]
         broken = [row for row in bounds if row["theorem 2.1"] < row["exact worst case"]]
-        paper, exact = (found.curves["fits"][solver, 0.0] for solver in ("float32", "float64"))
+        paper, exact = (findings.curves["fits"][solver, 0.0] for solver in ("float32", "float64"))
         between = [b / a for a, b in zip(paper["inside"], paper["between"], strict=True)]
         beyond = [c / a for a, c in zip(paper["inside"], paper["beyond"], strict=True)]
         share = sum(b <= 2 and c >= 1000 for b, c in zip(between, beyond, strict=True)) / len(beyond)
@@ -135,9 +135,9 @@ class Bound(Claim):
                 bool(broken),
                 "its bound is below the exact worst case for "
                 + (", ".join(f"{r['channels']}" for r in broken) or "no number of")
-                + f" channels; at 128 it is {found.row(channels=128)['theorem 2.1']:.3f} max|h| and the worst case "
-                f"{found.row(channels=128)['exact worst case']:.3f}, under the corrected "
-                f"{found.row(channels=128)['corrected bound']:.3f}",
+                + f" channels; at 128 it is {findings.row(channels=128)['theorem 2.1']:.3f} max|h| and the worst case "
+                f"{findings.row(channels=128)['exact worst case']:.3f}, under the corrected "
+                f"{findings.row(channels=128)['corrected bound']:.3f}",
             ),
             "Figure 2: the fit explodes beyond the window, not between positions": verdict(
                 share == 1,
@@ -148,10 +148,10 @@ class Bound(Claim):
             ),
         }
 
-    def draw(self, found: Found):
+    def draw(self, findings: Findings):
         from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
 
-        bounds, curve = [row for row in found.rows if "channels" in row], found.curves["curve"]
+        bounds, curve = [row for row in findings.rows if "channels" in row], findings.curves["curve"]
         plt = pyplot()
         figure, grid = plt.subplots(2, 2, figsize=(12, 8), layout="constrained")
         scores, solvers, growth, sizes = grid.flat
@@ -163,7 +163,7 @@ class Bound(Claim):
         for (place, colour), (solver, line) in product(
             zip(PLACES, (COLOURS[0], COLOURS[2], COLOURS[3]), strict=True), (("float32", "-"), ("float64", "--"))
         ):
-            middle = [median(found.curves["fits"][solver, ridge][place]) for ridge in RIDGES]
+            middle = [median(findings.curves["fits"][solver, ridge][place]) for ridge in RIDGES]
             solvers.plot(range(len(RIDGES)), middle, line, color=colour, marker="o", label=f"{place}, {solver}")
         solvers.set_xticks(range(len(RIDGES)), [f"{ridge:g}" for ridge in RIDGES])
         solvers.set(

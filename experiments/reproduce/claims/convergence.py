@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.lab.statistics import compare, compare_seeds
-from experiments.reproduce.claim import Claim, Found, Verdict, adjusted, verdict
+from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
 from experiments.reproduce.evidence import mean
 
 SINUSOID = "sinusoidal"
@@ -25,7 +25,7 @@ class Convergence(Claim):
         schemes = (SINUSOID, "rope", "learned", "none", "alibi", "t5", "fire", "pope")
         return {scheme: [f"position={scheme}"] for scheme in schemes}
 
-    def measure(self, evidence) -> Found:
+    def measure(self, evidence) -> Findings:
         curves = {arm: evidence.curve(arm) for arm in evidence.runs}
         read = {arm: evidence.in_window(arm) for arm in evidence.runs}
         rows = []
@@ -40,22 +40,22 @@ class Convergence(Claim):
                 row["perplexity ratio"] = compare(read[arm], read[SINUSOID])
             rows.append(row)
         rows = adjusted(rows, "share of steps", "perplexity ratio")
-        return Found(rows, {arm: {"steps": s.tolist(), "loss": each.tolist()} for arm, (s, each) in curves.items()})
+        return Findings(rows, {arm: {"steps": s.tolist(), "loss": each.tolist()} for arm, (s, each) in curves.items()})
 
-    def judge(self, found: Found) -> dict[str, Verdict]:
-        row = found.row(position="rope")
+    def judge(self, findings: Findings) -> dict[str, Verdict]:
+        row = findings.row(position="rope")
         share, ratio = row["share of steps"].ratio, row["perplexity ratio"].ratio
         reason = f"RoPE takes {share} of the sinusoid's steps; in the end its test perplexity is {ratio} of it"
         return {"RoPE takes fewer steps than the sinusoid": verdict(share.high < 1, share.low > 0.95, reason)}
 
-    def draw(self, found: Found):
+    def draw(self, findings: Findings):
         from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
 
         plt = pyplot()
         figure, (losses, gaps) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
-        theirs = np.array(found.curves[SINUSOID]["loss"])
-        colours = dict(zip(found.curves, (*COLOURS, "black", "#da8bc3"), strict=False))
-        for arm, curve in found.curves.items():
+        theirs = np.array(findings.curves[SINUSOID]["loss"])
+        colours = dict(zip(findings.curves, (*COLOURS, "black", "#da8bc3"), strict=False))
+        for arm, curve in findings.curves.items():
             steps, loss = curve["steps"], np.array(curve["loss"])  # (n,), (S, n)
             losses.plot(steps, loss.mean(axis=0), color=colours[arm], label=arm)
             gap = loss - theirs

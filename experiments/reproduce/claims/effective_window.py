@@ -5,7 +5,7 @@ from statistics import mean
 import numpy as np
 
 from experiments.lab.statistics import compare_seeds
-from experiments.reproduce.claim import INCONCLUSIVE, Claim, Found, Verdict, verdict
+from experiments.reproduce.claim import INCONCLUSIVE, Claim, Findings, Verdict, verdict
 from experiments.reproduce.tuning import DIRECT, tuned
 
 BASE, PI = "retrieving", "interpolate"
@@ -58,7 +58,7 @@ class EffectiveWindow(Claim):
             }
         return arms
 
-    def measure(self, evidence) -> Found:
+    def measure(self, evidence) -> Findings:
         window = max(evidence.window, ROOM)
         base = evidence.passkey(BASE, lengths=[window], depths=DEPTHS, trials=TRIALS)
         rows = [self.row(base, {"tokens": window, "positions": "as trained", "steps": 0}, None)]
@@ -67,32 +67,32 @@ class EffectiveWindow(Claim):
                 direct = None
                 for method in METHODS:
                     arm, how, at = (arm_of(method, factor), None, step) if step else (BASE, method, None)
-                    asked = {"lengths": [window, factor * window], "depths": DEPTHS, "trials": TRIALS}
-                    read = evidence.passkey(arm, how, factor if how != DIRECT else 1, at, **asked)
-                    named = "direct" if method == DIRECT else method
-                    rows.append(self.row(read, {"tokens": factor * window, "positions": named, "steps": step}, direct))
+                    grid = {"lengths": [window, factor * window], "depths": DEPTHS, "trials": TRIALS}
+                    read = evidence.passkey(arm, how, factor if how != DIRECT else 1, at, **grid)
+                    name = "direct" if method == DIRECT else method
+                    rows.append(self.row(read, {"tokens": factor * window, "positions": name, "steps": step}, direct))
                     direct = direct or read
-        return Found(rows, {"window": window, "farthest in the window": farthest(base[0])})
+        return Findings(rows, {"window": window, "farthest in the window": farthest(base[0])})
 
     def row(self, read: list[dict], cells: dict, direct: list[dict] | None) -> dict:
         """What the seeds find at the longest length they were asked at."""
-        found, end = k_max(read), farthest(read[0])
-        row = cells | {"farthest": end, "k_max": mean(found), "by seed": " ".join(map(str, found))}
-        row["at the end"] = sum(each == end for each in found)
+        reached, end = k_max(read), farthest(read[0])
+        row = cells | {"farthest": end, "k_max": mean(reached), "by seed": " ".join(map(str, reached))}
+        row["at the end"] = sum(each == end for each in reached)
         row["k_max, 80 %"] = mean(k_max(read, "k_max_80%"))
         row["passkey context"] = mean(each["passkey_context"] for each in read)
         row["keys found"] = mean(each["lengths"][-1]["exact"]["value"] for each in read)
-        row["seeds"] = len(found)
-        row["mean k_max"] = compare_seeds(found).difference
+        row["seeds"] = len(reached)
+        row["mean k_max"] = compare_seeds(reached).difference
         row["over direct, share"] = None
         if direct is not None:
-            gained = [(ours - theirs) / end for ours, theirs in zip(found, k_max(direct), strict=True)]
+            gained = [(ours - theirs) / end for ours, theirs in zip(reached, k_max(direct), strict=True)]
             row["over direct, share"] = compare_seeds(gained).difference
         return row
 
-    def judge(self, found: Found) -> dict[str, Verdict]:
-        window, base = found.curves["window"], found.row(positions="as trained")
-        last = {name: [found.row(tokens=factor * window, positions=name, steps=STEPS[-1]) for factor in FACTORS]
+    def judge(self, findings: Findings) -> dict[str, Verdict]:
+        window, base = findings.curves["window"], findings.row(positions="as trained")
+        last = {name: [findings.row(tokens=factor * window, positions=name, steps=STEPS[-1]) for factor in FACTORS]
                 for name in (PI, "direct")}  # fmt: skip
         pi, direct, gains = last[PI], last["direct"], [row["over direct, share"] for row in last[PI]]
         whole = [row["at the end"] / row["seeds"] for row in pi]
@@ -124,22 +124,22 @@ class EffectiveWindow(Claim):
         )
         return {part: Verdict(INCONCLUSIVE, f"{gate}; {each.reason}") for part, each in verdicts.items()}
 
-    def draw(self, found: Found):
+    def draw(self, findings: Findings):
         from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
 
-        plt, window, steps = pyplot(), found.curves["window"], (0, *STEPS)
+        plt, window, steps = pyplot(), findings.curves["window"], (0, *STEPS)
         figure, panels = plt.subplots(1, len(FACTORS), figsize=(12, 5), layout="constrained")
         for factor, panel in zip(FACTORS, panels, strict=True):
             names = ("direct", *METHODS[1:])
             for place, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
-                rows = [found.row(tokens=factor * window, positions=name, steps=step) for step in steps]
+                rows = [findings.row(tokens=factor * window, positions=name, steps=step) for step in steps]
                 beside = np.arange(len(steps)) + 0.08 * (place - 1)
                 panel.plot(beside, [row["k_max"] for row in rows], color=colour, marker="o", label=name)
                 for x, row in zip(beside, rows, strict=True):
                     seeds = [int(each) for each in row["by seed"].split()]
                     panel.plot([x] * len(seeds), seeds, "_", color=colour, alpha=0.6)
             panel.axhline(rows[0]["farthest"], color="black", linewidth=0.8, linestyle=":", label="farthest there is")
-            inside = found.curves["farthest in the window"]
+            inside = findings.curves["farthest in the window"]
             panel.axhline(inside, color="black", linewidth=0.8, label="farthest in the trained window")
             panel.set_xticks(range(len(steps)), [f"{step}" for step in steps])
             panel.set(title=f"tuned on {factor * window} tokens", xlabel="steps of fine-tuning", ylabel="k_max, tokens")

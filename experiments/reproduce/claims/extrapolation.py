@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.lab.statistics import Comparison, compare, contrast
-from experiments.reproduce.claim import Claim, Found, Verdict, adjusted, verdict
+from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
 from experiments.reproduce.evidence import mean
 
 METHODS = {
@@ -44,7 +44,7 @@ class Extrapolation(Claim):
     def arms(self, window: int) -> dict[str, list[str]]:
         return {scheme: [f"position={scheme}"] for scheme in METHODS}
 
-    def measure(self, evidence) -> Found:
+    def measure(self, evidence) -> Findings:
         one, two, four = evidence.window, 2 * evidence.window, 4 * evidence.window
         rows, growth, plainly = [], {}, {}
         for arm, methods in METHODS.items():
@@ -73,14 +73,14 @@ class Extrapolation(Claim):
             tokens = [step or evidence.config.steps for step in steps]
             tokens = [step * evidence.config.batch * evidence.config.window for step in tokens]
             growth[arm] = {"tokens": tokens, "ratio": [[r.value, r.low, r.high] for r in ratios]}
-        return Found(rows, {"growth": growth, "window": evidence.window})
+        return Findings(rows, {"growth": growth, "window": evidence.window})
 
-    def judge(self, found: Found) -> dict[str, Verdict]:
-        four = 4 * found.curves["window"]
-        raw = found.row(position="rope", tokens=four, **{"read by": "none"})["over one window"].ratio
-        better = found.row(position="rope", tokens=four, **{"read by": "interpolate"})["over extrapolation"]
-        sooner = found.row(contrast="sinusoid's ratio over RoPE's")["over"].ratio
-        alibi = found.row(position="alibi", tokens=four, **{"read by": "none"})["over one window"].ratio
+    def judge(self, findings: Findings) -> dict[str, Verdict]:
+        four = 4 * findings.curves["window"]
+        raw = findings.row(position="rope", tokens=four, **{"read by": "none"})["over one window"].ratio
+        better = findings.row(position="rope", tokens=four, **{"read by": "interpolate"})["over extrapolation"]
+        sooner = findings.row(contrast="sinusoid's ratio over RoPE's")["over"].ratio
+        alibi = findings.row(position="alibi", tokens=four, **{"read by": "none"})["over one window"].ratio
         return {
             "RoPE at four windows: extrapolation fails, interpolation is better": verdict(
                 raw.low > 2 and better.ratio.high < 1,
@@ -94,16 +94,16 @@ class Extrapolation(Claim):
             ),
         }
 
-    def draw(self, found: Found):
+    def draw(self, findings: Findings):
         from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
 
-        plt, window = pyplot(), found.curves["window"]
+        plt, window = pyplot(), findings.curves["window"]
         figure, (reading, growing) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
         colours = dict(zip(METHODS, COLOURS, strict=True))
         lines = {"none": "-", "interpolate": "--", "ntk": ":", "yarn": "-."}
         for arm, methods in METHODS.items():
             for method in methods:
-                points = [row for row in found.rows if row.get("position") == arm and row.get("read by") == method]
+                points = [row for row in findings.rows if row.get("position") == arm and row.get("read by") == method]
                 ratios = [row["over one window"].ratio for row in points]
                 bars = [[r.value - r.low for r in ratios], [r.high - r.value for r in ratios]]
                 reading.errorbar(
@@ -115,7 +115,7 @@ class Extrapolation(Claim):
         reading.set_xticks([2 * window, 4 * window], [f"{2 * window}", f"{4 * window}"])
         reading.minorticks_off()
         reading.set_title("read beyond the window, untuned")
-        for arm, curve in found.curves["growth"].items():
+        for arm, curve in findings.curves["growth"].items():
             value, low, high = np.array(curve["ratio"]).T
             growing.plot(curve["tokens"], value, color=colours[arm], marker="o", label=arm)
             growing.fill_between(curve["tokens"], low, high, color=colours[arm], alpha=0.2, linewidth=0)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from experiments.lab.runs import nearest
 from experiments.lab.statistics import MARGIN, Comparison, Estimate, compare, contrast
-from experiments.reproduce.claim import Claim, Found, Verdict, adjusted, verdict
+from experiments.reproduce.arms import nearest
+from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
 from experiments.reproduce.evidence import Rows, mean
 from experiments.reproduce.tuning import CONTROL, DIRECT, STEPS, crossing, tuned
 
@@ -52,7 +52,7 @@ class Finetuning(Claim):
             arms[arm_of(method, FACTORS[0], early=True)] = tuned(f"{BASE}/{EARLY}", window, method, FACTORS[0], STEPS)
         return arms
 
-    def measure(self, evidence) -> Found:
+    def measure(self, evidence) -> Findings:
         rows, crossings, ratios = [], [], {}
         for factor in FACTORS:
             read = {(method, 0): read_at(evidence, BASE, factor, 0, method) for method in METHODS}
@@ -74,12 +74,14 @@ class Finetuning(Claim):
                 rows.append(row)
             for method in METHODS[1:]:
                 gains = [compare(read[method, step][0], read[DIRECT, step][0]).ratio for step in (0, *STEPS)]
-                crossings.append({"windows": factor, "curves cross": f"{method} and direct", "steps": told(gains)})
+                crossings.append(
+                    {"windows": factor, "curves cross": f"{method} and direct", "steps": crossing_in_words(gains)}
+                )
                 ratios[arm_of(method, factor)] = gains
         rows = adjusted(sorted(rows, key=lambda row: (row["windows"], row["steps"])), "over direct")
         growth, ratios[f"{PI} {FACTORS[0]} early"] = self.growth(evidence)
         curves = {arm: [[each.value, each.low, each.high] for each in gains] for arm, gains in ratios.items()}
-        return Found([*rows, *crossings, *growth], {"ratios": curves, "window": evidence.window})
+        return Findings([*rows, *crossings, *growth], {"ratios": curves, "window": evidence.window})
 
     def growth(self, evidence) -> tuple[list[dict], list[Estimate]]:
         """PI over direct for a model that was trained less, and the gain of all its training; by steps."""
@@ -99,18 +101,18 @@ class Finetuning(Claim):
             ratios.append(row["PI over direct"].ratio)
         return rows, ratios
 
-    def judge(self, found: Found) -> dict[str, Verdict]:
+    def judge(self, findings: Findings) -> dict[str, Verdict]:
         verdicts = {}
         for steps in (STEPS[SHORT], STEPS[LONG]):
-            rows = [found.row(windows=factor, positions=PI, steps=steps) for factor in FACTORS]
+            rows = [findings.row(windows=factor, positions=PI, steps=steps) for factor in FACTORS]
             gains = [row["over direct"].ratio for row in rows]
             reason = "; ".join(f"at {row['windows']} windows {row['over direct'].ratio}" for row in rows)
             verdicts[f"after {steps} steps PI is better than direct fine-tuning"] = verdict(
                 all(row["over direct is"] == "lower" for row in rows),
                 any(gain.low > 1 - MARGIN for gain in gains),
-                f"PI's perplexity over that of direct fine-tuning is {reason}; {crosses(found)}",
+                f"PI's perplexity over that of direct fine-tuning is {reason}; {crosses(findings)}",
             )
-        costs = [found.row(windows=factor, positions=PI, steps=STEPS[LONG]) for factor in FACTORS]
+        costs = [findings.row(windows=factor, positions=PI, steps=STEPS[LONG]) for factor in FACTORS]
         inside = [row["in one window, over control"].ratio for row in costs]
         verdicts["within the window PI costs little"] = verdict(
             all(each.high < COST for each in inside),
@@ -120,21 +122,21 @@ class Finetuning(Claim):
         )
         return verdicts
 
-    def draw(self, found: Found):
+    def draw(self, findings: Findings):
         from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
 
-        plt, window, steps = pyplot(), found.curves["window"], (0, *STEPS)
+        plt, window, steps = pyplot(), findings.curves["window"], (0, *STEPS)
         figure, panels = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
         for factor, panel in zip(FACTORS, panels, strict=False):
             for method, colour in zip(("direct", *METHODS[1:]), COLOURS, strict=False):
-                read = [found.row(windows=factor, positions=method, steps=step) for step in steps]
+                read = [findings.row(windows=factor, positions=method, steps=step) for step in steps]
                 panel.plot(range(len(steps)), [row["perplexity"] for row in read], color=colour, marker="o",
                            label=f"{method}, {factor * window} tokens")  # fmt: skip
                 panel.plot(range(len(steps)), [row["in one window"] for row in read], color=colour, marker=".",
                            linestyle=":", label=f"{method}, {window} tokens")  # fmt: skip
             panel.set(title=f"tuned on {factor} windows", ylabel="perplexity")
         gains = panels[-1]
-        for (arm, ratio), colour in zip(found.curves["ratios"].items(), COLOURS, strict=False):
+        for (arm, ratio), colour in zip(findings.curves["ratios"].items(), COLOURS, strict=False):
             value, low, high = np.array(ratio).T
             line = "--" if arm.endswith("early") else "-"
             gains.plot(range(len(steps)), value, line, color=colour, marker="o", label=arm)
@@ -174,14 +176,14 @@ def more(late: list[Rows], early: list[Rows]) -> Comparison:
     return contrast((1, nats[0] - nats[1] - nats[2] + nats[3], tokens))
 
 
-def told(gains: list[Estimate]) -> str:
+def crossing_in_words(gains: list[Estimate]) -> str:
     """Where a ratio passes one, in words."""
-    found = crossing((0, *STEPS), gains)
-    if found is None:
+    place = crossing((0, *STEPS), gains)
+    if place is None:
         return f"never: {'below' if gains[0].value < 1 else 'above'} at every reading"
-    return f"at {found.value:.0f} [{found.low:.0f}, {found.high:.0f}]".replace("inf", f"beyond {STEPS[LONG]}")
+    return f"at {place.value:.0f} [{place.low:.0f}, {place.high:.0f}]".replace("inf", f"beyond {STEPS[LONG]}")
 
 
-def crosses(found: Found) -> str:
-    rows = [found.row(windows=factor, **{"curves cross": f"{PI} and direct"}) for factor in FACTORS]
+def crosses(findings: Findings) -> str:
+    rows = [findings.row(windows=factor, **{"curves cross": f"{PI} and direct"}) for factor in FACTORS]
     return "the curves cross " + "; ".join(f"({row['windows']} windows) {row['steps']}" for row in rows)

@@ -1,7 +1,7 @@
 """How few positions does a model need: some pairs that stand still, none that turn, or none any more?"""
 
 from experiments.lab.statistics import MARGIN, compare
-from experiments.reproduce.claim import Claim, Found, Verdict, adjusted, verdict
+from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
 from experiments.reproduce.evidence import mean
 from experiments.reproduce.tuning import CONTROL, DIRECT, STEPS, tuned
 
@@ -46,7 +46,7 @@ class PositionFree(Claim):
         arms |= {NOPE: [f"position={NOPE}"], CONTROL: tuned(BASE, window, DIRECT, 1, STEPS)}
         return arms | {DROPPED: tuned(BASE, window, "drop", 1, STEPS)}
 
-    def measure(self, evidence) -> Found:
+    def measure(self, evidence) -> Findings:
         one, two, four = (count * evidence.window for count in (1, 2, 4))
         inside = {arm: evidence.in_window(arm) for arm in evidence.runs}
         plain = {arm: evidence.perplexity(arm) for arm in evidence.runs}
@@ -61,9 +61,9 @@ class PositionFree(Claim):
             row |= {f"YaRN at {length}": mean(yarn[arm][length]) if arm == rival else None for length in (two, four)}
             rows.append(row)
             for length in (two, four):
-                told = {"arm": arm, "tokens": length, "rival there": rival}
-                told["over it there"] = None if arm == rival else compare(plain[arm][length], plain[rival][length])
-                beyond.append(told | {"over its YaRN": compare(plain[arm][length], yarn[rival][length])})
+                row = {"arm": arm, "tokens": length, "rival there": rival}
+                row["over it there"] = None if arm == rival else compare(plain[arm][length], plain[rival][length])
+                beyond.append(row | {"over its YaRN": compare(plain[arm][length], yarn[rival][length])})
         rows = adjusted(rows, "over the rival") + adjusted(beyond, "over it there", "over its YaRN")
         recovery = []
         for step in (0, *STEPS):
@@ -71,17 +71,17 @@ class PositionFree(Claim):
             theirs = evidence.in_window(CONTROL, step=step) if step else inside[BASE]
             row = {"steps without positions": step, "perplexity": mean(ours), "control": mean(theirs)}
             recovery.append(row | {"over control": compare(ours, theirs)})
-        return Found([*rows, *recovery], {"window": one})
+        return Findings([*rows, *recovery], {"window": one})
 
-    def judge(self, found: Found) -> dict[str, Verdict]:
-        two, four = (count * found.curves["window"] for count in (2, 4))
-        farther = [found.row(arm=DROPPED, tokens=length) for length in (two, four)]
+    def judge(self, findings: Findings) -> dict[str, Verdict]:
+        two, four = (count * findings.curves["window"] for count in (2, 4))
+        farther = [findings.row(arm=DROPPED, tokens=length) for length in (two, four)]
         ratios = [row["over its YaRN"].ratio for row in farther]
         again, spared, cost = (
-            found.row(arm=arm, rival=rival)["over the rival"].ratio
+            findings.row(arm=arm, rival=rival)["over the rival"].ratio
             for arm, rival in ((DROPPED, CONTROL), (partial(SHARES[0]), BASE), (NOPE, BASE))
         )
-        none = found.row(arm=NOPE, tokens=four)
+        none = findings.row(arm=NOPE, tokens=four)
         beyond = none["over it there"].ratio
         return {
             "dropped positions read longer windows better than YaRN": verdict(
@@ -104,12 +104,12 @@ class PositionFree(Claim):
             ),
         }
 
-    def draw(self, found: Found):
+    def draw(self, findings: Findings):
         from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
 
-        plt, window = pyplot(), found.curves["window"]
+        plt, window = pyplot(), findings.curves["window"]
         figure, (inside, beyond, recovery) = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
-        rows = [row for row in found.rows if "rival" in row]
+        rows = [row for row in findings.rows if "rival" in row]
         for place, row in enumerate(rows):
             if row["over the rival"] is not None:
                 ratio = row["over the rival"].ratio
@@ -127,7 +127,7 @@ class PositionFree(Claim):
                 beyond.plot((1, 2), longer, ":", color=colour, marker=".", label=f"{row['arm']}, YaRN")
         beyond.set_xticks(range(3), [f"{window}", f"{2 * window}", f"{4 * window}"])
         beyond.set(title="same targets, more context", xlabel="tokens of context", ylabel="perplexity")
-        steps = [row for row in found.rows if "steps without positions" in row]
+        steps = [row for row in findings.rows if "steps without positions" in row]
         for key, colour in (("perplexity", COLOURS[3]), ("control", COLOURS[0])):
             name = "dropped" if key == "perplexity" else key
             recovery.plot(range(len(steps)), [row[key] for row in steps], color=colour, marker="o", label=name)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.lab.statistics import MARGIN, compare, compare_seeds
-from experiments.reproduce.claim import Claim, Found, Verdict, adjusted, verdict
+from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
 from experiments.reproduce.evidence import mean
 from experiments.reproduce.tuning import tuned
 
@@ -47,17 +47,17 @@ class SearchClaim(Claim):
             arms[f"{method} {WHOLE}"] = tuned(BASE, window, method, WHOLE, (STEPS,))
         return arms
 
-    def measure(self, evidence) -> Found:
+    def measure(self, evidence) -> Findings:
         tables, gains, factors = [], [], {}
         for factor in FACTORS:
-            found = {name: searched(evidence, factor, n_hats) for name, n_hats in SEARCHED.items()}
-            some = found["dims"]
+            results = {name: searched(evidence, factor, n_hats) for name, n_hats in SEARCHED.items()}
+            some = results["dims"]
             row = {"windows": factor} | {
                 method: mean(rows(some, method, "held out")) for method in ("extrapolation", *KNOWN)
             }
-            tables.append(row | {name: mean(rows(each, "found", "held out")) for name, each in found.items()})
-            for name, each in found.items():
-                gains.append({"factor": factor, "searched": name, **self.gain(each, found["dims"], name)})
+            tables.append(row | {name: mean(rows(each, "found", "held out")) for name, each in results.items()})
+            for name, each in results.items():
+                gains.append({"factor": factor, "searched": name, **self.gain(each, results["dims"], name)})
                 factors[f"{name} {factor}"] = [one["vectors"]["found"] for one in each]
             factors |= {f"{method} {factor}": [one["vectors"][method] for one in some] for method in some[0]["vectors"]
                         if method != "found"}  # fmt: skip
@@ -70,15 +70,15 @@ class SearchClaim(Claim):
             )
             row = {"tuned": method, "windows": f"{HALF}, then {WHOLE}", "perplexity": mean(two)}
             steps.append(row | {"at once": mean(one), "over at once": compare(two, one)})
-        return Found([*tables, *gains, *adjusted(steps, "over at once")], {"factors": factors})
+        return Findings([*tables, *gains, *adjusted(steps, "over at once")], {"factors": factors})
 
-    def gain(self, found: list[dict], dims: list[dict], name: str) -> dict:
+    def gain(self, results: list[dict], dims: list[dict], name: str) -> dict:
         """What was found against its rivals, on text that was searched on and on text that was not."""
-        from experiments.longrope.searching import rival
+        from experiments.longrope import rival
 
-        best = [rival(each) for each in found]
+        best = [rival(each) for each in results]
         pairs = {
-            part: (rows(found, "found", part), [e["methods"][b][part] for e, b in zip(found, best, strict=True)])
+            part: (rows(results, "found", part), [e["methods"][b][part] for e, b in zip(results, best, strict=True)])
             for part in ("search", "held out")
         }
         logs = {part: np.subtract(*(np.log([row["perplexity"] for row in each]) for each in pair))
@@ -88,22 +88,22 @@ class SearchClaim(Claim):
             "there": compare(*pairs["search"]),
             "over the best rival": compare(*pairs["held out"]),
             "overfit gap": compare_seeds(logs["held out"] - logs["search"]),
-            "over extrapolation": compare(pairs["held out"][0], rows(found, "extrapolation", "held out")),
+            "over extrapolation": compare(pairs["held out"][0], rows(results, "extrapolation", "held out")),
             "over dims": None if name == "dims" else compare(pairs["held out"][0], rows(dims, "found", "held out")),
         }
 
-    def judge(self, found: Found) -> dict[str, Verdict]:
-        whole = [found.row(factor=factor, searched="dims and start") for factor in FACTORS]
+    def judge(self, findings: Findings) -> dict[str, Verdict]:
+        whole = [findings.row(factor=factor, searched="dims and start") for factor in FACTORS]
         gaps = ", ".join(f"{row['overfit gap'].ratio}" for row in whole)
-        steps = [row for row in found.rows if "over at once" in row]
-        told = [
+        steps = [row for row in findings.rows if "over at once" in row]
+        gained = [
             f"at {row['factor']} windows {row['over the best rival'].ratio} of {row['best rival']}, "
             f"{row['over extrapolation'].ratio} of plain extrapolation"
             for row in whole
         ]
         return {
             "searched factors beat PI, NTK and YaRN": below(
-                whole, "over the best rival", f"{'; '.join(told)}; overfit gaps {gaps}"
+                whole, "over the best rival", f"{'; '.join(gained)}; overfit gaps {gaps}"
             ),
             "leaving the first positions alone is better still": below(
                 whole,
@@ -117,28 +117,28 @@ class SearchClaim(Claim):
             ),
         }
 
-    def draw(self, found: Found):
+    def draw(self, findings: Findings):
         from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
 
         plt = pyplot()
         figure, (ratios, *panels) = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
         lines = [(f"{row['searched']}, {row['factor']} windows", row[column].ratio, column)
-                 for row in found.rows if "searched" in row
+                 for row in findings.rows if "searched" in row
                  for column in ("there", "over the best rival", "over extrapolation")]  # fmt: skip
         names = list(dict.fromkeys(name for name, *_ in lines))
-        shown = {"there": "best rival, text searched on", "over the best rival": "best rival, held out",
+        labels = {"there": "best rival, text searched on", "over the best rival": "best rival, held out",
                  "over extrapolation": "extrapolation, held out"}  # fmt: skip
-        for (column, label), colour, shift in zip(shown.items(), COLOURS, (-0.2, 0, 0.2), strict=False):
-            mine = [(names.index(name) + shift, ratio) for name, ratio, each in lines if each == column]
-            for place, ratio in mine:
+        for (column, label), colour, shift in zip(labels.items(), COLOURS, (-0.2, 0, 0.2), strict=False):
+            points = [(names.index(name) + shift, ratio) for name, ratio, each in lines if each == column]
+            for place, ratio in points:
                 ratios.plot([max(ratio.low, 0.01), min(ratio.high, 100)], [place, place], color=colour)
-            ratios.plot([r.value for _, r in mine], [p for p, _ in mine], "o", color=colour, label=f"over {label}")
+            ratios.plot([r.value for _, r in points], [p for p, _ in points], "o", color=colour, label=f"over {label}")
         ratios.axvline(1, color="black", linewidth=0.8)
         ratios.set_yticks(range(len(names)), names)
         ratios.set(xlabel="perplexity of searched over another's", title="untuned")
         for factor, panel in zip(FACTORS, panels, strict=True):
             for method, colour in zip((*KNOWN, *SEARCHED), COLOURS, strict=False):
-                for seed, values in enumerate(found.curves["factors"][f"{method} {factor}"]):
+                for seed, values in enumerate(findings.curves["factors"][f"{method} {factor}"]):
                     same = method in KNOWN  # of every seed
                     if seed == 0 or not same:
                         panel.plot(range(1, len(values) + 1), values, color=colour, linewidth=2 if same else 0.9,
@@ -167,19 +167,18 @@ def below(rows: list[dict], column: str, reason: str) -> Verdict:
 
 def searched(evidence, factor: int, n_hats: tuple[int, ...] | None) -> list[dict]:
     """What LongRoPE's search finds for every seed's base model."""
-    from experiments.longrope.search import Search, search
-    from experiments.longrope.searching import search_progress
+    from experiments.longrope import Search, search_factors, search_progress
 
     how = Search(
         **BUDGET, seed=0, factor=factor, n_hats=n_hats, tokens=TOKENS, segments=min(HELD_OUT, evidence.segments)
     )
-    found = []
+    results = []
     for run, checkpoint in zip(evidence.runs[BASE], evidence.checkpoints(BASE), strict=True):
         with search_progress(f"{run.folder.name} x{factor}", how) as tell:
-            found.append(search(checkpoint, how, evidence.config.cache, tell)[0])
-    return found
+            results.append(search_factors(checkpoint, how, evidence.config.cache, tell)[0])
+    return results
 
 
-def rows(found: list[dict], method: str, part: str) -> list[dict]:
+def rows(results: list[dict], method: str, part: str) -> list[dict]:
     """By seed, what a method makes of a text."""
-    return [each["methods"][method][part] for each in found]
+    return [each["methods"][method][part] for each in results]

@@ -3,7 +3,7 @@
 import torch
 
 from experiments.lab.statistics import MARGIN, compare
-from experiments.reproduce.claim import Claim, Found, Verdict, adjusted, verdict
+from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
 from experiments.reproduce.evidence import mean
 from models.positions.diagnostics import participation_rank
 
@@ -41,7 +41,7 @@ class Spacing(Claim):
             arms[name] = ["position=rope", f"frequencies={name}", *(f"frequencies.{knob}" for knob in knobs)]
         return arms
 
-    def measure(self, evidence) -> Found:
+    def measure(self, evidence) -> Findings:
         inside = {arm: evidence.in_window(arm) for arm in evidence.runs}
         beyond = {arm: evidence.perplexity(arm) for arm in evidence.runs}
         tables = {arm: frequencies(evidence, arm) for arm in evidence.runs}
@@ -58,23 +58,23 @@ class Spacing(Claim):
             row["over usual there"] = None if arm == USUAL else compare(beyond[arm][four], beyond[USUAL][four])
             rows.append(row)
         rows = adjusted(rows, "over usual", "over matched", "over usual there")
-        return Found(rows, {"frequencies": tables})
+        return Findings(rows, {"frequencies": tables})
 
-    def judge(self, found: Found) -> dict[str, Verdict]:
+    def judge(self, findings: Findings) -> dict[str, Verdict]:
         return {
-            "another spectrum is better than 10000^(-2k/d)": best(found, "over usual"),
-            "with the same ends, another spacing is better than the geometric": best(found, "over matched"),
+            "another spectrum is better than 10000^(-2k/d)": best(findings, "over usual"),
+            "with the same ends, another spacing is better than the geometric": best(findings, "over matched"),
         }
 
-    def draw(self, found: Found):
+    def draw(self, findings: Findings):
         from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
 
         plt = pyplot()
         figure, panels = plt.subplots(1, 3, figsize=(14, 5), layout="constrained")
         table, inside, beyond = panels
-        arms = [row["spectrum"] for row in found.rows]
+        arms = [row["spectrum"] for row in findings.rows]
         for place, arm in enumerate(arms):
-            values = found.curves["frequencies"][arm]
+            values = findings.curves["frequencies"][arm]
             table.plot(values, [place] * len(values), "|", color=COLOURS[place % len(COLOURS)], markersize=12)
         table.set(xscale="log", xlabel="radians per token", title="the spectra (learned: mean over seeds)")
         table.set_xlim(left=1e-4)
@@ -82,7 +82,7 @@ class Spacing(Claim):
             (inside, "over usual", "perplexity within the window"),
             (beyond, "over usual there", "perplexity at four windows"),
         ):
-            for place, row in enumerate(found.rows):
+            for place, row in enumerate(findings.rows):
                 if row[column] is not None:
                     ratio = row[column].ratio
                     panel.plot([max(ratio.low, 0.01), min(ratio.high, 100)], [place, place], color=COLOURS[0])
@@ -96,9 +96,9 @@ class Spacing(Claim):
         return Drawing(figure, self.title, self.statement)
 
 
-def best(found: Found, column: str) -> Verdict:
+def best(findings: Findings, column: str) -> Verdict:
     """Whether some spectrum is below 1 in a column, or none can be by more than the margin."""
-    rows = [row for row in found.rows if row[column] is not None]
+    rows = [row for row in findings.rows if row[column] is not None]
     lowest = min(rows, key=lambda row: row[column].ratio.value)
     better = [row["spectrum"] for row in rows if row[f"{column} is"] == "lower"]
     reason = f"the lowest is {lowest['spectrum']} with {lowest[column].ratio}; better: {', '.join(better) or 'none'}"

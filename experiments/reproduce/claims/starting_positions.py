@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 
 from experiments.lab.statistics import MARGIN, Comparison, contrast
-from experiments.reproduce.claim import Claim, Found, Verdict, adjusted, verdict
+from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
 from experiments.reproduce.evidence import Rows
 from models.positions.frequencies import Geometric
 
@@ -55,7 +55,7 @@ class StartingPositions(Claim):
             arms[arm_of(scheme, base, size)] = [*arms[arm_of(scheme, base)], *length]
         return arms
 
-    def measure(self, evidence) -> Found:
+    def measure(self, evidence) -> Findings:
         rows, shape = [], evidence.config.model
         read = {
             arm_of(scheme, base): evidence.by_position(arm_of(scheme, base)) for scheme in SCHEMES for base in BASES
@@ -78,14 +78,14 @@ class StartingPositions(Claim):
         for scheme in SCHEMES:
             for base in set(BASES) - {FITTING}:
                 curves[arm_of(scheme, base)] = by_bin(read[arm_of(scheme, base)], read[arm_of(scheme, FITTING)])
-        return Found(rows, curves)
+        return Findings(rows, curves)
 
-    def judge(self, found: Found) -> dict[str, Verdict]:
+    def judge(self, findings: Findings) -> dict[str, Verdict]:
         verdicts = {}
         for scheme in SCHEMES:
-            row = found.row(position=scheme, base=LARGE)
+            row = findings.row(position=scheme, base=LARGE)
             others = [
-                found.row(scheme=scheme, window=int(size * found.curves["window"])) for size in SIZES if size != 1
+                findings.row(scheme=scheme, window=int(size * findings.curves["window"])) for size in SIZES if size != 1
             ]
             early, more = row["early"].ratio, row["early over late"].ratio
             verdicts[f"{scheme}: base {LARGE} against {FITTING}"] = verdict(
@@ -96,23 +96,23 @@ class StartingPositions(Claim):
             )
         return verdicts
 
-    def draw(self, found: Found):
+    def draw(self, findings: Findings):
         from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
 
-        plt, bins = pyplot(), found.curves["bins"]
+        plt, bins = pyplot(), findings.curves["bins"]
         figure, grid = plt.subplots(2, 2, figsize=(12, 9), sharey=True, layout="constrained")
         for scheme, above, below in zip(SCHEMES, *grid, strict=True):
             for base, colour in zip([each for each in BASES if each != FITTING], COLOURS, strict=False):
-                band(above, bins, found.curves[arm_of(scheme, base)], colour, f"base {base:,}")
-            counts = found.curves[f"{scheme} moved"]
+                band(above, bins, findings.curves[arm_of(scheme, base)], colour, f"base {base:,}")
+            counts = findings.curves[f"{scheme} moved"]
             words = [f"{a}-{b}" if a < b else f"{a}" for a, b in bins]
             moved_by = zip(words, *(counts[f"{base}"] for base in (FITTING, LARGE)), strict=True)
             above.set_xticks(range(len(bins)), [f"{word}\n{few} | {fewer}" for word, few, fewer in moved_by])
             above.set(
-                title=f"{scheme}, window {found.curves['window']}",
+                title=f"{scheme}, window {findings.curves['window']}",
                 xlabel=f"tokens of context; pairs that have moved by then, base {FITTING:,} | {LARGE:,}",
             )
-            sizes = found.curves[f"{scheme} windows"].items()
+            sizes = findings.curves[f"{scheme} windows"].items()
             for (window, curve), colour in zip(sizes, COLOURS, strict=False):
                 band(below, curve["bins"], curve["ends"], colour, f"window {window}")
             longest = max((curve["bins"] for _, curve in sizes), key=len)
@@ -138,8 +138,8 @@ def band(panel, bins, ends, colour: str, label: str) -> None:
 def by_bin(ours: Rows, theirs: Rows) -> list[list[float]]:
     """Our loss less theirs in every bin, with its interval."""
     spans = [(row["low"], row["high"]) for row in ours[0]["rows"]]
-    found = [difference(ours, theirs, (1, *span)).difference for span in spans]
-    return [[each.value, each.low, each.high] for each in found]
+    differences = [difference(ours, theirs, (1, *span)).difference for span in spans]
+    return [[each.value, each.low, each.high] for each in differences]
 
 
 def windows(evidence) -> tuple[list[dict], dict]:

@@ -1,0 +1,165 @@
+"""What a study found: every reading of every arm, over its seeds, and how they compare.
+
+Every comparison is paired over documents, and with several seeds over seeds as well: all readings of a study score the
+same targets. `extrapolation` at a longer window is the base model before fine-tuning, and after it the base model
+fine-tuned there directly.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from statistics import mean, median
+
+from experiments.extend.arms import CONTROL, DECODED, PLAIN, Study, method_name
+from experiments.lab.statistics import Estimate, compare, paired_ratio
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of the model of one seed.
+
+    rows: one per context length, as measure_checkpoint gives them; passkey: one per length, as measure_passkey does.
+    """
+
+    seed: int
+    rows: list[dict]
+    passkey: list[dict] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """An arm measured once: scheme, method, factor (1: none of its own), steps of fine-tuning, a model for each seed.
+
+    arm: the method, with DECODED after it where it depends on the length of the text and was read as decoded.
+    """
+
+    position: str
+    arm: str
+    factor: int
+    steps: int
+    models: list[Measured]
+
+    @property
+    def contexts(self) -> list[int]:
+        return [row["context"] for row in self.models[0].rows]
+
+    def at(self, context: int) -> list[dict]:
+        """The rows at a context length, one for each seed."""
+        return [next(row for row in model.rows if row["context"] == context) for model in self.models]
+
+    def perplexity(self, context: int) -> float:
+        """The geometric mean over seeds."""
+        return math.exp(mean(math.log(row["perplexity"]) for row in self.at(context)))
+
+    def effective_context(self, context: int) -> float | None:
+        """The geometric mean over seeds; None where the data has no known optimum (lab/measure/perplexity.py)."""
+        rows = self.at(context)
+        if "effective_context" not in rows[0]:
+            return None
+        return math.exp(mean(math.log(row["effective_context"]["value"]) for row in rows))
+
+    @property
+    def passkey_lengths(self) -> list[int]:
+        return [row["length"] for row in self.models[0].passkey]
+
+    def keys_found(self, length: int) -> float:
+        """The share of exact matches at a length, the mean over seeds."""
+        return mean(row["exact"]["value"] for model in self.models for row in model.passkey if row["length"] == length)
+
+    def k_max_by_seed(self, length: int) -> list[dict]:
+        """PI's k_max at this length, {"value", "low", "high"} for each seed; empty if it was not measured there."""
+        return [row["k_max_20%"] for model in self.models for row in model.passkey if row["length"] == length]
+
+    def k_max(self, length: int) -> dict | None:
+        """k_max with its interval; of several seeds the median, the least and the most; None if not measured there."""
+        seeds = self.k_max_by_seed(length)
+        if len(seeds) <= 1:
+            return seeds[0] if seeds else None
+        values = [each["value"] for each in seeds]
+        return {"value": median(values), "low": min(values), "high": max(values)}
+
+    @property
+    def plain(self) -> list[dict]:
+        """As results.json has it, one for each seed."""
+        own = {"position": self.position, "arm": self.arm, "factor": self.factor, "steps": self.steps}
+        return [own | asdict(model) for model in self.models]
+
+
+def ratio(ours: Sequence[dict], theirs: Sequence[dict]) -> Estimate:
+    """Perplexity over perplexity of rows of the same targets, one for each seed, with its 95 % interval."""
+    return paired_ratio(ours[0], theirs[0]) if len(ours) == 1 else compare(ours, theirs).ratio
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All readings of a study of models trained on `window` tokens."""
+
+    window: int
+    study: Study
+    readings: list[Reading]
+
+    @cached_property
+    def _index(self) -> dict[tuple, Reading]:
+        return {(r.position, r.arm, r.factor, r.steps): r for r in self.readings}
+
+    @property
+    def contexts(self) -> list[int]:
+        return self.readings[0].contexts
+
+    @property
+    def seeds(self) -> list[int]:
+        return [model.seed for model in self.readings[0].models]
+
+    def get(self, position: str, method: str, factor: int, steps: int) -> Reading | None:
+        """A method at a factor after these steps; one without a factor of its own reads any window as it is."""
+        return self._index.get((position, method, factor, steps)) or self._index.get((position, method, 1, steps))
+
+    def base(self, position: str) -> Reading:
+        """The base model, as it was trained."""
+        return self._index[position, PLAIN, 1, 0]
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        return (0, *self.study.finetune_steps)
+
+    def methods(self, position: str) -> list[str]:
+        """The methods of a scheme in the order they were asked for, the control last."""
+        methods = dict.fromkeys(reading.arm for reading in self.readings if reading.position == position)
+        return sorted(methods, key=CONTROL.__eq__)
+
+    @cached_property
+    def ordered(self) -> list[Reading]:
+        """All readings, those of a scheme by window, then method, then steps."""
+        methods = {position: self.methods(position) for position in self.study.positions}
+        positions = list(self.study.positions)
+        return sorted(
+            self.readings,
+            key=lambda r: (positions.index(r.position), r.factor, methods[r.position].index(r.arm), r.steps),
+        )
+
+    def against_plain(self, position: str, method: str, factor: int, steps: int) -> Estimate | None:
+        """Perplexity at the longer window over that of extrapolation after as many steps; None if one is missing."""
+        ours, theirs = (self.get(position, each, factor, steps) for each in (method, PLAIN))
+        if ours is None or theirs is None or ours is theirs:
+            return None
+        return ratio(ours.at(self.window * factor), theirs.at(self.window * factor))
+
+    @cached_property
+    def twice(self) -> set[str]:
+        """The methods that depend on the length of the text, and were read whole and as decoded."""
+        return {reading.arm.removesuffix(DECODED) for reading in self.readings if reading.arm.endswith(DECODED)}
+
+    def name(self, method: str) -> str:
+        """A method as tables name it, with a mark where losses of whole windows are not those of decoding."""
+        return method_name(method) + "*" * (method in self.twice)
+
+    @property
+    def widest(self) -> int:
+        """Characters of the longest name."""
+        return max(14, *(len(self.name(reading.arm)) for reading in self.readings))
+
+    def by_steps(self) -> list[tuple[str, str, int]]:
+        """The rows of a table by steps: scheme, method, factor."""
+        return [(position, method, factor) for position in self.study.positions for factor in sorted(self.study.factors)
+                for method in self.methods(position)]  # fmt: skip

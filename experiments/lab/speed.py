@@ -1,0 +1,110 @@
+"""How long runs and readings take: tokens over tokens per second, as measured, and a moment for every run.
+
+The speed of training is the median that metrics.jsonl has of runs of the same size, if there are any; else a few steps
+are timed. The speed of reading is that of a few forward passes at the longest context.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import TYPE_CHECKING
+
+from conf.run_folder import RunFolder
+from experiments.lab.launch import tokens
+from experiments.lab.measure.readings import device_and_precision
+
+if TYPE_CHECKING:
+    from conf.schema import Config
+
+PER_RUN = 2.0  # seconds to start and end a training run, on two CPU cores
+TIMED_TOKENS, TIMED_SECONDS = 2048, 1.0  # at least: tokens of a pass that is timed, and seconds of passes
+
+
+def duration(seconds: float) -> str:
+    """Minutes, or hours if there are many."""
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def training_seconds(runs: Sequence["Config"], siblings: Sequence["Config"]) -> tuple[float, bool]:
+    """Seconds that runs take one after another, and whether a speed had to be timed for that.
+
+    Args:
+        siblings: runs that may be there already, by whose speed those of the same model and window are judged.
+    """
+
+    def size(run: "Config") -> tuple:
+        return run.model, run.window
+
+    wanted, measured, timed = set(map(size, runs)), {}, {}
+    for run in siblings:
+        if size(run) in wanted and (speed := _measured_speed(run)):
+            measured.setdefault(size(run), []).append(speed)
+    seconds = 0.0
+    for run in runs:
+        if size(run) not in measured and size(run) not in timed:
+            timed[size(run)] = _timed_speed(run)
+        speed = median(measured[size(run)]) if size(run) in measured else timed[size(run)]
+        read = run.window * run.validation_windows * (run.steps // run.validate_every)
+        seconds += (tokens(run) + read / 3) / speed + PER_RUN  # a pass without its gradient is a third of a step
+    return seconds, bool(timed)
+
+
+def _measured_speed(run: "Config") -> float | None:
+    """Tokens per second as far as a run came, or None."""
+    from models.progress import Metrics
+
+    rows = Metrics(RunFolder.of(run).metrics).rows()
+    speeds = [row["speed/tokens_per_second"] for row in rows if "speed/tokens_per_second" in row]
+    return median(speeds) if speeds else None
+
+
+def _timed_speed(run: "Config") -> float:
+    """Tokens per second of a few steps forward and backward."""
+    import torch
+
+    from train import build_model
+
+    device = device_and_precision()["device"] if run.trainer.accelerator != "cpu" else "cpu"
+    model = build_model(run).to(device)
+    rows = min(run.batch // run.trainer.accumulate, -(-TIMED_TOKENS // run.window))
+    batch = torch.randint(0, 256, (rows, run.window), device=device)
+
+    def step() -> None:
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            loss, _ = model(batch, targets=batch)
+        loss.backward()
+
+    return batch.numel() * _passes_per_second(step)
+
+
+def reading_speed(run: "Config", length: int) -> float:
+    """Tokens per second of reading texts of this length with the model of a run."""
+    import torch
+
+    from train import build_model
+
+    device = device_and_precision()["device"]
+    model = build_model(run).to(device).eval()
+    texts = torch.randint(0, 256, (-(-TIMED_TOKENS // length), length), device=device)
+
+    @torch.inference_mode()
+    def read() -> None:
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            model.hidden(texts)
+
+    return texts.numel() * _passes_per_second(read)
+
+
+def _passes_per_second(run: Callable[[], None]) -> float:
+    """How often something runs in a second, after a first time that does not count."""
+    import torch
+
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    run()
+    wait()
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < TIMED_SECONDS:
+        run()
+        wait()
+        count += 1
+    return count / (time.perf_counter() - start)

@@ -1,0 +1,148 @@
+"""A progressive extension made ready to run: its stages, what cannot be had refused, and what it comes to in words."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from conf.base import BadInput, Count, CountOrZero, Listed, Settings
+from experiments.lab.finetuning import Factors, check_batch, existing_base, fine_tuned
+from experiments.lab.launch import Launcher, tokens
+from experiments.lab.measure.perplexity import Measurement
+from experiments.lab.measure.readings import digest, trained_corpus
+from experiments.lab.speed import duration, training_seconds
+from experiments.longrope import Longer, Recovery, Searching
+
+if TYPE_CHECKING:
+    from conf.schema import Config
+
+Steps = Annotated[tuple[CountOrZero, ...], Listed]
+
+
+class Progressive(Settings):
+    """The stages, how each is searched and tuned, and how all is measured, as in conf/progressive.yaml."""
+
+    factors: Factors
+    steps: Steps
+    lr: float | None = Field(None, gt=0)
+    search: Longer
+    segments: Count = 128
+    split: Literal["validation", "test"] = "test"
+
+    @model_validator(mode="after")
+    def _stages(self):
+        if len(self.factors) < 2 or list(self.factors) != sorted(set(self.factors)):
+            raise ValueError(f"factors={list(self.factors)} must be two or more, each above the one before it")
+        if len(self.steps) != len(self.factors):
+            raise ValueError(f"steps={list(self.steps)} must have a number for each of factors={list(self.factors)}")
+        if not any(self.steps):
+            raise ValueError(f"steps={list(self.steps)} tune nothing: a search at factors[-1] alone is the same")
+        return self
+
+    @property
+    def recovery(self) -> Recovery:
+        """The search at the end, which is like those before it."""
+        return Recovery(**self.search.model_dump(include=set(Searching.model_fields)))
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A progressive extension made ready to run.
+
+    base: what fine-tuning runs have from the base model; placeholders: these runs, but for the factors to be searched;
+    searched: texts a candidate is scored on, by their length.
+    """
+
+    checkpoint: Path
+    settings: Progressive
+    base: "Config"
+    reading: Measurement
+    searched: dict[int, int]
+    placeholders: list["Config"]
+    launcher: Launcher
+    jobs_on_gpu: int
+
+    @property
+    def windows(self) -> list[int]:
+        """Those of the stages, in tokens."""
+        return [self.base.window * factor for factor in self.settings.factors]
+
+    @property
+    def folder(self) -> Path:
+        stages = "-".join(f"x{s}-n{n}" for s, n in zip(self.settings.factors, self.settings.steps, strict=True))
+        name = f"{self.checkpoint.stem}-{stages}-{digest(self.checkpoint, None, self.settings)}"
+        return self.checkpoint.parent.parent / "progressive" / name
+
+
+def make_stages(checkpoint: Path, settings: Progressive, launcher: Launcher, jobs_on_gpu: int = 1, **changes) -> Stages:
+    """Everything a progressive extension is made of, refused here if it cannot be done.
+
+    Args:
+        changes: plain values in place of the base run's in its fine-tuning runs, such as {"logger": {…}}.
+
+    Raises:
+        BadInput: the model was extended already or has no frequencies, or texts or batches do not fit; one sentence.
+    """
+    from experiments.lab.measure.perplexity import cut
+    from experiments.longrope import needles
+    from train import load_model
+
+    base = existing_base(checkpoint, **changes)
+    longrope = {"name": "longrope", "factor": float(settings.factors[-1])}
+    _, config, record = load_model(checkpoint, longrope)
+    check_batch(base, "factors", settings.factors)
+
+    corpus, window = trained_corpus(checkpoint, config, record, base.cache), base.window
+    if window < 8:
+        raise BadInput(f"window={window} of the base model is too short: an eighth of it is scored, at least 8 needed")
+    stages = (*zip(settings.factors, settings.steps, strict=True), (settings.factors[-1], sum(settings.steps)))
+    placeholders = [  # so that what training would refuse is refused before anything is searched
+        fine_tuned(base, checkpoint, tuning_changes(base, longrope, factor, steps, settings.lr))
+        for factor, steps in stages
+        if steps
+    ]
+    lengths = [window, *(window * factor for factor in settings.factors)]
+    doubled = (window * 2**power for power in range(1, settings.factors[-1].bit_length()))
+    contexts = sorted({window // 2, *lengths, *doubled})
+    split, segments = settings.split, settings.segments
+    reading = Measurement(contexts=contexts, stride=max(1, window // 8), segments=segments, split=split)
+    few = {length: max(1, settings.search.tokens // length) for length in lengths}
+    cut(corpus.split(split), lengths[-1] + 1, segments)
+    if settings.search.fitness == "needle":
+        needles(corpus, config.data.retrieval, "validation", window, 1, 0)
+    searched = {length: len(cut(corpus.split("validation"), length + 1, few[length]).tokens) for length in lengths}
+    searched = few if settings.search.fitness == "needle" else searched
+    return Stages(checkpoint, settings, base, reading, searched, placeholders, launcher, jobs_on_gpu)
+
+
+def tuning_changes(base: "Config", extend: dict, factor: int, steps: int, lr: float | None) -> dict:
+    """What a fine-tuning run has that the base run had not."""
+    changes = {"extend": extend, "window": base.window * factor, "steps": steps, "log_every": 1}
+    return changes | ({"optimizer.lr": lr} if lr else {})
+
+
+def describe(stages: Stages) -> str:
+    """The plan in words: stages, tokens, candidates, and how long the training takes."""
+    settings, base = stages.settings, stages.base
+    each, per_step, last = settings.search.candidates, base.batch * base.window, stages.windows[-1]
+
+    def searching(length: int) -> str:
+        return f"search at {length} tokens, about {each} candidates on {stages.searched[length]} texts"
+
+    def tuning(steps: int) -> str:
+        return f"fine-tune {steps} steps of {per_step:,} tokens" if steps else "no fine-tuning"
+
+    lines = [f"Progressive extension of {base.name}, trained on {base.window} tokens:"]
+    for number, (window, steps) in enumerate(zip(stages.windows, settings.steps, strict=True), 1):
+        lines.append(f"  stage {number}: {searching(window)}; {tuning(steps)}")
+    lines.append(f"  recovery: {searching(base.window)}")
+    lines.append(f"  direct: {searching(last)}, on the base model; {tuning(sum(settings.steps))}")
+    read = each * sum(stages.searched[length] * length for length in (*stages.windows, base.window, last))
+    seconds, _ = training_seconds(stages.placeholders, [base, *stages.placeholders])
+    lines.append(
+        f"To do, but for what is there already: {read / 1e6:.1f} M tokens to search on, "
+        f"{sum(map(tokens, stages.placeholders)) / 1e6:.2f} M to train on in about {duration(seconds)}, and readings "
+        f"at {', '.join(map(str, stages.reading.contexts))} tokens."
+    )
+    return "\n".join(lines)

@@ -1,0 +1,96 @@
+"""Every claim with results as one page to look at, and as a table.
+
+    python -m experiments.report
+    python -m experiments.report readme=experiments/reproduce/README.md
+
+The page, report.html beside the results, is one file that needs no other and asks no server for anything: figures are
+inside. conclusions.md beside the results, a few sentences written by hand, opens it.
+"""
+
+import os
+from pathlib import Path
+
+from conf.base import BadInput, Settings
+from conf.compose import command_line
+from experiments.report.gather import NOT_RUN, Report, gather
+from experiments.report.html import render
+from experiments.reproduce import size
+
+START, END = "<!-- claims -->", "<!-- /claims -->"
+
+
+class ReportSettings(Settings):
+    """Where results are and which file has their table, as in conf/report.yaml."""
+
+    results: str
+    readme: str | None
+
+
+def scale(result: dict) -> str:
+    """The scale of a result in two words, and in full where it was computed."""
+    values = result.get("scale")
+    return size(None) if values is None else f"{values['name']}, {values['seeds']} seeds"
+
+
+def markdown(report: Report, folder: Path, page: Path) -> str:
+    """A Markdown row for each part of a claim: the statement, the verdict and its numbers, the scale.
+
+    page: the Markdown file it goes into, from which the results in `folder` are linked.
+    """
+    folder = Path(os.path.relpath(folder, page.parent))
+    lines = ["| claim | in question | verdict | what was found | scale |", "|---|---|---|---|---|"]
+    for label, result in report.results.items():
+        name = f"[{_plain(result['title'])}]({folder.as_posix()}/{label}.json)"
+        for number, part in enumerate(result["parts"]):
+            cells = [name if number == 0 else "", _plain(part["part"]), f"**{part['word']}**", _plain(part["reason"])]
+            lines.append(f"| {' | '.join([*cells, scale(result) if number == 0 else ''])} |")
+    for claim in report.missing.values():
+        lines.append(
+            f"| {_plain(claim['title'])} | {_plain(claim['statement'])} | {NOT_RUN} | `{claim['command']}` | |"
+        )
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown takes for nothing else, in one cell."""
+    for mark in "\\|<*_`[":
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.split())
+
+
+def updated(text: str, table: str, path: str) -> str:
+    """A Markdown text whose part between the two markers is this table.
+
+    Raises:
+        BadInput: the markers are not there, or not once each and in this order.
+    """
+    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
+        raise BadInput(f"readme={path} must have one {START} and, after it, one {END}: the table goes between them")
+    before, rest = text.split(START)
+    return f"{before}{START}\n{table}\n{END}{rest.split(END)[1]}"
+
+
+def _main(values: dict, overrides: list[str]) -> None:
+    from conf.schema import validate
+
+    settings = validate(ReportSettings, values)
+    folder = Path(settings.results)
+    report = gather(folder)
+    readme = Path(settings.readme or "README.md")
+    table, page = markdown(report, folder, readme), folder / "report.html"
+    page.write_text(render(report), encoding="utf-8")
+    print(f"{table}\n\nPage: {page} ({page.stat().st_size / 1e6:.1f} MB)")
+    if settings.readme is not None:
+        if not readme.is_file():
+            raise BadInput(f"readme={readme}: there is no such file")
+        readme.write_text(updated(readme.read_text(encoding="utf-8"), table, settings.readme), encoding="utf-8")
+        print(f"Table: {readme}")
+
+
+def main() -> None:
+    """The command line."""
+    command_line("report", _main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""The runs that claims ask for: arms in words to settings, those that are fine-tuned from others among them."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from conf.base import BadInput, Count, Settings, Words
+from conf.compose import compose_values
+from conf.names import UNNAMED, joined, labels
+from conf.resolve import resolve
+from experiments.lab.finetuning import checkpoint_after, fine_tuned
+from experiments.lab.launch import Launcher
+from experiments.lab.plan import Arms, run_key
+from experiments.reproduce.claim import Claim
+
+if TYPE_CHECKING:
+    from conf.schema import Config
+
+# An arm with this override is fine-tuned from another one, run by run of the same seed: from its end, or with a share
+# behind a slash, as in @rope/0.25, from the snapshot nearest to that share of its steps.
+FROM = "checkpoint=@"
+# As train.py names runs, but two arms of claims may differ in what is recorded alone.
+OUT_OF_NAMES = UNNAMED - {"log_every", "validate_every", "validation_windows", "checkpoint_every", "snapshots"}
+
+
+class Scale(Settings):
+    """The size at which a claim is tested, as in conf/scale; train: overrides of every run."""
+
+    name: str
+    seeds: Count
+    segments: Count
+    train: Words
+
+
+class Request(Settings):
+    """What is to be reproduced and where, as in conf/reproduce.yaml."""
+
+    claim: Annotated[Words, Field(min_length=1)]
+    scale: Scale
+    seeds: Count | None
+    train: Words
+    group: str | None
+    trainer: dict
+    logger: dict
+    launcher: Launcher
+    jobs_on_gpu: Count
+    runs: str
+    cache: str
+    results: str
+
+    @property
+    def count(self) -> int:
+        """How many seeds."""
+        return self.seeds or self.scale.seeds
+
+
+def arms_of(claim: Claim, request: Request, known: dict[str, "Config"] | None = None) -> Arms:
+    """The runs of a claim, by arm and one for each seed, named by what tells arms apart; bases before what needs them.
+
+    Args:
+        known: runs by `run_key`; those that are there already are taken, and the others added.
+
+    Raises:
+        BadInput: an arm cannot be composed, or is fine-tuned from one that there is not, or from itself.
+    """
+    shared = [*request.scale.train, *request.train]
+    common = compose_values("config", shared)
+    arms = claim.arms(common["window"])
+    fixed = {"group": request.group or f"claims-{request.scale.name}", "checkpoint": None}
+    fixed |= {key: getattr(request, key) for key in ("trainer", "logger", "runs", "cache")}
+    known, planned = {} if known is None else known, {}
+
+    def add(arm: str, above: tuple[str, ...] = ()) -> None:
+        if arm in planned:
+            return
+        if arm in above or arm not in arms:
+            raise BadInput(f"{FROM}{arm}: an arm is fine-tuned from another of its claim: {', '.join(arms)}")
+        (start, share), own = origin(arms[arm]), [each for each in arms[arm] if not each.startswith(FROM)]
+        values = compose_values("config", [*shared, *own]) | fixed
+        if start is None:
+            words = changing(own, common)
+            made = [_from_scratch(values | {"seed": seed + 1}, words) for seed in range(request.count)]
+        else:
+            add(start, (*above, arm))
+            pairs = zip(planned[start], planned[_root(arm, arms)], strict=True)
+            made = [_from_another(base, root, values, sorted(own), share) for base, root in pairs]
+        planned[arm] = [known.setdefault(run_key(run), run) for run in made]
+
+    for arm in arms:
+        add(arm)
+    return planned
+
+
+def origin(overrides: list[str]) -> tuple[str | None, float]:
+    """The arm that an arm is fine-tuned from, or None, and after which share of its steps."""
+    start = next((each.removeprefix(FROM) for each in overrides if each.startswith(FROM)), None)
+    arm, _, share = (start or "").partition("/")
+    return arm or None, float(share or 1)
+
+
+def _root(arm: str, arms: dict[str, list[str]]) -> str:
+    """The arm trained from scratch at the end of a chain."""
+    while start := origin(arms[arm])[0]:
+        arm = start
+    return arm
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _value(values: dict, key: str):
+    """What nested values have under a dotted key, or None."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def changing(own: list[str], common: dict) -> list[str]:
+    """The overrides that change anything, in the order of their keys: two ways to write one thing give one name."""
+
+    def changes(override: str) -> bool:
+        before = _value(common, _key(override))
+        return override.partition("=")[2] != str(
+            before["name"] if isinstance(before, dict) and "name" in before else before
+        )
+
+    return sorted(filter(changes, own))
+
+
+def _from_scratch(values: dict, own: list[str]) -> "Config":
+    run = resolve(values, own)
+    extend = run.extend.label if run.extend.name != "none" else ""
+    parts = [run.position.name, extend, run.model.name, *labels(own, OUT_OF_NAMES)]
+    return run.model_copy(update={"name": joined(parts, run.seed)})
+
+
+def _from_another(base: "Config", root: "Config", values: dict, own: list[str], share: float) -> "Config":
+    """The run that goes on from the end of another, or from a share of it, and is named after it.
+
+    values: composed with the arm's own overrides, which are its changes.
+    """
+    keys = list(map(_key, own))
+    step = None if share == 1 else nearest(base, share)
+    run = fine_tuned(base, checkpoint_after(base, step), {key: _value(values, key) for key in ["steps", *keys]}, root)
+    extend = run.extend.label if {"extend", "extend.factor"} & set(keys) else ""
+    parts = [base.name.removesuffix(f"-s{base.seed}"), "tuned" if share == 1 else f"tuned-from{share:g}", extend]
+    return run.model_copy(update={"name": joined([*parts, *labels(own, OUT_OF_NAMES)], base.seed)})
+
+
+def nearest(run: "Config", share: float) -> int:
+    """The step of a run's snapshot that is nearest to a share of its steps.
+
+    Raises:
+        BadInput: it keeps no snapshots.
+    """
+    if not run.snapshots:
+        raise BadInput(f"{FROM}…/{share:g} needs snapshots=[…] of {run.name}, which keeps none")
+    return min(run.snapshots, key=lambda step: abs(step - share * run.steps))
