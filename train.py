@@ -159,7 +159,7 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
     if config.trainer.compile:
         gpt.compile()  # in place: the state dict keeps its names
 
-    accumulate, size = config.trainer.accumulate, corpus.bytes_per_token
+    accumulate, size = config.trainer.accumulate, corpus.bytes_per_token("validation")
     size = None if size is None else torch.as_tensor(size)
     module = LanguageModel(gpt, config.optimizer, config.steps, size, record, config.seen, config.seed, place.ranks)
     windows = Windows(corpus.split("train").tokens, config.window, config.batch // accumulate, config.seed)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,8 @@ from data.settings import Chains, Files, Hub, Prepared, Sotu, Tokenizer
 from data.sources import identity
 from data.token_files import FORMAT, locked, new_folder, token_dtype
 from data.tokenizer import BYTES, STATES, ByteTokenizer, JsonTokenizer, fingerprint_of, read_json
+
+SUMMED_TOGETHER = 2**20  # tokens
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Corpus:
         # SHA-256 over the tokenizer and the tokens of every split.
         self.fingerprint = meta.fingerprint
         self._kind = meta.kind
+        self._bytes = {split: counts.bytes for split, counts in meta.splits.items()}
         # Of the tokenizer alone: equal tokenizers give every text the same ids. Older folders do not record it.
         self.tokenizer_fingerprint = meta.tokenizer_fingerprint or fingerprint_of(self.tokenizer_text)
         # What the documents are, for a corpus of chains: the language that has an optimum.
@@ -69,14 +73,24 @@ class Corpus:
         tokens = np.memmap(path, dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
         return Documents(tokens, np.fromfile(self.folder / f"{name}.offsets", dtype="<i8"))
 
-    @cached_property
-    def bytes_per_token(self) -> np.ndarray | None:
-        """UTF-8 bytes each token stands for, (vocabulary,) float64: exact for bytes and byte-level BPE.
+    def bytes_per_token(self, split: str) -> np.ndarray | None:
+        """UTF-8 bytes each token of a split stands for, (vocabulary,) float64; over the split, those of its texts.
 
-        Other tokenizers do not say, and every token counts as the average of the train split. The separator counts 0.
-        None where tokens stand for no text.
+        Bytes and byte-level BPE say how long every token is. Other tokenizers do not, and every token counts alike; and
+        those that change a text before they cut it, by normalising it, with a space before it or where a character is
+        unknown, have all lengths scaled to the bytes that the texts had. The separator counts 0. None where tokens
+        stand for no text.
         """
-        return None if self._kind == STATES else np.load(self.folder / "bytes_per_token.npy")
+        if self._kind == STATES:
+            return None
+        lengths, documents = np.load(self.folder / "bytes_per_token.npy"), self.split(split)
+        parts = range(0, len(documents.tokens), SUMMED_TOGETHER)
+        counted = sum(float(lengths[documents.tokens[i : i + SUMMED_TOGETHER]].sum()) for i in parts)
+        if counted:
+            return lengths * (self._bytes[split] / counted)
+        alike = np.full(self.vocabulary, self._bytes[split] / max(1, len(documents.tokens) - len(documents)))
+        alike[self.separator] = 0
+        return alike
 
     def encode(self, text: str) -> np.ndarray:
         """The tokens of a text, int64, without a separator."""
@@ -104,7 +118,7 @@ class Corpus:
 
 def open_corpus(folder: Path) -> Corpus:
     """The corpus in a folder that prepare() wrote; BadInput where there is none, or it is not what was written."""
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     return Corpus(folder, check(folder))
 
 
@@ -141,7 +155,7 @@ def prepare(
     key = _tokenizer_key(settings, tokenizer)
     about = {"name": settings.name, "tokenizer": key, "source": identity(settings)}
     digest = hashlib.sha256(json.dumps([FORMAT, about["source"], key], sort_keys=True).encode()).hexdigest()[:12]
-    target = Path(cache).expanduser() / f"{settings.name}-{key['kind']}{key['vocabulary'] or ''}-{digest}"
+    target = Path(os.path.expanduser(cache)) / f"{settings.name}-{key['kind']}{key['vocabulary'] or ''}-{digest}"
     try:
         if not target.exists():
             _write(target, settings, tokenizer, about, progress)

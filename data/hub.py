@@ -62,7 +62,7 @@ def rows(settings: Hub, split: str) -> Iterator[str]:
 def _read(settings: Hub, split: str, online: bool) -> Iterator[str]:
     from datasets import load_dataset
 
-    from data.sources import text_of
+    from data.files import text_of, without_column
 
     try:
         dataset = load_dataset(
@@ -74,7 +74,9 @@ def _read(settings: Hub, split: str, online: bool) -> Iterator[str]:
             streaming=settings.streaming and online,
         )
         for row in dataset:
-            yield text_of(row, settings.column, f"data.column: the hub dataset {settings.path!r}")
+            if settings.column not in row:
+                raise without_column(settings.path, settings.column, list(row))
+            yield text_of(row, settings.column, f"The hub dataset {settings.path!r}")
     except BadInput:
         raise
     except Exception as error:  # a wrong name, config or split, or a lost connection: each has its own type

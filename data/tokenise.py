@@ -1,6 +1,8 @@
 """Writing a corpus: every document of a source through a tokenizer into the token files of a folder."""
 
 import json
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +15,10 @@ from data.sources import texts
 from data.token_files import FORMAT, SplitWriter
 from data.tokenizer import BYTES, STATES, ByteTokenizer, JsonTokenizer, fingerprint_of, read_json, train_bpe
 
-# Texts are encoded this many characters at a time, so that a tokenizer can use every core.
-ENCODED_TOGETHER = 4 * 2**20
+# Characters of documents that are in memory at once, unless a single document has more.
+TAKEN_TOGETHER = 4 * 2**20
+# Documents of these, and characters of each, on which it is tried how much of a text the tokenizer keeps.
+SAMPLED, SAMPLE = 64, 512
 
 
 def write_corpus(
@@ -35,13 +39,17 @@ def write_corpus(
         return
     tokenizer = _tokenizer(settings, given, progress)
     writers = {split: SplitWriter(folder, split, tokenizer.vocabulary, tokenizer.separator) for split in SPLITS}
-    _tokenise(settings, tokenizer, writers, progress)
-    counted = {split: writer.close() for split, writer in writers.items()}
-    empty = [split for split, count in counted.items() if not count["documents"]]
-    if empty and (given is None or len(empty) == len(SPLITS)):
-        raise BadInput(f"data.{empty[0]}: the {settings.name!r} source has no text for it; name other files or splits.")
-
     lengths = tokenizer.bytes_per_token()
+    notes = _tokenise(settings, tokenizer, lengths, writers, progress)
+    counted = {split: writer.close() | {"empty": notes.empty[split]} for split, writer in writers.items()}
+    blank = [split for split, count in counted.items() if not count["documents"]]
+    if blank and (given is None or len(blank) == len(SPLITS)):
+        raise BadInput(f"data.{blank[0]}: the {settings.name!r} source has no text for it; name other files or splits.")
+    if all(count["tokens"] == count["documents"] for count in counted.values()):
+        raise BadInput(f"data={settings.name}: the tokenizer leaves nothing of the text.")
+    for sentence in notes.sentences():
+        print(f"data={settings.name}: {sentence}", file=sys.stderr)
+
     if lengths is None:
         of = counted["train"] if counted["train"]["documents"] else next(c for c in counted.values() if c["documents"])
         lengths = np.full(tokenizer.vocabulary, of["bytes"] / max(1, of["tokens"] - of["documents"]))
@@ -87,41 +95,92 @@ def _tokenizer(settings: Sotu | Files | Hub, given: str | None, progress: bool) 
         return ByteTokenizer()
     if wanted.kind == "bpe":
         # The held-out splits must not shape the vocabulary that measures them.
-        train = (text for split, text in texts(settings) if split == "train")
-        return JsonTokenizer(train_bpe(train, wanted.vocabulary, progress))
+        train = (text for split, text in texts(settings, progress) if split == "train")
+        trained = JsonTokenizer(train_bpe(train, wanted.vocabulary, progress))
+        if trained.vocabulary < wanted.vocabulary:
+            print(
+                f"data={settings.name}: the text gives a vocabulary of {trained.vocabulary:,} tokens, not the "
+                f"{wanted.vocabulary:,} of data.tokenizer.vocabulary: there are no more pairs to merge.",
+                file=sys.stderr,
+            )
+        return trained
     return JsonTokenizer(read_json(wanted))
 
 
-def _tokenise(settings, tokenizer, writers: dict[str, SplitWriter], progress: bool):
-    """Write every document, up to the token budget of the train split if there is one."""
+def _tokenise(settings, tokenizer, lengths, writers: dict[str, SplitWriter], progress: bool) -> "Notes":
+    """Write every document, up to the token budget of the train split if there is one.
+
+    lengths: bytes of every token, (V,), or None where they are not known.
+    """
     from tqdm import tqdm
 
-    budget = getattr(settings, "token_budget", None)
+    notes, budget = Notes(), getattr(settings, "token_budget", None)
+    documents = texts(settings, progress, notes.empty)
     with tqdm(desc=f"tokenising {settings.name}", unit=" tokens", unit_scale=True, disable=not progress) as bar:
-        for batch in _batches(texts(settings)):
+        for batch in _batches(documents):
             encoded = tokenizer.encode([text for _, text in batch])
+            notes.take(batch, tokenizer)
             for (split, text), ids in zip(batch, encoded, strict=True):
                 size = len(text.encode())
                 if budget is not None and split == "train":
                     left = budget - writers["train"].tokens
                     if left <= len(ids) + 1:
-                        # The last document is cut to the budget, and counts its bytes in proportion.
-                        size = round(size * (left - 1) / max(1, len(ids)))
-                        writers["train"].add(ids[: left - 1], size)
+                        # The last document is cut to the budget; where tokens have no length, it is in proportion.
+                        cut = ids[: left - 1]
+                        size = round(size * len(cut) / max(1, len(ids)) if lengths is None else lengths[cut].sum())
+                        writers["train"].add(cut, size)
                         bar.update(left)
-                        return
+                        return notes
                 writers[split].add(ids, size)
                 bar.update(len(ids) + 1)
+    return notes
 
 
 def _batches(documents: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    """Consecutive documents in groups of about ENCODED_TOGETHER characters."""
+    """Consecutive documents in groups of about TAKEN_TOGETHER characters."""
     group, size = [], 0
     for document in documents:
         group.append(document)
-        size += len(document[1])
-        if size >= ENCODED_TOGETHER:
+        size += len(document[1]) + 500  # an object takes some memory however short it is
+        if size >= TAKEN_TOGETHER:
             yield group
             group, size = [], 0
     if group:
         yield group
+
+
+class Notes:
+    """What to know of a corpus: rows left out, texts in two splits, text that the tokenizer loses."""
+
+    def __init__(self):
+        self.empty = Counter()  # rows without text, by split
+        self._held_out: dict[int, str] = {}  # hash of a document → its split; held-out splits come first
+        self._trained_on = Counter()
+        self._looked_at = self._covered = 0  # characters of a sample that are no spaces
+
+    def take(self, batch: list[tuple[str, str]], tokenizer: ByteTokenizer | JsonTokenizer) -> None:
+        """Look at some documents, as (split, text)."""
+        for split, text in batch:
+            if split != "train":
+                self._held_out[hash(text)] = split
+            elif (other := self._held_out.get(hash(text))) is not None:
+                self._trained_on[other] += 1
+        if isinstance(tokenizer, JsonTokenizer):
+            every = max(1, len(batch) // SAMPLED)
+            covered, characters = tokenizer.coverage([text[:SAMPLE] for _, text in batch[::every]])
+            self._covered += covered
+            self._looked_at += characters
+
+    def sentences(self) -> Iterator[str]:
+        """What is out of the ordinary."""
+        for split, count in self.empty.items():
+            if count:
+                yield f"{count:,} rows of {split} have no text and are left out."
+        for split, count in self._trained_on.items():
+            yield f"{count:,} documents of train are in {split} too: what is measured on these was trained on."
+        lost = 1 - self._covered / max(1, self._looked_at)
+        if self._looked_at and lost > 0.001:
+            yield (
+                f"the tokenizer loses {lost:.1%} of the text (unknown to it, or left out), which bits per byte count "
+                "though no model has to predict it."
+            )

@@ -6,7 +6,11 @@ documents, and no begin-of-text token is added.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +21,21 @@ from data.settings import Tokenizer
 # Names under which published tokenizers know the end of a text; the first present separates documents.
 END_OF_TEXT = ("<|document|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 DOCUMENT = END_OF_TEXT[0]
-# BPE counts pairs over at most this much text from the head of the train split: enough for any vocabulary here.
+# BPE counts pairs over at most this many characters from the head of the train split: enough for any vocabulary here.
 TRAINING_TEXT = 256 * 2**20
+# And over at most this many bytes of different words, each of which it keeps in memory at about 120 bytes for one.
+DIFFERENT_WORDS = 12 * 2**20
+TRAINING_PIECE = 2**17
+LONGEST_WORD = 1000
+WORD = re.compile(r"\w+|[^\w\s]+")
+# The largest vocabulary there is room for, ids that stand for nothing included.
+LARGEST = 2**22
+# Bytes that are encoded together, on every core at once; each takes up to 250 bytes of memory while it is.
+ENCODED_TOGETHER = 2 * 2**20
+# Characters of a text that are encoded as a whole; ends of words, and how many are tried, near the end of a piece.
+PIECE = 2**20
+WORD_END = re.compile(r"[^\W_] (?=[^\W_])")
+NEARBY, TRIED, CONTEXT = 4096, 32, 256
 # What stands for a ByteTokenizer where others have the text of a tokenizer.json.
 BYTES = "bytes"
 # The same for tokens that are states of a chain, followed by how many there are; they stand for no text.
@@ -80,15 +97,107 @@ class JsonTokenizer:
             self._tokenizer.add_special_tokens([DOCUMENT])
         self.separator: int = self._tokenizer.token_to_id((known or [DOCUMENT])[0])
         self.vocabulary: int = max(self._tokenizer.get_vocab().values()) + 1
+        if self.vocabulary > LARGEST:
+            raise BadInput(f"tokenizer.path: this tokenizer.json has ids up to {self.vocabulary - 1}, above {LARGEST}.")
         self.text = self._tokenizer.to_str()
         # A document that spells out the separator must not become one. (Not kept in the JSON: set after every load.)
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        if getattr(self._tokenizer.model, "dropout", None):
+            self._tokenizer.model.dropout = None  # or a text would have other tokens every time
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
-        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        """The tokens of every text, int64, the separator never among them.
+
+        A text of more than PIECE characters goes in pieces (`_pieces`), and few pieces at a time, so that memory is
+        bounded whatever the texts are.
+        """
+        parts: list[list[np.ndarray]] = [[] for _ in texts]
+        group: list[tuple[int, str]] = []
+        size = 0
+        for number, text in enumerate(texts):
+            for piece in self._pieces(text):
+                group.append((number, piece))
+                # An encoding takes some memory however short it is.
+                size += 500 + (len(piece) if piece.isascii() else len(piece.encode()))
+                if size >= ENCODED_TOGETHER:
+                    self._encode_group(group, parts)
+                    group, size = [], 0
+        self._encode_group(group, parts)
+        return [np.concatenate(part) if len(part) != 1 else part[0] for part in parts]
+
+    def coverage(self, texts: list[str]) -> tuple[int, int]:
+        """Of the characters of some texts that are no spaces, how many are part of a known token, and all."""
+        unknown = self._unknown
+        covered = total = 0
+        for text, encoding in zip(texts, self._tokenizer.encode_batch(texts, add_special_tokens=False), strict=True):
+            known = np.zeros(len(text) + 1, dtype=bool)
+            for i, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
+                known[start:stop] |= i != unknown
+            marks = np.array([not character.isspace() for character in text], dtype=bool)
+            covered += int(known[: len(text)][marks].sum())
+            total += int(marks.sum())
+        return covered, total
+
+    @cached_property
+    def _unknown(self) -> int | None:
+        """The token that stands for what the vocabulary lacks, if there is one."""
+        model = json.loads(self.text)["model"]
+        return model["unk_id"] if "unk_id" in model else self._tokenizer.token_to_id(model.get("unk_token") or "")
+
+    def _encode_group(self, group: list[tuple[int, str]], parts: list[list[np.ndarray]]) -> None:
+        """Append the tokens of each (number of its text, piece) to the parts of this text."""
+        try:
+            encodings = self._tokenizer.encode_batch_fast([piece for _, piece in group], add_special_tokens=False)
+        except Exception as error:  # such as an unknown word where there is no token for these
+            raise BadInput(f"This tokenizer cannot encode the text ({error}).") from None
+        for (number, piece), encoding in zip(group, encodings, strict=True):
+            ids = np.array(encoding.ids, dtype=np.int64)
+            parts[number].append(self._without_separator(piece) if (ids == self.separator).any() else ids)
+
+    def _without_separator(self, text: str) -> np.ndarray:
+        """The tokens of a text that spells the separator, with this spelling cut in two."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        spelled = [place for i, place in zip(encoding.ids, encoding.offsets, strict=True) if i == self.separator]
+        if not spelled:
+            return np.array(encoding.ids, dtype=np.int64)
+        start, stop = spelled[0]
+        if stop - start < 2:
+            raise BadInput(
+                f"This tokenizer makes its separator, token {self.separator}, of {text[start:stop]!r}: no text can be "
+                "told from the end of one."
+            )
+        cuts = [0, *((start + stop) // 2 for start, stop in spelled if stop - start > 1), len(text)]
+        return np.concatenate([self._without_separator(text[a:b]) for a, b in pairwise(cuts)])
+
+    def _pieces(self, text: str) -> Iterator[str]:
+        """A text in pieces of at most PIECE characters, cut where the tokens around are those of the text whole.
+
+        That is looked for among the last word ends of a piece, and then, in text without any, among its last
+        characters. A tokenizer that puts a space before every text gets the piece after a word end without its own.
+        Where no place will do, the cut is at PIECE characters.
+        """
+        start = 0
+        while len(text) - start > PIECE:
+            stop, after = self._seam(text, start + PIECE)
+            yield text[start:stop]
+            start = after
+        yield text[start:]
+
+    def _seam(self, text: str, limit: int) -> tuple[int, int]:
+        """Where a piece may end, and the next begin."""
+        ends = [match.start() + 1 for match in WORD_END.finditer(text, limit - NEARBY, limit)][-TRIED:]
+        tried = [(end, after) for end in reversed(ends) for after in (end, end + 1)]
+        tried += [(end, end) for end in range(limit, limit - TRIED, -1)]
+        for end, after in tried:
+            left, right = text[end - CONTEXT : end], text[end : end + CONTEXT]
+            whole, *apart = self._tokenizer.encode_batch_fast(
+                [left + right, left, text[after : end + CONTEXT]], add_special_tokens=False
+            )
+            if whole.ids == apart[0].ids + apart[1].ids:
+                return end, after
+        return limit, limit
 
     def decode(self, ids: Sequence[int]) -> str:
         known = np.asarray(ids)
@@ -109,29 +218,62 @@ class JsonTokenizer:
 
 
 def train_bpe(texts: Iterable[str], vocabulary: int, progress: bool) -> str:
-    """The text of a tokenizer.json: byte-level BPE with `vocabulary` tokens, trained on the head of `texts`."""
+    """The text of a tokenizer.json: byte-level BPE with `vocabulary` tokens, or as many as the text gives.
+
+    It is trained on the head of `texts`: TRAINING_TEXT characters, or as far as the first DIFFERENT_WORDS bytes of
+    different words. What the pre-tokeniser would hand over as one word is cut after LONGEST_WORD characters, in
+    training only: counting pairs takes time with the square of a word's length.
+    """
     import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
-    def head():
-        size = 0
-        for text in texts:
-            yield text
-            size += len(text)
-            if size >= TRAINING_TEXT:
-                return
-
+    # The pattern of GPT-2, which ByteLevel has within, with an end to every repetition.
+    most = f"{{1,{LONGEST_WORD}}}"
+    pattern = rf"'s|'t|'re|'ve|'m|'ll|'d| ?\p{{L}}{most}| ?\p{{N}}{most}| ?[^\s\p{{L}}\p{{N}}]{most}"
+    pattern += rf"|\s{most}(?!\S)|\s{most}"
     tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=[DOCUMENT],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=progress,
     )
-    tokenizer.train_from_iterator(head(), trainer=trainer)
+    tokenizer.train_from_iterator(_training_text(texts), trainer=trainer)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     return tokenizer.to_str()
+
+
+def _training_text(texts: Iterable[str]) -> Iterator[str]:
+    """The texts to train on, in pieces: the library takes hundreds at once into memory."""
+    words: set[int] = set()  # hashes of them
+    characters = different = 0
+    for text in texts:
+        start = 0
+        while start < len(text):
+            stop = start + TRAINING_PIECE
+            if stop < len(text):
+                # A word end, where no pre-token goes on, if there is one.
+                ends = [match.start() + 1 for match in WORD_END.finditer(text, stop - NEARBY, stop)]
+                stop = ends[-1] if ends else stop
+            piece = text[start:stop]
+            yield piece
+            start = stop
+            for word in set(WORD.findall(piece)):
+                if (number := hash(word)) not in words:
+                    words.add(number)
+                    different += len(word.encode())
+            if different >= DIFFERENT_WORDS:
+                return
+        characters += len(text)
+        if characters >= TRAINING_TEXT:
+            return
 
 
 def read_json(settings: Tokenizer) -> str:
@@ -141,6 +283,6 @@ def read_json(settings: Tokenizer) -> str:
 
         return fetch_tokenizer(settings.path)
     try:
-        return Path(settings.path).expanduser().read_text(encoding="utf-8")
+        return Path(os.path.expanduser(settings.path)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"tokenizer.path: {settings.path!r} cannot be read ({error}); name a tokenizer.json.") from None

@@ -86,11 +86,19 @@ class LanguageModel(L.LightningModule):
         return loss
 
     def _positions(self, batch: Tensor, batch_index: int) -> Tensor | None:
-        """The positions this batch is read at, (B, T): a function of seed and number, so that a run resumes; drawn
-        for all processes, each of which takes its share."""
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{batch_index}".encode()))
-        positions = self.seen.positions(batch.shape[1] - 1, len(batch) * self.ranks, generator)
-        return None if positions is None else positions.chunk(self.ranks)[self.global_rank].to(batch.device)
+        """The positions this batch is read at, (B, T): a function of the seed and the number of the step.
+
+        They are drawn for all windows of a step, of which every process and every pass takes its share: a run resumes,
+        and neither processes nor passes change what it sees.
+        """
+        passes = self.trainer.accumulate_grad_batches if self._trainer is not None else 1
+        step, turn = divmod(batch_index, passes)
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{step}".encode()))
+        parts = self.ranks * passes
+        positions = self.seen.positions(batch.shape[1] - 1, len(batch) * parts, generator)
+        if positions is None:
+            return None
+        return positions.chunk(parts)[turn * self.ranks + self.global_rank].to(batch.device)
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:  # strategy fsdp
@@ -140,13 +148,17 @@ class LanguageModel(L.LightningModule):
         self.finite = f", after a loss of {loss:.3f} at step {step}"
 
     def score(self, batch: Tensor) -> Tensor:
-        """Windows (B, T + 1) → sums over all targets of nats, tokens and bytes (0 of what is no text), (3,) float64."""
+        """Windows (B, T + 1) → sums over targets of nats, tokens and bytes (0 of what is no text), (3,) float64.
+
+        Separators are no targets, here as in readings, where they open a document: that one ends is not text.
+        """
         targets = batch[:, 1:]
-        nats = self.gpt(batch[:, :-1], targets=targets)[1].double().sum()
+        scored = targets != self.record.get("separator")
+        nats = (self.gpt(batch[:, :-1], targets=targets)[1].double().view_as(targets) * scored).sum()
         width = nats.new_zeros(())
         if self.bytes_per_token is not None:
             width = self.bytes_per_token.to(targets.device)[targets].sum()
-        return torch.stack((nats, nats.new_tensor(targets.numel()), width))
+        return torch.stack((nats, scored.sum().double(), width))
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["lab"] = self.record

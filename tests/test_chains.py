@@ -110,7 +110,7 @@ def test_the_corpus_has_states_and_neither_text_nor_bytes(tmp_path):
         held = corpus.split(split)
         assert [len(held[i]) for i in range(len(held))] == [41] * count
         assert np.array_equal(np.flatnonzero(held.tokens == corpus.separator), held.offsets[:-1])
-    assert corpus.bytes_per_token is None
+    assert corpus.bytes_per_token("test") is None
     assert sorted(path.name for path in corpus.folder.iterdir() if path.suffix not in (".tokens", ".offsets")) == [
         "meta.json"
     ]

@@ -147,11 +147,12 @@ def test_text_survives_encoding_and_the_separator_cannot_be_spelled(sotu_bytes, 
 
 def test_bytes_per_token_adds_up_to_the_bytes_of_the_text(sotu_bytes, small_bpe):
     for corpus in (sotu_bytes, small_bpe):
-        assert corpus.bytes_per_token.shape == (corpus.vocabulary,)
-        assert corpus.bytes_per_token[corpus.separator] == 0
-        assert corpus.bytes_per_token[corpus.encode(ODD)].sum() == len(ODD.encode())
-        written = json.loads((corpus.folder / "meta.json").read_text())["splits"]["validation"]["bytes"]
-        assert corpus.bytes_per_token[corpus.split("validation").tokens].sum() == written
+        lengths = corpus.bytes_per_token("validation")
+        assert lengths.shape == (corpus.vocabulary,)
+        assert lengths[corpus.separator] == 0
+        assert lengths[corpus.encode(ODD)].sum() == len(ODD.encode())
+        documents = corpus.split("validation")
+        assert lengths[documents.tokens].sum() == len(corpus.decode(documents.tokens).encode())
 
 
 def test_bpe_has_the_vocabulary_asked_for_and_learns_from_the_train_split_only(tmp_path):
@@ -190,7 +191,7 @@ def test_large_vocabularies_are_stored_in_four_bytes(tmp_path):
     assert (corpus.vocabulary, corpus.separator, tokens.dtype) == (70_001, 70_000, np.dtype("<u4"))
     assert tokens.tolist() == [70_000, 1, 69_999, 65_536, 0]
     # Not byte-level: every token counts as the average of the train split, 22 bytes in 4 tokens.
-    assert corpus.bytes_per_token[corpus.encode("w1 w2")].tolist() == [5.5, 5.5]
+    assert corpus.bytes_per_token("train")[corpus.encode("w1 w2")].tolist() == [5.5, 5.5]
 
 
 @pytest.mark.parametrize(
@@ -367,7 +368,7 @@ from data.settings import DataSettings
 from data.windows import Windows
 read = TypeAdapter(DataSettings).validate_json
 corpus = prepare(read({files(tmp_path, **asked).model_dump_json()!r}), Path({str(tmp_path / "cache")!r}))
-assert corpus.name == "trial" and corpus.bytes_per_token.sum() > 300
+assert corpus.name == "trial" and corpus.bytes_per_token("train").sum() > 300
 Windows(corpus.split("train").tokens, 8, 2, 0).batch(0)
 copy = prepare(read(json.dumps(dict(source="prepared", name="copy", folder={str(made.folder)!r}))), Path("."))
 print(copy.name, copy.fingerprint)
@@ -417,13 +418,13 @@ def test_a_process_killed_while_writing_leaves_nothing_that_is_used(tmp_path, mo
     def writes_for_ever():
         documents = list(texts(asked))
 
-        def slowly(_):
+        def slowly(*_):
             yield from documents
             (tmp_path / "reached").touch()
             time.sleep(60)
 
         monkeypatch.setattr(data.tokenise, "texts", slowly)
-        monkeypatch.setattr(data.tokenise, "ENCODED_TOGETHER", 1)
+        monkeypatch.setattr(data.tokenise, "TAKEN_TOGETHER", 1)
         prepare(asked, cache, progress=False)
 
     child = in_a_process(writes_for_ever)
@@ -446,7 +447,7 @@ def test_two_processes_that_want_the_same_corpus_write_it_once(tmp_path, monkeyp
     documents = list(texts(asked))
 
     def writes(name):
-        def held_up(_):
+        def held_up(*_):
             (tmp_path / f"{name} writes").touch()
             wait_for(tmp_path / "go on")
             yield from documents

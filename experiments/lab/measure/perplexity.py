@@ -107,7 +107,8 @@ def measure_and_place(
             progress=progress,
             **where,
         )
-        sums = [asdict(summarise(each, corpus.bytes_per_token)) for each in losses]
+        width = corpus.bytes_per_token(how.split)
+        sums = [asdict(summarise(each, width)) for each in losses]
         rows = [by_document(row, segments.owners) for row in sums]
         if corpus.language is not None:
             rows = context.with_optimum(rows, losses, segments.tokens, segments.owners, corpus.language)

@@ -1,0 +1,200 @@
+"""Texts in local files, one document per .txt, or per row of a .jsonl, .json or .parquet, read a row at a time.
+
+Only the column that holds the text is looked at, so it does not matter what others do from row to row. A byte-order
+mark at the start of a file is no text, and line ends in a .txt are those of its system: all become a newline.
+"""
+
+import glob
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from conf.base import BadInput
+
+ROWS_TOGETHER = 64
+CHARACTERS_TOGETHER = 2**20
+
+
+def find(key: str, patterns: Sequence[str]) -> list[Path]:
+    """The files that paths and patterns name, each once, in order; key: the setting they come from.
+
+    A path that is there is meant as it is, also where it could be a pattern, such as [1].txt.
+
+    Raises:
+        BadInput: nothing matches, or something that does is not a file of a type that can be read.
+    """
+    files: dict[tuple[int, int], Path] = {}
+    for pattern in patterns:
+        spelled = os.path.expanduser(pattern)
+        names = [spelled] if os.path.exists(spelled) else sorted(glob.glob(spelled, recursive=True))
+        paths = [Path(name) for name in names]
+        if not paths:
+            raise BadInput(f"{key}: no file matches {pattern!r} (seen from {str(Path.cwd())!r}).")
+        for path in paths:
+            if path.is_dir():
+                raise BadInput(
+                    f"{key}: {str(path)!r} is a folder; name the files in it, such as {str(path / '*.txt')!r}."
+                )
+            if path.suffix not in READERS:
+                raise BadInput(f"{key}: {str(path)!r} is none of the types that can be read ({', '.join(READERS)}).")
+            if not path.is_file():
+                raise BadInput(f"{key}: {str(path)!r} is not a file, or a link to nothing.")
+            files.setdefault(file_id(path), path)
+    return list(files.values())
+
+
+def file_id(path: Path) -> tuple[int, int]:
+    """The same for two paths that lead to one file, through links or however they are spelled."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def read(path: Path, column: str) -> Iterator[str]:
+    """The text of every row of a file, empty where it has none.
+
+    Raises:
+        BadInput: the file cannot be read as what it is called, no row has the column, or one holds something else in
+            it; the row is named.
+    """
+    try:
+        yield from READERS[path.suffix](path, column)
+    except OSError as error:
+        raise BadInput(f"{str(path)!r} cannot be read ({error.strerror or error}).") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{str(path)!r} cannot be read as {path.suffix}: it is not UTF-8 ({error.reason}).") from None
+
+
+def text_of(row: dict, column: str, place: str) -> str:
+    """The text of one row, empty where there is none; BadInput where the column holds no text, or half a character."""
+    text = row.get(column)
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        raise BadInput(f"{place} holds {type(text).__name__} in column {column!r}; a column of text is needed.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadInput(f"{place} holds half of a surrogate pair in column {column!r}, which is no text.") from None
+    return text
+
+
+def without_column(path: str, column: str, columns: Sequence[str]) -> BadInput:
+    """What to say of rows of which none has the column."""
+    return BadInput(f"data.column: {path!r} has no column {column!r}; it has {', '.join(map(repr, columns))}.")
+
+
+def _txt(path: Path, column: str) -> Iterator[str]:
+    with open(path, encoding="utf-8-sig") as file:
+        yield file.read()
+
+
+def _jsonl(path: Path, column: str) -> Iterator[str]:
+    with open(path, "rb") as file:
+        yield from _column(path, column, _lines(path, file))
+
+
+def _lines(path: Path, file) -> Iterator[tuple[str, object]]:
+    """(where it stands, value) of every line that is not blank."""
+    for number, line in enumerate(file, start=1):
+        place = f"{str(path)!r}, line {number:,},"
+        if line.isspace():
+            continue
+        try:
+            yield place, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{place} cannot be read as .jsonl: it is not UTF-8 ({error.reason}).") from None
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"{place} cannot be read as JSON ({error}).") from None
+
+
+def _json(path: Path, column: str) -> Iterator[str]:
+    with open(path, encoding="utf-8-sig") as file:
+        values = enumerate(_objects(path, file), start=1)
+        yield from _column(path, column, ((f"{str(path)!r}, row {number:,},", value) for number, value in values))
+
+
+def _objects(path: Path, file: TextIO) -> Iterator[dict]:
+    """The objects of an array, or of several values one after another; only a piece of the file is in memory."""
+    decoder, text, place = json.JSONDecoder(), "", 0
+
+    def following() -> str:
+        """The next character that is no space, where `place` then stands; empty at the end of the file."""
+        nonlocal text, place
+        while True:
+            while place < len(text) and text[place] in " \t\r\n":
+                place += 1
+            if place < len(text):
+                return text[place]
+            text, place = file.read(CHARACTERS_TOGETHER), 0
+            if not text:
+                return ""
+
+    def broken(reason: str) -> BadInput:
+        return BadInput(f"{str(path)!r} cannot be read as .json ({reason}).")
+
+    array = following() == "["
+    place += array
+    first = True
+    while (character := following()) and not (array and character == "]"):
+        if array and not first:
+            if character != ",":
+                raise broken(f"{character!r} stands where a comma or the end of the array should")
+            place += 1
+            character = following()
+        if character != "{":
+            raise broken(f"{character!r} stands where an object should")
+        first, size = False, CHARACTERS_TOGETHER
+        while True:
+            try:
+                value, place = decoder.raw_decode(text, place)
+                break
+            except (ValueError, RecursionError) as error:
+                more = file.read(size)
+                if not more or isinstance(error, RecursionError):
+                    raise broken(str(error)) from None
+                text, place, size = text[place:] + more, 0, size * 2  # an object may be longer than a piece
+        yield value
+    if array and character != "]":
+        raise broken("the array does not end")
+    place += array
+    if rest := following():
+        raise broken(f"{rest!r} stands after the end of the array")
+
+
+def _column(path: Path, column: str, rows: Iterator[tuple[str, object]]) -> Iterator[str]:
+    """The text of rows given as (where it stands, value)."""
+    lacking: list[str] | None = None  # columns of the first row, until one has the column
+    seen = False
+    for place, row in rows:
+        if not isinstance(row, dict):
+            raise BadInput(f"{place} holds {type(row).__name__}; an object with column {column!r} is needed.")
+        seen = seen or column in row
+        lacking = lacking or list(row)
+        yield text_of(row, column, place)
+    if lacking is not None and not seen:
+        raise without_column(str(path), column, lacking)
+
+
+def _parquet(path: Path, column: str) -> Iterator[str]:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path, buffer_size=2**20) as file:
+            names = file.schema_arrow.names
+            if column not in names:
+                raise without_column(str(path), column, names)
+            row = 0
+            for batch in file.iter_batches(ROWS_TOGETHER, columns=[column], use_threads=False):
+                for value in batch.column(0).to_pylist():
+                    row += 1
+                    yield text_of({column: value}, column, f"{str(path)!r}, row {row:,},")
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the format's
+            raise
+        raise BadInput(f"{str(path)!r} cannot be read as .parquet ({str(error).splitlines()[0]}).") from None
+
+
+READERS = {".txt": _txt, ".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
