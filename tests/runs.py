@@ -82,5 +82,5 @@ def command(*words: str, module: str = "train", **environment: str) -> subproces
 
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     """Exit status, standard output and standard error of a program, waited for."""
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=1800)
     return process.returncode, out, err

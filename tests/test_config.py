@@ -9,7 +9,7 @@ import torch
 from conf.base import BadInput
 from conf.compose import FOLDER, compose_values
 from conf.names import run_name
-from tests.runs import ROOT, command, finish, tiny
+from tests.runs import ROOT, command, finish, run_program, tiny
 from train import build_model, compose
 
 
@@ -151,7 +151,7 @@ def test_whole_floats_are_counts(tmp_path):
     ("override", "key"), [("optimizer.lrr=1", "optimizer.lrr"), ("window=0", "window=0"), ("data=files", "data.train")]
 )
 def test_the_command_line_says_the_sentence_and_nothing_else(override, key):
-    status, out, err = finish(command(override))
+    status, out, err = run_program(override, module="train")
     assert status == 1 and out == "" and len(err.splitlines()) == 1 and key in err
 
 

@@ -12,7 +12,7 @@ from conf.base import BadInput
 from conf.compose import check_logger, compose_values
 from conf.schema import Logger, validate
 from conf.tracking import axes, check_wandb, offline_records, tracked
-from tests.runs import command, finish, tiny
+from tests.runs import command, finish, run_program, tiny
 from train import compose, train
 
 
@@ -24,7 +24,7 @@ def inspect(folder):
 
 def test_a_multirun_isolates_its_jobs_and_what_was_logged_is_read_back(tmp_path):
     words = tiny(tmp_path, "logger=wandb", "group=sweep", "extend=interpolate", "extend.factor=2")
-    status, _, err = finish(command("-m", *words, "position=rope,none,sinusoidal"))
+    status, _, err = run_program("-m", *words, "position=rope,none,sinusoidal", module="train")
     assert status == 1
     assert err.splitlines()[-1] == "1 job(s) of the multirun failed"
     assert "position=none" in err.splitlines()[-2] and "has no positions" in err.splitlines()[-2]
