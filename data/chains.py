@@ -10,7 +10,7 @@ a decimal fraction all weights are whole numbers, so no rounding and no mathemat
 a function of the raw 64-bit numbers of PCG64 alone, the same on every machine. A weight is picked by the remainder of
 such a number, even to one part in 10^12. Document i of a split is a function of (seed, split, i).
 
-The defaults, conf/data/chains.yaml: S = 16, alpha = 0.3, order 1, lag 1, documents of 8192 tokens and a separator.
+The defaults, conf/data/chains.yaml: S = 16, alpha = 0.1, order 1, lag 1, documents of 8192 tokens and a separator.
 
 | split      | documents | tokens    |
 |------------|-----------|-----------|
@@ -28,7 +28,7 @@ from data.integrity import SPLITS  # in the order of their streams of random num
 from data.settings import Chains
 
 # Over the token files of train, validation and test, in this order, for the defaults.
-SHA256 = "035919c49d64f877849ac58d21f80eb4314ace0945e17ff159ffbb927e752813"
+SHA256 = "e01c883cbf4c61e2342ffd9c2aa29f15744e2c3a7a27f3125477b1399dad2ab2"
 # Weights held at once: documents are written side by side, as many as this allows.
 WEIGHTS = 2**20
 

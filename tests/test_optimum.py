@@ -132,8 +132,8 @@ def test_falls_to_the_entropy_rate(lag):
 def test_what_a_first_token_tells_of_the_rows_is_small():
     """The default language: a context that begins inside a document begins in a state by how often the chain is there.
     All it tells of the rows, over all targets together, is ln S less the entropy of the stationary distribution."""
-    language = chains(states=16, alpha=0.3)
+    language = chains(states=16, alpha=0.1)
     rows = np.random.default_rng(0).dirichlet(np.full(16, language.alpha), size=(400, 16))
     law, _ = stationary(rows)
     told = math.log(16) + np.where(law > 0, law * np.log(np.where(law > 0, law, 1)), 0).sum(-1).mean()
-    assert 0 < told < 0.12
+    assert 0.2 < told < 0.35

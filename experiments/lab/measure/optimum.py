@@ -8,7 +8,7 @@ posterior predictive probability of token v after a row that was followed n time
 counted over what the context holds: every token whose row stands in it too. A target whose row the context does not
 hold has 1/S. This is Bayes' rule exactly for a context that begins with its document. One that begins inside takes its
 first token as given: that a chain is oftener in some states than in others tells of the rows too, but all targets of a
-context together gain less than 0.12 nats from it at the defaults (tests/test_optimum.py), `lag` times that at a lag.
+context together gain less than 0.35 nats from it at the defaults (tests/test_optimum.py), `lag` times that at a lag.
 
 Letters in shape comments: D documents, R region, N targets of a document, S states.
 """
