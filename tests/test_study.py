@@ -142,9 +142,10 @@ def test_the_demo_is_the_small_study(tmp_path):
     for position in ("rope", "sinusoidal"):
         base = base_runs(values["scale"], words, position, 1)[0]
         found, left_out = make_arms(base, study_settings(values["study"]))
-        assert base.name == f"{position}-nano-s1" and left_out == []
+        assert base.name == f"{position}-pico-s1" and left_out == []
         tuned = sorted((arm.method, arm.factor) for arm in found if arm.tuning)
-        assert tuned == [("control", 1), ("interpolate", 4), ("none", 4)]
+        methods = ("interpolate", "none", "yarn")
+        assert tuned == [("control", 1), *((method, factor) for method in methods for factor in (2, 4, 8))]
 
 
 def study_folder(place, group):

@@ -67,7 +67,7 @@ def _timed_speed(run: "Config") -> float:
     device = device_and_precision()["device"] if run.trainer.accelerator != "cpu" else "cpu"
     model = build_model(run).to(device)
     rows = min(run.batch // run.trainer.accumulate, -(-TIMED_TOKENS // run.window))
-    batch = torch.randint(0, 256, (rows, run.window), device=device)
+    batch = torch.randint(0, model.embedding.num_embeddings, (rows, run.window), device=device)
 
     def step() -> None:
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
@@ -85,7 +85,7 @@ def reading_speed(run: "Config", length: int) -> float:
 
     device = device_and_precision()["device"]
     model = build_model(run).to(device).eval()
-    texts = torch.randint(0, 256, (-(-TIMED_TOKENS // length), length), device=device)
+    texts = torch.randint(0, model.embedding.num_embeddings, (-(-TIMED_TOKENS // length), length), device=device)
 
     @torch.inference_mode()
     def read() -> None:

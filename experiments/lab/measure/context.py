@@ -73,7 +73,7 @@ def gate_sentence(result: dict | None, window: int) -> str:
         )
     verdict = "uses its whole window" if result["passed"] else "shows no use of the second half of its window"
     gain = Estimate(result["value"], result["low"], result["high"])
-    return f"The model {verdict}: from {result['from']} to {result['to']} tokens it gains {gain} nats a token."
+    return f"Read so, the model {verdict}: from {result['from']} to {result['to']} tokens it gains {gain} nats a token."
 
 
 def lengths(context: int) -> list[int]:
