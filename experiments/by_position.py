@@ -1,6 +1,43 @@
-"""The command line of lab/measure/by_position.py."""
+"""Loss by position: does a model use its context at all, and how far back?
 
-from experiments.lab.measure.by_position import main
+    python -m experiments.by_position checkpoint=runs/default/rope-nano-s1
+
+lab/measure/by_position.py says what is measured. Results go beside the run, in by_position/: numbers and a figure; they
+are read back when asked again.
+"""
+
+from conf.compose import command_line
+from experiments.lab.measure.by_position import ByPosition, draw_figure, format_table, measure_by_position
+from experiments.lab.measure.readings import describe_origin
+from experiments.lab.measure.request import progress_bar, read_request, wandb_reading
+
+
+def _main(values: dict, overrides: list[str]) -> None:
+    from conf.schema import validate
+
+    request = read_request(values, overrides)
+    if values["context"] is None:
+        values["context"] = request.trained.window
+    settings = validate(ByPosition, values)
+    with progress_bar(request.trained.name) as progress:
+        result, path = measure_by_position(
+            request.checkpoint, request.extend, settings, request.cache, progress, request.data
+        )
+    print(f"{result['run']} at step {result['step']}, read with extend={result['label']}, {settings.split}:")
+    print(f"{format_table(result)}\n{describe_origin(result)}", flush=True)
+    if path is not None:
+        draw_figure(result, path.with_suffix(""))
+        print(f"Numbers and figure: {path.with_suffix('')}.json, .png, .svg")
+    if request.logger.name == "wandb":
+        with wandb_reading(request, result, "by_position", settings) as run:
+            for row in result["rows"]:
+                run.log({"context/length": row["high"], "context/nll_by_position": row["nll"]})
+
+
+def main() -> None:
+    """The command line."""
+    command_line("by_position", _main)
+
 
 if __name__ == "__main__":
     main()

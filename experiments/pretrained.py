@@ -162,7 +162,7 @@ def export_run(checkpoint: Path, to: Path, cache: str) -> tuple[str, ...]:
     """
     from data.corpus import prepare
     from data.tokenizer import BYTES, DOCUMENT, STATES
-    from experiments.lab.measure.readings import find_checkpoint
+    from models.checkpoint_files import find_checkpoint
     from models.pretrained.outgoing import export
     from models.pretrained.tokens import byte_tokenizer
     from models.pretrained.weights import save_safetensors

@@ -7,8 +7,9 @@ import pytest
 
 from conf.base import BadInput
 from experiments.lab.measure.perplexity import Measurement, cut, default_contexts, measure_checkpoint
-from experiments.lab.measure.readings import choose_passes, digest, find_checkpoint, read_request
+from experiments.lab.measure.request import choose_passes, read_request
 from experiments.lab.statistics import paired_ratio
+from models.checkpoint_files import find_checkpoint
 from tests.runs import CACHE, run_program, tiny
 from train import compose, train
 
@@ -111,14 +112,6 @@ def test_both_readings_side_by_side_where_the_length_matters_and_a_sentence_wher
     assert readings == ["whole"] and "reading=both adds" in sentence
     with pytest.raises(BadInput, match="reading=twice is not known: one of whole, decoded, both"):
         choose_passes(asked, "twice")
-
-
-def test_the_reading_that_goes_without_saying_leaves_old_results_their_names(base):
-    whole = Measurement(contexts=(8,), stride=2)
-    told = {"protocol": "fixed_targets", "contexts": [8], "stride": 2, "split": "test", "segments": 128}
-    assert whole.model_dump(mode="json") == told | {"batch_tokens": 16384}
-    decoded = whole.model_copy(update={"reading": "decoded"})
-    assert digest(base.checkpoint, None, whole) != digest(base.checkpoint, None, decoded)
 
 
 def row(nll, tokens, token_set="same"):

@@ -15,10 +15,11 @@ from data.corpus import prepare
 from data.retrieval import Task
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
 from experiments.lab.measure.retrieval import make_trials, needle_perplexity
+from experiments.longrope.__main__ import _main
 from experiments.longrope.candidates import Fitness, Texts, in_place, known, needles, space
 from experiments.longrope.evolution import Evolution, Individual, Scored, Space, best, evolve
-from experiments.longrope.search import Search, _main, override, search_factors
-from experiments.longrope.searching import Progress, table
+from experiments.longrope.search import Search, override, search_factors
+from experiments.longrope.searching import Progress, format_table
 from models.positions import SPECTRA
 from tests.cases import WINDOW, Case
 from tests.runs import CACHE, run_program, tiny
@@ -240,7 +241,7 @@ def test_the_command_searches_keeps_draws_and_what_it_prints_reads_the_same(base
     assert status == 0, err
     result, folder = found(base)  # read back: the same question
     assert result["evaluations"] == 6 + 2 * 6 and result["evaluations_per_second"] > 0
-    assert table(result) in out and override(4.0, folder) in out
+    assert format_table(result) in out and override(4.0, folder) in out
     for name in ("factors.yaml", "history.json", "figure.png", "figure.svg"):
         assert (folder / name).stat().st_size > 100
     history = json.loads((folder / "history.json").read_text())

@@ -14,7 +14,7 @@ from conf.base import BadInput
 from data.retrieval import Task
 from data.settings import Retrieval
 from data.tokenizer import ByteTokenizer
-from experiments.lab.measure.passkey import Passkey, measure_passkey, table
+from experiments.lab.measure.passkey import Passkey, format_table, measure_passkey
 from experiments.lab.measure.retrieval import (
     Cell,
     ask,
@@ -257,14 +257,14 @@ def test_the_command_measures_draws_keeps_and_reads_back(tmp_path):
     assert sorted({each["length"] for each in result["cells"]}) == [32, 64, 128, 256]  # 16 has one depth
     assert len(result["cells"]) == 12 and result["digits"] == 3
     assert place.with_suffix(".png").stat().st_size > 5000 and place.with_suffix(".svg").is_file()
-    assert table(result) in out
+    assert format_table(result) in out
 
     checkpoint = folder / "checkpoints" / "step-00000002.ckpt"
     how = Passkey(template="compact", digits=3, keys=2, lengths=(64,), depths=2, trials=3)
     first, path = measure_passkey(checkpoint, {"name": "interpolate", "factor": 2.0}, how, str(CACHE))
     path.write_text(json.dumps(first | {"read": "back"}))
     assert measure_passkey(checkpoint, {"name": "interpolate", "factor": 2.0}, how, str(CACHE))[0]["read"] == "back"
-    assert "50% without heeding labels" in table(first)
+    assert "50% without heeding labels" in format_table(first)
     for change, said in (({"lengths": (20,)}, "depths=2 .* not 20"), ({"template": "passkey"}, "no labels")):
         with pytest.raises(BadInput, match=said):
             measure_passkey(checkpoint, None, how.model_copy(update=change), str(CACHE))

@@ -23,6 +23,7 @@ from models.positions.frequencies import (
     TwoTone,
 )
 from tests.cases import WIDTH, Case, leaves
+from train import compose
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -145,3 +146,35 @@ def test_a_scheme_turns_at_the_spectrum_it_is_given(name):
     one, two = (Case(name).position(spectrum=s, window=window).prepare(positions) for s in (Geometric(), Linear()))
     flat = [torch.cat([x.flatten() for x in leaves(where)]) for where in (one, two)]
     assert not torch.equal(*flat)
+
+
+BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
+    f"{after}: &{after} [{','.join([f'*{before}'] * 10)}]\n" for before, after in zip("abcdefg", "bcdefgh", strict=True)
+)
+UNREADABLE = {
+    "aliases that stand for gigabytes": (BOMB + "long: *h\n", "is no plain YAML"),
+    "lists without end": ("[" * 60_000, "is no plain YAML"),
+    "a long file": ("1.0 " * 40_000, "is longer than 131,072 bytes"),
+    "an object": ("long: !!python/object/apply:os.system [exit]\n", "is no plain YAML"),
+    "no text": ("\x00\x01", "is no plain YAML"),
+    "a number beyond any": (f"[{'9' * 400}]", "must"),
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+@pytest.mark.parametrize("kind", ["frequencies=file frequencies", "extend=longrope extend"])
+def test_a_file_that_is_no_short_list_is_refused_at_once(tmp_path, kind, what):
+    content, sentence = UNREADABLE[what]
+    (tmp_path / "f.yaml").write_text(content)
+    group, key = kind.split()
+    with pytest.raises(BadInput) as refusal:
+        compose([group, f"{key}.path={tmp_path / 'f.yaml'}", "logger=none"])
+    assert sentence in str(refusal.value) and len(str(refusal.value)) < 400 and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/tmp", "/no/such.yaml"])
+@pytest.mark.parametrize("kind", ["frequencies=file frequencies", "extend=longrope extend"])
+def test_what_is_no_file_is_not_read(kind, path):
+    group, key = kind.split()
+    with pytest.raises(BadInput, match=f"path={path} (is not a file|cannot be read)"):
+        compose([group, f"{key}.path={path}", "logger=none"])

@@ -12,8 +12,8 @@ from conf.base import BadInput
 from conf.compose import compose_values
 from data.corpus import prepare
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
-from experiments.lab.measure.readings import find_checkpoint
 from experiments.pretrained import export_run, import_run
+from models.checkpoint_files import find_checkpoint
 from tests import transformers_models as theirs
 from tests.runs import CACHE, run_program, tiny
 from tests.test_pretrained_out import load

@@ -11,9 +11,10 @@ from conf.base import BadInput
 from conf.compose import compose_values
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
 from experiments.longrope import candidates
+from experiments.longrope.__main__ import _main
 from experiments.longrope.recovery import Recovery, recover, worth
-from experiments.longrope.search import Search, _main, asked, search_factors
-from experiments.longrope.searching import Progress, table
+from experiments.longrope.search import Search, search_factors, search_settings
+from experiments.longrope.searching import Progress, format_table
 from tests.runs import CACHE, tiny
 from train import compose, load_model, train
 
@@ -130,7 +131,7 @@ def test_the_command_recovers_draws_and_says_what_it_gave(runs, capsys):
     result, folder = recovered(runs, length=16)
     out = capsys.readouterr().out
     assert result["longer"] == 16 and set(result["methods"]["found"]) >= {"search", "held out", "at 8"}
-    assert table(result) in out and worth(result) in out and f"extend.path={folder}/factors.yaml" in out
+    assert format_table(result) in out and worth(result) in out and f"extend.path={folder}/factors.yaml" in out
     assert re.search(r"the extension costs \d\.\d+ .* of the base model, \d\.\d+ .* before", worth(result))
     assert (folder / "figure.png").stat().st_size > 100
 
@@ -193,4 +194,4 @@ def test_what_cannot_be_recovered_is_one_sentence(runs, tmp_path):
         for key in ("checkpoint", "logger", "cache", "runs"):
             del values[key]
         with pytest.raises(BadInput, match=said):
-            asked(values)
+            search_settings(values)

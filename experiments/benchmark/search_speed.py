@@ -13,7 +13,7 @@ import numpy as np
 from conf.resolve import resolve
 from experiments.benchmark.timing import Run, looped, ratio, shown
 from experiments.benchmark.workbench import Workbench
-from experiments.lab.measure.readings import device_and_precision
+from experiments.lab.measure.subject import device_and_precision
 from experiments.longrope import Fitness, Individual, Texts, in_place, known, space
 from models.gpt import GPT
 from models.positions.longrope import LongRoPE

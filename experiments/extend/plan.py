@@ -21,9 +21,8 @@ from experiments.extend.arms import (
 )
 from experiments.lab.finetuning import check_batch, checkpoint_after
 from experiments.lab.launch import Launcher
-from experiments.lab.measure.passkey import Passkey
-from experiments.lab.measure.perplexity import Measurement, cut
-from experiments.lab.measure.readings import digest, find_checkpoint
+from experiments.lab.measure.passkey import Passkey, passkey_is_measured
+from experiments.lab.measure.perplexity import Measurement, cut, perplexity_is_measured
 from experiments.lab.plan import Plan, describe, make_plan
 from experiments.lab.speed import reading_speed
 
@@ -141,6 +140,8 @@ def _existing(study: Study, engine: Engine, values: dict, overrides: Sequence[st
     """The study, the base run and its checkpoint where the base model exists."""
     if engine.seeds != 1:
         raise BadInput(f"seeds={engine.seeds} cannot be had of checkpoint={values['checkpoint']}, which is one model")
+    from models.checkpoint_files import find_checkpoint
+
     checkpoint = find_checkpoint(Path(values["checkpoint"]))
     base = existing_base_run(checkpoint, values, overrides)
     position = base.position.name
@@ -205,13 +206,10 @@ def _tokens(plan: StudyPlan, arm: Arm, reading: str) -> int:
 
 def _is_read(plan: StudyPlan, arm: Arm, steps: int, reading: str) -> bool:
     """Whether all seeds of an arm have been measured after these steps, as this study measures them."""
-    settings = {"perplexity": plan.perplexity(reading), "passkey": plan.passkey(arm, reading)}
+    keys, cache = plan.passkey(arm, reading), plan.base.cache
     return all(
         checkpoint.exists()
-        and any(
-            (checkpoint.parent.parent / kind).glob(f"{checkpoint.stem}-*-{digest(checkpoint, arm.extend, how)}.json")
-        )
+        and perplexity_is_measured(checkpoint, arm.extend, plan.perplexity(reading), cache)
+        and (keys is None or passkey_is_measured(checkpoint, arm.extend, keys, cache))
         for checkpoint in plan.models(arm, steps)
-        for kind, how in settings.items()
-        if how is not None
     )

@@ -87,7 +87,7 @@ def trained(gallery: "Gallery", count: int = 256) -> Trained:
     """
     from data.corpus import prepare
     from data.windows import fixed_windows
-    from experiments.lab.measure.readings import find_checkpoint
+    from models.checkpoint_files import find_checkpoint
     from models.restore import read_record
     from train import compose, load_model, train
 

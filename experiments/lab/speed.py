@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from conf.run_folder import RunFolder
 from experiments.lab.launch import tokens
-from experiments.lab.measure.readings import device_and_precision
+from experiments.lab.measure.subject import device_and_precision
 
 if TYPE_CHECKING:
     from conf.schema import Config

@@ -18,7 +18,8 @@ def search_figure(path: Path, result: dict) -> None:
     colours = dict(zip((*rivals[:3], FOUND, *rivals[3:]), COLOURS, strict=False))
     figure, (scores, factors) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     history = json.loads((path.parent / "history.json").read_text())
-    points = [(number, each["score"]) for number, generation in enumerate(history) for each in generation]
+    tried = [(number, candidate["score"]) for number, generation in enumerate(history) for candidate in generation]
+    points = [(number, score) for number, score in tried if score is not None]
     scores.scatter(*zip(*points, strict=True), s=8, color=colours[FOUND], alpha=0.25, linewidth=0)
     scores.step(range(len(history)), result["history"], where="post", color=colours[FOUND], label="best so far")
     lines = {name: result["methods"][name]["search"]["perplexity"] for name in rivals}

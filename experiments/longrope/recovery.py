@@ -13,16 +13,25 @@ What was found is held against `long` alone, against all ones (which a fine-tune
 read), and, as the cost of the extension, against the base model that was fine-tuned, on the same held-out targets.
 """
 
-import json
 import math
 from pathlib import Path
 
 from pydantic import Field
 
 from conf.base import BadInput, Count
-from experiments.lab.measure.readings import digest, trained_corpus
+from experiments.lab.measure.subject import open_subject
 from experiments.longrope.evolution import Scored
-from experiments.longrope.searching import FOUND, Progress, Question, Searching, overfit, searched, texts
+from experiments.longrope.searching import (
+    FOUND,
+    Progress,
+    Question,
+    Searching,
+    finished_search,
+    make_texts,
+    overfit,
+    run_search,
+    search_folder,
+)
 from models.positions.longrope import read_factors
 
 
@@ -33,11 +42,14 @@ class Recovery(Searching):
     length: Count | None = None
 
 
-def recover(checkpoint: Path, factors: Path, how: Recovery, cache: str, tell: Progress) -> tuple[dict, Path]:
+def recover(
+    checkpoint: Path, factors: Path, settings: Recovery, cache: str, progress: Progress, data: dict | None = None
+) -> tuple[dict, Path]:
     """Search short factors for those in a file, or go on, or read back what a finished search found.
 
     Args:
         factors: a file for extend=longrope with `long` and the factor they are for.
+        data: plain settings of a text, as in conf/data, or None for that the checkpoint was trained on.
 
     Returns:
         As experiments.longrope.search; the factors.yaml in the folder holds both long and short.
@@ -47,57 +59,54 @@ def recover(checkpoint: Path, factors: Path, how: Recovery, cache: str, tell: Pr
     """
     from experiments.longrope.candidates import known, space
     from models.positions import EXTENSIONS
-    from train import load_model
 
     held = _read(factors)
-    model, config, record = load_model(checkpoint, {"name": "longrope", "path": str(factors)})
-    knobs, window = config.extend, config.original_window
-    s, length = knobs.factor, window if how.length is None else how.length
-    r = max(1.0, s / 2) if how.factor is None else how.factor
+    knobs = open_subject(checkpoint, {"name": "longrope", "path": str(factors)}, cache).config.extend
+    plain = {"name": "longrope", "factor": knobs.factor, "long": list(knobs.long), "n_hat": knobs.n_hat or 0}
+    plain |= {"temperature": knobs.temperature}
+    subject = open_subject(checkpoint, plain, cache, data)
+    config, window = subject.config, subject.config.original_window
+    s, length = knobs.factor, window if settings.length is None else settings.length
+    r = max(1.0, s / 2) if settings.factor is None else settings.factor
     if r > s:
         raise BadInput(f"factor={r:g} must not be above that of recover={factors}, which is for {s:g}")
     if not 2 <= length <= window:
         raise BadInput(f"length={length} must be from 2 to the window of {window} tokens, up to which `short` is read")
 
-    temperature = EXTENSIONS["longrope"](knobs, window).temperature
-    long = {"name": "longrope", "factor": s, "long": list(knobs.long), "n_hat": knobs.n_hat or 0}
-    long |= {"temperature": temperature}
-    name = f"{checkpoint.stem}-x{s:g}-short-{how.fitness}-{digest(checkpoint, long, how)}"
-    folder = checkpoint.parent.parent / "longrope" / name
-    if (folder / "results.json").exists():
-        return json.loads((folder / "results.json").read_text()), folder
-
-    about = {"run": config.name, "step": record["step"], "position": config.position.name}
+    long = plain | {"temperature": EXTENSIONS["longrope"](knobs, window).temperature}
     ones = {**long, "short": [1.0] * len(knobs.long)}
     readings = {"long": (checkpoint, long), "ones": (checkpoint, ones)}
-    base = _base(checkpoint, record["config"])
+    base, content = _base(checkpoint, subject.record["config"]), None
     if base is not None:
         readings["base"] = (base, {"name": "none"})
+        content = open_subject(base, None, cache).content
+    key = subject.key("longrope", settings, base=content)
+    folder = search_folder(subject, f"x{s:g}-short-{settings.fitness}", key)
+    if result := finished_search(folder):
+        return result, folder
+    subject.require("validation", "test")
 
     def plan(frequencies: list[float]):
         arena = space(frequencies, r, window, (long["n_hat"],), critical=False)
         scaled = [max(factor, 1.0) ** (math.log(r) / math.log(s) if s > 1 else 0) for factor in knobs.long]
         vectors = {"ones": ones["short"], "long": long["long"]}
         seeds = arena.seeds([ones["short"], scaled, long["long"], *known(frequencies, r, window).values()])
-        return arena, seeds, vectors, listed
+        return arena, seeds, vectors, contents
 
-    def listed(winner: Scored, temperature: float) -> dict:
+    def contents(winner: Scored, temperature: float) -> dict:
         read = {"factor": s, "n_hat": long["n_hat"], "temperature": temperature, "long": long["long"]}
-        told = {"length": length, "fitness": how.fitness, "score": winner.score, "found_for": about}
-        return held | read | {"short": winner.individual.long, "short_found": told}
+        about = {"length": length, "fitness": settings.fitness, "score": winner.score, "found_for": subject.identity}
+        return held | read | {"short": winner.individual.long, "short_found": about}
 
-    corpus = trained_corpus(checkpoint, config, record, cache)
     question = Question(
-        checkpoint=checkpoint,
+        subject=subject,
         folder=folder,
-        model=model,
-        texts=texts(how, corpus, config.data.retrieval, length, (length // 2, length)),
+        texts=make_texts(settings, subject.corpus, config.data.retrieval, length, (length // 2, length)),
         length=length,
         readings=readings,
         rivals=("long", "ones"),
-        about=about | {"window": window},
     )
-    return searched(question, how, plan, tell)
+    return run_search(question, settings, plan, progress)
 
 
 def _read(factors: Path) -> dict:
@@ -112,16 +121,23 @@ def _read(factors: Path) -> dict:
 
 
 def _base(checkpoint: Path, trained: dict) -> Path | None:
-    """The checkpoint that all fine-tuning began with; None if there was none, or it is gone."""
+    """The checkpoint that all fine-tuning began with; None if there was none, or it is gone.
+
+    Raises:
+        BadInput: a checkpoint comes from itself.
+    """
     from models.restore import read_record
 
-    here = checkpoint
+    base, passed = checkpoint, {checkpoint.resolve()}
     while trained["checkpoint"] is not None:
-        here = Path(trained["checkpoint"])
-        if not here.is_file():
+        base = Path(trained["checkpoint"]).expanduser()
+        if not base.is_file():
             return None
-        trained = read_record(here)["config"]
-    return None if here == checkpoint else here
+        if base.resolve() in passed:
+            raise BadInput(f"checkpoint={base} says that it was fine-tuned from itself")
+        passed.add(base.resolve())
+        trained = read_record(base)["config"]
+    return None if base == checkpoint else base
 
 
 def worth(result: dict) -> str:
@@ -130,11 +146,11 @@ def worth(result: dict) -> str:
 
     methods = result["methods"]
     over = {name: paired_ratio(methods[FOUND]["held out"], methods[name]["held out"]) for name in methods}
-    said = f"At {result['longer']} tokens, held out, recovered is {over['long']} of long alone"
-    said += f" and {over['ones']} of all ones"
+    text = f"At {result['longer']} tokens, held out, recovered is {over['long']} of long alone"
+    text += f" and {over['ones']} of all ones"
     if "base" in over:
         before = paired_ratio(methods["long"]["held out"], methods["base"]["held out"])
-        said += f"; the extension costs {over['base']} of the base model, {before} before"
+        text += f"; the extension costs {over['base']} of the base model, {before} before"
     if overfit(result)[0] >= 1:
-        said += ". On what was searched on nothing beat its best rival: a larger factor= allows larger λ"
-    return said + "."
+        text += ". On what was searched on nothing beat its best rival: a larger factor= allows larger λ"
+    return text + "."

@@ -8,24 +8,31 @@ found is then read from its file and scored on test text beside them: its ratio 
 than on the text searched on by the overfit gap. All candidates share one temperature; PI, NTK and YaRN are measured as
 published, YaRN with its own.
 
-With recover=<factors.yaml> the factors for texts within the window are searched instead (recovery.py).
+With recover=<factors.yaml> the factors for texts within the window are searched instead (recovery.py). With data= all
+of it is done on another text, in the checkpoint's own tokens.
 
 Results beside the run, in longrope/<checkpoint>-x<factor>-<fitness>-<digest>/: factors.yaml for extend=longrope,
 history.json with every candidate, results.json, figure.png and figure.svg. The history is kept after every
 generation; the same command goes on from there, and finds what it would have found uninterrupted.
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from conf.base import BadInput, CountOrZero, Listed
-from conf.compose import command_line
-from experiments.lab.measure.readings import digest, read_request, trained_corpus, wandb_reading
+from experiments.lab.measure.subject import open_subject
 from experiments.longrope.evolution import Scored
-from experiments.longrope.searching import FOUND, Progress, Question, Searching, search_progress, searched, table, texts
+from experiments.longrope.searching import (
+    Progress,
+    Question,
+    Searching,
+    finished_search,
+    make_texts,
+    run_search,
+    search_folder,
+)
 
 if TYPE_CHECKING:
     from experiments.longrope.recovery import Recovery
@@ -48,8 +55,13 @@ class Search(Longer):
     factor: float = Field(gt=1)
 
 
-def search_factors(checkpoint: Path, how: Search, cache: str, tell: Progress) -> tuple[dict, Path]:
+def search_factors(
+    checkpoint: Path, settings: Search, cache: str, progress: Progress, data: dict | None = None
+) -> tuple[dict, Path]:
     """Search, or go on, or read back what a finished search found.
+
+    Args:
+        data: plain settings of a text, as in conf/data, or None for that the checkpoint was trained on.
 
     Returns:
         {"run", "step", "position", "window", "longer", "methods": {method: {"extend", "search", "held out", "at <L>"
@@ -59,50 +71,47 @@ def search_factors(checkpoint: Path, how: Search, cache: str, tell: Progress) ->
         BadInput: the scheme has no frequencies to rescale, or there is no text long enough.
     """
     from experiments.longrope.candidates import known, space
-    from train import load_model
 
-    extend = {"name": "longrope", "factor": how.factor, "temperature": how.temperature}
-    name = f"{checkpoint.stem}-x{how.factor:g}-{how.fitness}-{digest(checkpoint, extend, how)}"
-    folder = checkpoint.parent.parent / "longrope" / name
-    if (folder / "results.json").exists():
-        return json.loads((folder / "results.json").read_text()), folder
+    extend = {"name": "longrope", "factor": settings.factor, "temperature": settings.temperature}
+    subject = open_subject(checkpoint, extend, cache, data)
+    label = f"x{settings.factor:g}-{settings.fitness}"
+    folder = search_folder(subject, label, subject.key("longrope", settings))
+    if result := finished_search(folder):
+        return result, folder
+    subject.require("validation", "test")
 
-    model, config, record = load_model(checkpoint, extend)
-    window, longer = config.original_window, int(how.factor * config.original_window)
-    own = tuned_with(record["config"]["extend"], how.factor)
-    about = {"run": config.name, "step": record["step"], "position": config.position.name}
+    config, record = subject.config, subject.record
+    window, longer = config.original_window, int(settings.factor * config.original_window)
+    own = tuned_with(record["config"]["extend"], settings.factor)
     published = ("interpolate", "ntk", "yarn")
     readings = {"extrapolation": {"name": "none"}}
-    readings |= {name: {"name": name, "factor": how.factor} for name in published} | own
+    readings |= {name: {"name": name, "factor": settings.factor} for name in published} | own
 
     def plan(frequencies: list[float]):
-        arena = space(frequencies, how.factor, window, how.n_hats, how.critical)
-        vectors = known(frequencies, how.factor, window)
+        arena = space(frequencies, settings.factor, window, settings.n_hats, settings.critical)
+        vectors = known(frequencies, settings.factor, window)
         seeds = arena.seeds(list(vectors.values()))
-        for name, each in own.items():
-            vectors[name] = list(each["long"])
-            n_hat = each["n_hat"] if each["n_hat"] in arena.n_hats else min(arena.n_hats)
-            hundredths = [100 * factor for factor in each["long"]]
+        for name, tuned in own.items():
+            vectors[name] = list(tuned["long"])
+            n_hat = tuned["n_hat"] if tuned["n_hat"] in arena.n_hats else min(arena.n_hats)
+            hundredths = [100 * factor for factor in tuned["long"]]
             seeds.append(arena.individual(hundredths, n_hat, max(arena.criticals)))
-        return arena, list(dict.fromkeys(seeds)), vectors, listed
+        return arena, list(dict.fromkeys(seeds)), vectors, contents
 
-    def listed(winner: Scored, temperature: float) -> dict:
-        read = {"factor": how.factor, "n_hat": winner.individual.n_hat, "temperature": temperature}
-        found = {"long": winner.individual.long, "fitness": how.fitness, "score": winner.score}
-        return read | found | {"found_for": about}
+    def contents(winner: Scored, temperature: float) -> dict:
+        read = {"factor": settings.factor, "n_hat": winner.individual.n_hat, "temperature": temperature}
+        best = {"long": winner.individual.long, "fitness": settings.fitness, "score": winner.score}
+        return read | best | {"found_for": subject.identity}
 
-    corpus = trained_corpus(checkpoint, config, record, cache)
     question = Question(
-        checkpoint=checkpoint,
+        subject=subject,
         folder=folder,
-        model=model,
-        texts=texts(how, corpus, config.data.retrieval, longer, (window, longer)),
+        texts=make_texts(settings, subject.corpus, config.data.retrieval, longer, (window, longer)),
         length=longer,
         readings={name: (checkpoint, extend) for name, extend in readings.items()},
         rivals=(*published, *own),
-        about=about | {"window": window},
     )
-    return searched(question, how, plan, tell)
+    return run_search(question, settings, plan, progress)
 
 
 def tuned_with(extend: dict, factor: float) -> dict[str, dict]:
@@ -113,7 +122,7 @@ def tuned_with(extend: dict, factor: float) -> dict[str, dict]:
     if extend["name"] != "longrope" or extend["long"] is None:
         return {}
     own = {**extend, "path": None, "short": None, "n_hat": extend["n_hat"] or 0}
-    again = [each * factor / extend["factor"] for each in extend["long"]]
+    again = [longer * factor / extend["factor"] for longer in extend["long"]]
     return {"tuned": own, "again": {**own, "factor": factor, "long": again}}
 
 
@@ -122,7 +131,7 @@ def override(factor: float, folder: Path) -> str:
     return f"extend=longrope extend.factor={factor:g} extend.path={folder / 'factors.yaml'}"
 
 
-def asked(values: dict) -> "tuple[Search | Recovery, Path | None]":
+def search_settings(values: dict) -> "tuple[Search | Recovery, Path | None]":
     """The settings of either search from plain values, and the file whose short factors are searched, if any.
 
     Raises:
@@ -142,61 +151,4 @@ def asked(values: dict) -> "tuple[Search | Recovery, Path | None]":
     for key, why in {"n_hats": "n̂ is that of the file", "critical": "there is no critical pair within"}.items():
         if values.pop(key):
             raise BadInput(f"{key} cannot be set with recover={path}: {why}")
-    return validate(Recovery, values | {"length": length}), Path(path)
-
-
-def _main(values: dict, overrides: list[str]) -> None:
-    from experiments.longrope.figure import search_figure
-    from experiments.longrope.recovery import recover, worth
-
-    about = read_request(values)
-    how, factors = asked(values)
-    title = f"{about.trained.name} {f'x{how.factor:g}' if factors is None else 'short'}"
-    with search_progress(title, how) as tell:
-        if factors is None:
-            result, folder = search_factors(about.checkpoint, how, about.cache, tell)
-        else:
-            result, folder = recover(about.checkpoint, factors, how, about.cache, tell)
-    search_figure(folder / "figure", result)
-    speed = result["evaluations_per_second"]
-    print(
-        f"{result['run']} at step {result['step']}, trained at {result['window']}, searched at {result['longer']} "
-        f"tokens on {result['search_texts']} texts by {how.fitness}: {result['evaluations']} candidates"
-        + (f", {speed:.1f} a second" if speed else "")
-    )
-    print(table(result))
-    if factors is not None:
-        print(worth(result))
-    print(f"n̂ = {result['n_hat']}, λ = {' '.join(f'{x:g}' for x in result['vectors'][FOUND])}")
-    print(f"Read with it: {override(result['factor'], folder)}\nHistory, numbers and figure: {folder}/")
-    if about.logger.name == "wandb":
-        _to_wandb(about, result, how, folder)
-
-
-def _to_wandb(about, result: dict, how: Searching, folder: Path) -> None:
-    """The best score against tokens read, the table and the figure."""
-    import wandb
-
-    sizes = [len(generation) for generation in json.loads((folder / "history.json").read_text())]
-    tokens = 0
-    with wandb_reading(about, result, "longrope", how) as run:
-        for size, score in zip(sizes, result["history"], strict=True):
-            tokens += size * result["search_texts"] * result["longer"]
-            run.log({"tokens": tokens, "search/best": score})
-        cells = [
-            [name, part, row[part]["perplexity"]]
-            for name, row in result["methods"].items()
-            for part in row
-            if part not in ("label", "extend")
-        ]
-        run.log({"methods": wandb.Table(columns=["method", "text", "perplexity"], data=cells)})
-        run.log({"figure": wandb.Image(str(folder / "figure.png"))})
-
-
-def main() -> None:
-    """The command line."""
-    command_line("longrope", _main)
-
-
-if __name__ == "__main__":
-    main()
+    return validate(Recovery, values | {"length": length}), Path(path).expanduser()

@@ -1,10 +1,12 @@
-"""What LongRoPE's two searches share: experiments/longrope for longer texts, experiments/recovery for short ones.
+"""What LongRoPE's two searches share: search.py for longer texts, recovery.py for short ones.
 
 A search is an evolution over one vector of factors, seeded with known ones, whose history is kept after every
 generation; what it found is written to a file, read from there, and scored beside its rivals on text it never saw.
 """
 
 import json
+import math
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,15 +17,15 @@ from typing import TYPE_CHECKING, Literal
 import yaml
 
 from conf.base import Count
-from conf.run_folder import write_json
-from experiments.lab.measure.readings import device_and_precision
+from conf.files import write_json
+from experiments.lab.measure.readings import can_be_written, read_result, refuse_non_finite
+from experiments.lab.measure.subject import Subject, device_and_precision
 from experiments.longrope.evolution import STEPS, Evolution, Individual, Scored, Space, best, evolve
 
 if TYPE_CHECKING:
     from data.corpus import Corpus
     from data.settings import Retrieval
     from experiments.longrope.candidates import Fitness, Texts
-    from models.gpt import GPT
 
 FOUND = "found"
 # Readings in words: known methods, factors a model was fine-tuned with, and those of a file without its short ones.
@@ -65,7 +67,7 @@ class Progress:
     def resume(self, history: list[list[Scored]]) -> None:
         """Start the clock, and the bar where the history ends."""
         self.start = time.perf_counter()
-        self.best = min((each.score for each in best(history)), default=float("inf"))
+        self.best = min((scored.score for scored in best(history)), default=float("inf"))
         self.bar.update(sum(len(generation) for generation in history))
 
     @property
@@ -75,11 +77,11 @@ class Progress:
 
 
 @contextmanager
-def search_progress(title: str, how: Searching) -> Iterator[Progress]:
+def search_progress(title: str, settings: Searching) -> Iterator[Progress]:
     """The progress of a search, on the terminal."""
     from tqdm import tqdm
 
-    with tqdm(desc=title, total=how.candidates, unit="candidate") as bar:
+    with tqdm(desc=title, total=settings.candidates, unit="candidate") as bar:
         yield Progress(bar)
 
 
@@ -87,21 +89,30 @@ def search_progress(title: str, how: Searching) -> Iterator[Progress]:
 class Question:
     """A search made ready to run, and what its winner is compared with.
 
-    model: is read with extend=longrope; length: tokens of a text searched on; readings: checkpoint and extension by
-    name, the rivals among them; about: what the result says first.
+    subject: is read with extend=longrope; length: tokens of a text searched on; readings: checkpoint and extension by
+    name, the rivals among them.
     """
 
-    checkpoint: Path
+    subject: Subject
     folder: Path
-    model: "GPT"
     texts: dict[str, "Texts"]
     length: int
     readings: dict[str, tuple[Path, dict]]
     rivals: tuple[str, ...]
-    about: dict
 
 
-def searched(question: Question, how: Searching, plan, tell: Progress) -> tuple[dict, Path]:
+def search_folder(subject: Subject, label: str, key: str) -> Path:
+    """Where a search is kept; label: it in a word, key: a digest of all it depends on."""
+    return subject.folder("longrope") / f"{subject.checkpoint.stem}-{label}-{key}"
+
+
+def finished_search(folder: Path) -> dict | None:
+    """The result of a search that came to its end, or None."""
+    result = read_result(folder / "results.json")
+    return None if result is None else result | {"read_back": True}
+
+
+def run_search(question: Question, settings: Searching, plan, progress: Progress) -> tuple[dict, Path]:
     """Run a search, or go on with it; score its winner, read from its file, beside the others.
 
     Args:
@@ -109,33 +120,38 @@ def searched(question: Question, how: Searching, plan, tell: Progress) -> tuple[
             holds, given (Scored, temperature).
 
     Returns:
-        The result, as kept in results.json, and the folder it is kept in.
+        The result, as kept in results.json, and the folder it is kept in: one for the moment where its own cannot be
+        written.
     """
     from experiments.longrope.candidates import Fitness, in_place
 
-    there, folder, about = device_and_precision(), question.folder, question.about
-    candidates, frequencies = in_place(question.model.to(there["device"]))
-    arena, seeds, vectors, listed = plan(frequencies)
-    fitness = Fitness(question.model, candidates, question.texts["search"], how.batch_tokens, there, tell)
+    device, folder, subject = device_and_precision(), question.folder, question.subject
+    about = subject.describe("longrope", "validation", "test") | {"window": subject.config.original_window}
+    model = subject.model().to(device["device"])
+    candidates, frequencies = in_place(model)
+    arena, seeds, vectors, contents = plan(frequencies)
+    fitness = Fitness(model, candidates, question.texts["search"], settings.batch_tokens, device, progress)
+    if not can_be_written(folder):
+        folder = Path(tempfile.mkdtemp(prefix="longrope-"))
     folder.mkdir(parents=True, exist_ok=True)
-    history = run_evolution(folder / "history.json", arena, seeds, fitness, how, tell)
+    history = run_evolution(folder / "history.json", arena, seeds, fitness, settings, progress)
 
     winner, path = best(history)[0], folder / "factors.yaml"
-    held = listed(winner, candidates.temperature)
+    held = contents(winner, candidates.temperature)
     path.write_text(yaml.safe_dump(held, sort_keys=False, default_flow_style=None, width=120))
-    found = (question.checkpoint, {"name": "longrope", "factor": held["factor"], "path": str(path)})
-    methods = _scores(question.readings | {FOUND: found}, question.texts, how.batch_tokens, there)
+    found = (subject.checkpoint, {"name": "longrope", "factor": held["factor"], "path": str(path)})
+    methods = _scores(question.readings | {FOUND: found}, question.texts, settings.batch_tokens, device)
+    searched_on = question.texts["search"]
     result = about | {
-        "checkpoint": str(question.checkpoint),
         "label": methods[FOUND]["label"],
         "extend": methods[FOUND]["extend"],
         "factor": held["factor"],
         "longer": question.length,
-        "settings": how.model_dump(mode="json"),
-        "search_documents": sorted(set(question.texts["search"].owners)) if how.fitness == "perplexity" else None,
-        "search_texts": len(question.texts["search"].tokens),
+        "settings": settings.model_dump(mode="json"),
+        "search_documents": sorted(set(searched_on.owners)) if settings.fitness == "perplexity" else None,
+        "search_texts": len(searched_on.tokens),
         "evaluations": sum(len(generation) for generation in history),
-        "evaluations_per_second": tell.speed,
+        "evaluations_per_second": progress.speed,
         "score": winner.score,
         "n_hat": winner.individual.n_hat,
         "critical": winner.individual.critical,
@@ -146,61 +162,64 @@ def searched(question: Question, how: Searching, plan, tell: Progress) -> tuple[
         "rivals": list(question.rivals),
         "methods": methods,
     }
+    refuse_non_finite(result, subject.checkpoint)
     write_json(folder / "results.json", result)
-    return result, folder
+    return result | {"read_back": False}, folder
 
 
-def texts(
-    how: Searching, corpus: "Corpus", keys: "Retrieval", length: int, contexts: tuple[int, int]
+def make_texts(
+    settings: Searching, corpus: "Corpus", keys: "Retrieval", length: int, contexts: tuple[int, int]
 ) -> dict[str, "Texts"]:
     """What is searched on, what is held out, and held-out text read at two context lengths, one of them `length`."""
     from experiments.longrope.candidates import needles, stretches
 
-    few = max(1, how.tokens // length)
+    few = max(1, settings.tokens // length)
     longest = max(contexts)
-    apart = {context: stretches(corpus, "test", longest, how.segments, context) for context in contexts}
-    if how.fitness == "perplexity":
+    apart = {context: stretches(corpus, "test", longest, settings.segments, context) for context in contexts}
+    if settings.fitness == "perplexity":
         search = stretches(corpus, "validation", length, few, length)
-        others = {f"at {context}": each for context, each in apart.items() if context != length}
+        others = {f"at {context}": texts for context, texts in apart.items() if context != length}
         return {"search": search, "held out": apart[length], **others}
     return {
-        "search": needles(corpus, keys, "validation", length, few, how.seed),
-        "held out": needles(corpus, keys, "test", length, how.segments, how.seed + 1),
-        **{f"at {context}": each for context, each in apart.items()},
+        "search": needles(corpus, keys, "validation", length, few, settings.seed),
+        "held out": needles(corpus, keys, "test", length, settings.segments, settings.seed + 1),
+        **{f"at {context}": texts for context, texts in apart.items()},
     }
 
 
 def run_evolution(
-    path: Path, arena: Space, seeds: list[Individual], fitness: "Fitness", how: Evolution, tell: Progress
+    path: Path, arena: Space, seeds: list[Individual], fitness: "Fitness", settings: Evolution, progress: Progress
 ) -> list[list[Scored]]:
     """Every generation, from the history in this file on, which is written after each; the seeds come first."""
-    kept = json.loads(path.read_text()) if path.exists() else []
-    history = [[_scored(each) for each in generation] for generation in kept]
-    tell.resume(history)
-    for generation in evolve(arena, seeds, fitness, how, history):
+    earlier = json.loads(path.read_text()) if path.exists() else []
+    history = [[_from_plain(scored) for scored in generation] for generation in earlier]
+    progress.resume(history)
+    for generation in evolve(arena, seeds, fitness, settings, history):
         history.append(generation)
-        write_json(path, [[_plain(each) for each in generation] for generation in history])
+        write_json(path, [[_to_plain(scored) for scored in generation] for generation in history])
     return history
 
 
-def _plain(scored: Scored) -> dict:
-    one = scored.individual
-    return {"score": scored.score, "n_hat": one.n_hat, "critical": one.critical, "long": one.long}
+def _to_plain(scored: Scored) -> dict:
+    """As in history.json, where a score that was no number is null."""
+    one, score = scored.individual, scored.score if math.isfinite(scored.score) else None
+    return {"score": score, "n_hat": one.n_hat, "critical": one.critical, "long": one.long}
 
 
-def _scored(plain: dict) -> Scored:
+def _from_plain(plain: dict) -> Scored:
     factors = tuple(round(STEPS * factor) for factor in plain["long"])
-    return Scored(Individual(factors, plain["n_hat"], plain["critical"]), plain["score"])
+    score = math.inf if plain["score"] is None else plain["score"]
+    return Scored(Individual(factors, plain["n_hat"], plain["critical"]), score)
 
 
-def _scores(readings: dict[str, tuple[Path, dict]], texts: dict[str, "Texts"], batch_tokens: int, there: dict) -> dict:
+def _scores(readings: dict[str, tuple[Path, dict]], texts: dict[str, "Texts"], batch_tokens: int, device: dict) -> dict:
     """Every text read by every checkpoint and extension."""
     from train import load_model
 
     scores = {}
     for method, (checkpoint, extend) in readings.items():
         model, config, _ = load_model(checkpoint, extend)
-        rows = {name: each.row(model, batch_tokens=batch_tokens, **there) for name, each in texts.items()}
+        rows = {name: one.row(model, batch_tokens=batch_tokens, **device) for name, one in texts.items()}
         scores[method] = {"label": config.extend.label, "extend": config.extend.model_dump(mode="json"), **rows}
     return scores
 
@@ -219,7 +238,7 @@ def overfit(result: dict) -> tuple[float, float, float]:
     return searched, held_out, held_out / searched - 1
 
 
-def table(result: dict) -> str:
+def format_table(result: dict) -> str:
     """Perplexities of every method, and those of what was found over them; then the overfit gap in a sentence."""
     from experiments.lab.statistics import paired_ratio
 

@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 from conf.base import BadInput, Count, CountOrZero, Listed, Settings
 from experiments.lab.finetuning import Factors, check_batch, existing_base, fine_tuned
 from experiments.lab.launch import Launcher, tokens
+from experiments.lab.measure.held_out import trained_corpus
 from experiments.lab.measure.perplexity import Measurement
-from experiments.lab.measure.readings import digest, trained_corpus
+from experiments.lab.measure.subject import open_subject
 from experiments.lab.speed import duration, training_seconds
 from experiments.longrope import Longer, Recovery, Searching
 
@@ -71,8 +72,9 @@ class Stages:
     @property
     def folder(self) -> Path:
         stages = "-".join(f"x{s}-n{n}" for s, n in zip(self.settings.factors, self.settings.steps, strict=True))
-        name = f"{self.checkpoint.stem}-{stages}-{digest(self.checkpoint, None, self.settings)}"
-        return self.checkpoint.parent.parent / "progressive" / name
+        subject = open_subject(self.checkpoint, None, self.base.cache)
+        key = subject.key("progressive", self.settings)
+        return subject.folder("progressive") / f"{self.checkpoint.stem}-{stages}-{key}"
 
 
 def make_stages(checkpoint: Path, settings: Progressive, launcher: Launcher, jobs_on_gpu: int = 1, **changes) -> Stages:

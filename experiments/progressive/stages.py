@@ -27,7 +27,7 @@ from conf.files import write_json
 from experiments.lab.finetuning import fine_tuned
 from experiments.lab.launch import Launcher, Progress
 from experiments.lab.measure.perplexity import measure_checkpoint
-from experiments.lab.measure.readings import read_request
+from experiments.lab.measure.request import read_request
 from experiments.lab.plan import make_plan, train_all
 from experiments.longrope import Search, overfit, recover, search_factors, search_progress
 from experiments.progressive.plan import Progressive, Stages, describe, make_stages, tuning_changes

@@ -111,7 +111,7 @@ def enough(verdicts: dict[str, Verdict], seeds: int, needed: int) -> dict[str, V
 
 def record(name, claim: Claim, request: Request, first, findings: Findings, verdicts, overrides: list[str]) -> dict:
     """Everything a reader needs of a claim, as plain values."""
-    from experiments.lab.measure.readings import device_and_precision
+    from experiments.lab.measure.subject import device_and_precision
 
     texts = {key: getattr(claim, key) for key in ("title", "source", "statement", "rule", "paper", "settle")}
     parts = [{"part": part, **asdict(each)} for part, each in verdicts.items()]

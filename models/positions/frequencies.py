@@ -12,15 +12,14 @@ exponent) keep it while `slowest` is null; given, they run from 1 to it, both in
 """
 
 import math
-from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-import yaml
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from conf.base import BadInput, Count, CountOrZero, Settings
+from models.positions.files import read_yaml
 
 
 def phases(positions: Tensor, frequencies: Tensor) -> Tensor:
@@ -200,12 +199,10 @@ def read_frequencies(path: str) -> list[float]:
     Raises:
         ValueError: the file cannot be read, or holds something else; the message is one sentence.
     """
+    listed = read_yaml(path)
     try:
-        listed = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         return [float(value) for value in (listed if isinstance(listed, list) else str(listed).split())]
-    except OSError as error:
-        raise ValueError(f"path={path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"path={path} must hold a YAML or JSON list of numbers, or plain numbers") from None
 
 

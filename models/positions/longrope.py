@@ -1,15 +1,14 @@
 """LongRoPE: one factor per pair, found by a search, and the first tokens left as they were."""
 
 import math
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-import yaml
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from conf.base import BadInput, CountOrZero
+from models.positions.files import read_yaml
 from models.positions.frequencies import phases
 from models.positions.rescaled import Rescaled, ntk_factors, ranks
 
@@ -27,12 +26,7 @@ def read_factors(path: str) -> dict:
     Raises:
         ValueError: the file cannot be read, or lists no factors; the message is one sentence.
     """
-    try:
-        held = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"path={path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise ValueError(f"path={path} is no YAML") from None
+    held = read_yaml(path)
     if not isinstance(held, dict) or not isinstance(held.get("long"), list):
         raise ValueError(f"path={path} must hold a mapping with `long`, a list of one factor per pair")
     return held

@@ -1,25 +1,25 @@
 """Loss by position: does a model use its context at all, and how far back?
 
-    python -m experiments.by_position checkpoint=runs/default/rope-nano-s1
-
 Held-out text is cut into segments of L targets, each read in one window from its first token, so that target t sees t
 tokens (the protocol `windows`). Losses are averaged in bins that halve the window: (L/2, L], (L/4, L/2], … 1. The
 gate: the mean loss in (L/2, L] is below that in (L/8, L/4] by more than its interval. A model that fails it shows no
 use of the longer part of its window, and one cannot tell by its perplexity what a still longer one would bring.
 
-Intervals are over documents. Results go beside the run, in by_position/, and are read back when asked again.
+Intervals are over documents.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from conf.base import BadInput, Count, Settings
-from conf.compose import command_line
 from experiments.lab.measure.perplexity import cut
-from experiments.lab.measure.readings import cached_reading, progress_bar, read_request, wandb_reading
+from experiments.lab.measure.readings import cached_reading
+from experiments.lab.measure.request import Split
+from experiments.lab.measure.subject import open_subject
 from experiments.lab.statistics import Estimate, mean, mean_difference
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class ByPosition(Settings):
     """How loss by position is measured, as in conf/by_position.yaml."""
 
     context: Count
-    split: Literal["validation", "test"] = "test"
+    split: Split = "test"
     segments: Count = 512
     batch_tokens: Count = 16_384
 
@@ -83,37 +83,42 @@ def by_position(losses: "TokenLosses", owners: list[int]) -> Sums:
 
 
 def measure_by_position(
-    checkpoint: Path, extend: dict | None, how: ByPosition, cache: str, progress=None
-) -> tuple[dict, Path]:
+    checkpoint: Path, extend: dict | None, settings: ByPosition, cache: str, progress=None, data: dict | None = None
+) -> tuple[dict, Path | None]:
     """Loss by position of a checkpoint, and the file it is kept in; what was measured before is read back.
 
+    Args:
+        extend, data: plain settings of an extension and of a text, or None for those it was trained with.
+
     Returns:
-        {…, "rows": [{"low", "high", "nll", "interval", "perplexity", "targets", "document_nll", "document_targets"}],
-        "gate": {"value", "low", "high"}, "uses_context": whether the gate is passed}; nll in nats per token, by
-        document in nats.
+        As cached_reading, with {"rows": [{"low", "high", "nll", "interval", "perplexity", "targets", "document_nll",
+        "document_targets"}], "gate": {"value", "low", "high"}, "uses_context": whether the gate is passed}; nll in
+        nats per token, by document in nats.
     """
     from experiments.lab.measure.protocols import token_losses
 
-    def measured(model, config, corpus, where: dict) -> dict:
-        segments = cut(corpus.split(how.split), how.context + 1, how.segments)
-        options = {"batch_tokens": how.batch_tokens, "progress": progress, **where}
-        (losses,) = token_losses(model, segments.tokens, [how.context], "windows", **options)
+    def measured(model, config, corpus, device: dict) -> dict:
+        segments = cut(corpus.split(settings.split), settings.context + 1, settings.segments)
+        options = {"batch_tokens": settings.batch_tokens, "progress": progress, **device}
+        (losses,) = token_losses(model, segments.tokens, [settings.context], "windows", **options)
         sums = by_position(losses, segments.owners)
         rows = []
         for place, (low, high) in enumerate(sums.bins):
             loss = sums.interval(place)
             row = {"low": low, "high": high, "nll": loss.value, "interval": [loss.low, loss.high]}
-            row |= {"perplexity": float(np.exp(loss.value)), "targets": int(sums.targets[:, place].sum())}
+            row |= {"perplexity": math.exp(min(loss.value, 700.0)), "targets": int(sums.targets[:, place].sum())}
             columns = {"document_nll": sums.nll, "document_targets": sums.targets}
-            rows.append(row | {key: table[:, place].tolist() for key, table in columns.items()})
+            rows.append(row | {key: column[:, place].tolist() for key, column in columns.items()})
         gate = sums.gate()
-        told = {"split": how.split, "context": how.context, "documents": len(sums.nll), "rows": rows}
-        return told | {"gate": asdict(gate), "uses_context": gate.high < 0}
+        about = {"split": settings.split, "context": settings.context, "documents": len(sums.nll), "rows": rows}
+        shown = len(sums.nll) > 1 and gate.high < 0  # the interval of a single document has no width
+        return about | {"gate": asdict(gate), "uses_context": shown}
 
-    return cached_reading("by_position", checkpoint, extend, how, f"{how.split}{how.context}", cache, measured)
+    subject, label = open_subject(checkpoint, extend, cache, data), f"{settings.split}{settings.context}"
+    return cached_reading("by_position", subject, settings, label, (settings.split,), measured)
 
 
-def table(result: dict) -> str:
+def format_table(result: dict) -> str:
     """Context seen, loss with its interval, perplexity and targets, in columns; then the gate in a sentence."""
     lines = [f"{'context seen':>14} {'nats':>7} {'interval':>16} {'perplexity':>11} {'targets':>9}"]
     for row in result["rows"]:
@@ -121,20 +126,21 @@ def table(result: dict) -> str:
         seen, interval = f"{row['low']}-{row['high']}", f"[{low:.3f}, {high:.3f}]"
         lines.append(f"{seen:>14} {row['nll']:>7.3f} {interval:>16} {row['perplexity']:>11.3f} {row['targets']:>9,}")
     early, late = result["rows"][-3], result["rows"][-1]
+    alone = " (of a single document, so without an interval)" * (result["documents"] == 1)
     verdict = "the model uses" if result["uses_context"] else "the model shows no use of"
     lines.append(
         f"With {late['low']}-{late['high']} tokens of context against {early['low']}-{early['high']}: "
-        f"{Estimate(**result['gate'])} nats; {verdict} more context than that."
+        f"{Estimate(**result['gate'])} nats{alone}; {verdict} more context than that."
     )
     return "\n".join(lines)
 
 
-def figure(result: dict, path: Path) -> None:
+def draw_figure(result: dict, path: Path) -> None:
     """Loss against context seen, a step for each bin with its interval; writes path.png and path.svg."""
     from experiments.lab.canvas import pyplot
 
     plt = pyplot()
-    drawn, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for row in result["rows"]:
         span = (row["low"] - 0.5, row["high"] + 0.5)
         axes.fill_between(span, *row["interval"], color="#4c72b0", alpha=0.25, linewidth=0)
@@ -147,32 +153,5 @@ def figure(result: dict, path: Path) -> None:
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     for suffix in (".png", ".svg"):
-        drawn.savefig(path.with_suffix(suffix), dpi=150)
-    plt.close(drawn)
-
-
-def _main(values: dict, overrides: list[str]) -> None:
-    from conf.schema import validate
-
-    asked = read_request(values)
-    if values["context"] is None:
-        values["context"] = asked.trained.window
-    how = validate(ByPosition, values)
-    with progress_bar(asked.trained.name) as progress:
-        result, place = measure_by_position(asked.checkpoint, asked.extend, how, asked.cache, progress)
-    figure(result, place.with_suffix(""))
-    print(f"{result['run']} at step {result['step']}, read with extend={result['label']}, {how.split}:")
-    print(f"{table(result)}\nNumbers and figure: {place.with_suffix('')}.json, .png, .svg")
-    if asked.logger.name == "wandb":
-        with wandb_reading(asked, result, "by_position", how) as run:
-            for row in result["rows"]:
-                run.log({"context/length": row["high"], "context/nll_by_position": row["nll"]})
-
-
-def main() -> None:
-    """The command line."""
-    command_line("by_position", _main)
-
-
-if __name__ == "__main__":
-    main()
+        figure.savefig(path.with_suffix(suffix), dpi=150)
+    plt.close(figure)

@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data.settings import Chains
 from experiments.lab.measure.optimum import optimum
-from experiments.lab.measure.protocols import TokenLosses
 from experiments.lab.statistics import Estimate, bootstrap, mean
+
+if TYPE_CHECKING:
+    from experiments.lab.measure.protocols import TokenLosses
 
 ALLOWED = 5  # standard errors by which chance may let a model beat the optimum
 
@@ -83,7 +86,7 @@ def lengths(context: int) -> list[int]:
 
 
 def with_optimum(
-    rows: Sequence[dict], losses: Sequence[TokenLosses], documents: Sequence, owners: Sequence[int], language: Chains
+    rows: Sequence[dict], losses: "Sequence[TokenLosses]", documents: Sequence, owners: Sequence[int], language: Chains
 ) -> list[dict]:
     """Rows of a reading on chains with what the best reader makes of the same targets and contexts.
 

@@ -14,12 +14,15 @@ Letters in shape comments: D documents, R region, N targets of a document, S sta
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data.chains import rows
 from data.settings import Chains
-from experiments.lab.measure.protocols import TokenLosses
+
+if TYPE_CHECKING:
+    from experiments.lab.measure.protocols import TokenLosses
 
 
 def optimal_losses(language: Chains, documents: np.ndarray, positions: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -53,7 +56,7 @@ def _times(keys: np.ndarray, first: np.ndarray, own: np.ndarray) -> np.ndarray:
     return np.searchsorted(places, start + own) - np.searchsorted(places, start + first)
 
 
-def optimum(language: Chains, documents: Sequence, losses: TokenLosses, limit: int | None = None) -> np.ndarray:
+def optimum(language: Chains, documents: Sequence, losses: "TokenLosses", limit: int | None = None) -> np.ndarray:
     """The best reader's losses for what a model was measured on, (D, N) as `losses.nll`.
 
     Args:

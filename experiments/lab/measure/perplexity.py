@@ -1,32 +1,24 @@
-"""Long-context perplexity of a checkpoint, read as trained or with any extension.
-
-    python -m experiments.perplexity checkpoint=runs/default/rope-nano-s1 extend=interpolate extend.factor=8
+"""Long-context perplexity of a checkpoint on held-out text, read as trained or with any extension.
 
 Held-out documents are cut into disjoint segments as long as the longest context needs, so that a long document gives
-many targets; sums are kept by document, the unit of every interval. A method that depends on the length of the text is
-read twice, whole windows at once and as decoded (protocols.py). Results go beside the run that was
-measured, in perplexity/, and are read from there when the same is asked again. What each doubling of the context gains
-stands beside them, and on data=chains the optimum and the effective context (context.py).
+many targets; sums are kept by document, the unit of every interval. A segment's first token is context alone, so the
+separator that opens a document is never a target: perplexity and bits per byte count text and nothing else. What each
+doubling of the context gains stands beside them, and on data=chains the optimum and the effective context (context.py).
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from conf.base import BadInput, Count, Counts, Settings
-from conf.compose import command_line
 from experiments.lab.measure import context
-from experiments.lab.measure.readings import (
-    Pass,
-    cached_reading,
-    choose_passes,
-    progress_bar,
-    read_request,
-    wandb_reading,
-)
+from experiments.lab.measure.readings import cached_reading, reading_path
+from experiments.lab.measure.request import Pass, Split
+from experiments.lab.measure.subject import open_subject
 from experiments.lab.statistics import Estimate, paired_ratio
 
 if TYPE_CHECKING:
@@ -38,11 +30,16 @@ class Measurement(Settings):
 
     protocol: Literal["fixed_targets", "windows", "sliding"] = "fixed_targets"
     reading: Pass = "whole"
-    contexts: Counts
+    contexts: Annotated[Counts, Field(min_length=1)]
     stride: Count
-    split: Literal["validation", "test"] = "test"
+    split: Split = "test"
     segments: Count = 128
     batch_tokens: Count = 16_384
+
+    @property
+    def label(self) -> str:
+        """In a word."""
+        return self.protocol + "-decoded" * (self.reading == "decoded")
 
 
 def default_contexts(window: int) -> tuple[int, ...]:
@@ -70,69 +67,79 @@ def cut(documents: "Documents", length: int, limit: int) -> Segments:
     if not places:
         longest = max((len(documents[i]) for i in range(len(documents))), default=0)
         raise BadInput(f"contexts need documents of {length} tokens, and the longest held out has {longest}")
-    kept = [places[index] for index in np.unique(np.linspace(0, len(places) - 1, min(limit, len(places))).astype(int))]
-    return Segments([np.asarray(documents[i][start : start + length]) for i, start in kept], [i for i, _ in kept])
+    spread = np.unique(np.linspace(0, len(places) - 1, min(limit, len(places))).astype(int))
+    chosen = [places[index] for index in spread]
+    tokens = [np.asarray(documents[i][start : start + length]) for i, start in chosen]
+    return Segments(tokens, [i for i, _ in chosen])
 
 
-def measure_checkpoint(checkpoint: Path, extend: dict | None, how: Measurement, cache: str, progress=None) -> dict:
-    """As `measure_and_place`, without the file."""
-    return measure_and_place(checkpoint, extend, how, cache, progress)[0]
+def measure_checkpoint(
+    checkpoint: Path, extend: dict | None, settings: Measurement, cache: str, progress=None, data: dict | None = None
+) -> dict:
+    """As `measure_perplexity`, without the file."""
+    return measure_perplexity(checkpoint, extend, settings, cache, progress, data)[0]
 
 
-def measure_and_place(
-    checkpoint: Path, extend: dict | None, how: Measurement, cache: str, progress=None
-) -> tuple[dict, Path]:
+def measure_perplexity(
+    checkpoint: Path, extend: dict | None, settings: Measurement, cache: str, progress=None, data: dict | None = None
+) -> tuple[dict, Path | None]:
     """Measure a checkpoint at every context length, and the file it is kept in; what was measured before is read back.
 
     Args:
-        extend: plain settings of an extension, or None for the one it was trained with.
+        extend, data: plain settings of an extension and of a text, as in conf, or None for those it was trained with.
 
     Returns:
-        {"checkpoint", "step", "position", "extend", "rows": [...], "gains": [...]}, a row per context length with
-        perplexity, nll, tokens, bits_per_byte, token_set, and sums by document: document, document_nll,
-        document_tokens; on data=chains also optimum, effective_context and excess. Of fixed_targets also "gate".
+        As cached_reading, with {"split", "rows": [...], "gains": [...]}, a row per context length with perplexity, nll,
+        tokens, bits_per_byte (None where tokens stand for no text), token_set, and sums by document: documents,
+        document_nll, document_tokens; on data=chains also optimum, effective_context and excess. Of fixed_targets also
+        "gate".
     """
     from experiments.lab.measure.protocols import summarise, token_losses
 
-    def measured(model, config, corpus, where: dict) -> dict:
-        segments = cut(corpus.split(how.split), max(how.contexts) + 1, how.segments)
+    def measured(model, config, corpus, device: dict) -> dict:
+        segments = cut(corpus.split(settings.split), max(settings.contexts) + 1, settings.segments)
         losses = token_losses(
             model,
             segments.tokens,
-            how.contexts,
-            how.protocol,
-            how.stride,
-            as_decoded=how.reading == "decoded",
-            batch_tokens=how.batch_tokens,
+            settings.contexts,
+            settings.protocol,
+            settings.stride,
+            as_decoded=settings.reading == "decoded",
+            batch_tokens=settings.batch_tokens,
             progress=progress,
-            **where,
+            **device,
         )
-        width = corpus.bytes_per_token(how.split)
-        sums = [asdict(summarise(each, width)) for each in losses]
+        width = corpus.bytes_per_token(settings.split)
+        sums = [asdict(summarise(one, width)) for one in losses]
         rows = [by_document(row, segments.owners) for row in sums]
         if corpus.language is not None:
             rows = context.with_optimum(rows, losses, segments.tokens, segments.owners, corpus.language)
-        result = {"split": how.split, "rows": rows, "gains": context.gains(rows)}
-        if how.protocol == "fixed_targets":
+        result = {"split": settings.split, "rows": rows, "gains": context.gains(rows)}
+        if settings.protocol == "fixed_targets":
             result |= {"window": config.window, "gate": context.gate(rows, config.window)}
         return result
 
-    label = how.protocol + "-decoded" * (how.reading == "decoded")
-    return cached_reading("perplexity", checkpoint, extend, how, label, cache, measured)
+    subject = open_subject(checkpoint, extend, cache, data)
+    return cached_reading("perplexity", subject, settings, settings.label, (settings.split,), measured)
+
+
+def perplexity_is_measured(checkpoint: Path, extend: dict | None, settings: Measurement, cache: str) -> bool:
+    """Whether measure_checkpoint would read back what it is asked."""
+    return reading_path(open_subject(checkpoint, extend, cache), "perplexity", settings, settings.label).is_file()
 
 
 def by_document(row: dict, owners: list[int]) -> dict:
     """Sums over segments → sums over the documents they come from."""
     sums: dict[int, list[float]] = {}
     for segment, nll, tokens in zip(row["documents"], row["document_nll"], row["document_tokens"], strict=True):
-        both = sums.setdefault(owners[segment], [0.0, 0])
-        both[0] += nll
-        both[1] += tokens
-    documents = {"documents": list(sums), "document_nll": [s[0] for s in sums.values()]}
-    return row | documents | {"document_tokens": [s[1] for s in sums.values()]}
+        document = sums.setdefault(owners[segment], [0.0, 0])
+        document[0] += nll
+        document[1] += tokens
+    nats, counts = zip(*sums.values(), strict=True)
+    return row | {"documents": list(sums), "document_nll": list(nats), "document_tokens": list(counts)}
 
 
-def table(rows: list[dict], gains: Sequence[dict] = ()) -> str:
+def format_table(rows: list[dict], gains: Sequence[dict] = ()) -> str:
     """A line per context length: perplexity, bits per byte of text or the optimum of chains, what the context gains."""
     gained = {gain["to"]: Estimate(gain["value"], gain["low"], gain["high"]) for gain in gains}
     columns = [("context", 8), ("perplexity", 11)]
@@ -165,56 +172,10 @@ def notes(result: dict) -> list[str]:
     return lines
 
 
-def both_table(whole: list[dict], decoded: list[dict]) -> str:
+def format_both(whole: list[dict], decoded: list[dict]) -> str:
     """Perplexity of the same targets read both ways, and its ratio with an interval over documents."""
     lines = [f"{'context':>8} {'whole':>11} {'decoded':>11} {'decoded / whole':>22}"]
     for one, other in zip(whole, decoded, strict=True):
         ratio = paired_ratio(other, one)
         lines.append(f"{one['context']:>8} {one['perplexity']:>11.3f} {other['perplexity']:>11.3f} {ratio!s:>22}")
     return "\n".join(lines)
-
-
-def _main(values: dict, overrides: list[str]) -> None:
-    from conf.schema import validate
-
-    asked = read_request(values)
-    readings, said = choose_passes(asked, values.pop("reading"))
-    values["contexts"] = values["contexts"] or list(default_contexts(asked.trained.original_window))
-    if values["stride"] is None:
-        values["stride"] = max(1, min(values["contexts"]) // 2)
-    results = {}
-    for reading in readings:
-        how = validate(Measurement, {**values, "reading": reading})
-        with progress_bar(asked.trained.name) as progress:
-            result, place = measure_and_place(asked.checkpoint, asked.extend, how, asked.cache, progress)
-        results[reading] = result["rows"]
-        print(f"{result['run']} at step {result['step']}, read with extend={result['label']}, {how.protocol}, "
-              f"{how.split}{', as decoded' * (reading == 'decoded')}:", flush=True)  # fmt: skip
-        print("\n".join([table(result["rows"], result.get("gains", ())), *notes(result)]))
-        if "optimum" in result["rows"][0]:
-            title = f"{result['run']}, {how.protocol}"
-            context.figure({result["label"]: result["rows"]}, result["original_window"], title, place.with_suffix(""))
-            print(f"Figure: {place.with_suffix('')}.png, .svg")
-    print(said)
-    if len(results) > 1:
-        print(both_table(**results))
-    if asked.logger.name == "wandb":
-        with wandb_reading(asked, result, how.protocol, how) as run:
-            for rows in zip(*results.values(), strict=True):
-                told = {"context/length": rows[0]["context"]}
-                for reading, row in zip(results, rows, strict=True):
-                    after = "_decoded" * (reading == "decoded")
-                    told[f"context/perplexity{after}"] = row["perplexity"]
-                    told[f"context/nll{after}"] = row["nll"] / row["tokens"]
-                    if "optimum" in row:
-                        told[f"context/effective{after}"] = row["effective_context"]["value"]
-                run.log(told)
-
-
-def main() -> None:
-    """The command line."""
-    command_line("perplexity", _main)
-
-
-if __name__ == "__main__":
-    main()

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conf.base import BadInput
-from data.retrieval import Task, Trial
 from experiments.lab.statistics import DRAWS, wilson
 
 if TYPE_CHECKING:
     from data.corpus import Documents
+    from data.retrieval import Task, Trial
     from models.gpt import GPT
 
 PI_RATE, YARN_RATE = 0.2, 0.8  # shares of success that the two papers ask for
@@ -58,14 +58,14 @@ class Cell:
     preferred: float
 
 
-def ask(model: "GPT", trials: Sequence[Trial], **options) -> Answers:
+def ask(model: "GPT", trials: "Sequence[Trial]", **options) -> Answers:
     """Put trials of one length to a model; options are those of token_losses (as_decoded, batch_tokens, device …)."""
     right, top = _key_losses(model, trials, [trial.key for trial in trials], options)
     wrong, _ = _key_losses(model, trials, [trial.other for trial in trials], options)
     return Answers(np.asarray(top.all(axis=1)), right.sum(axis=1), wrong.sum(axis=1))
 
 
-def needle_perplexity(model: "GPT", trials: Sequence[Trial], **options) -> float:
+def needle_perplexity(model: "GPT", trials: "Sequence[Trial]", **options) -> float:
     """Perplexity of the tokens of the right keys alone: half the work of `ask`, and a fitness that can be searched."""
     nll, _ = _key_losses(model, trials, [trial.key for trial in trials], options)
     return _exp(nll.mean())
@@ -81,7 +81,7 @@ def _key_losses(model, trials, keys, options) -> tuple[np.ndarray, np.ndarray]:
     return losses.nll.astype(np.float64), losses.top
 
 
-def make_trials(task: Task, documents: "Documents", length: int, k: int, count: int, seed: int) -> list[Trial]:
+def make_trials(task: "Task", documents: "Documents", length: int, k: int, count: int, seed: int) -> "list[Trial]":
     """Trials of one cell, a function of (seed, length, k): each its own keys and its own stretch of held-out text.
 
     Raises:
@@ -109,7 +109,7 @@ def cell(length: int, depth: float, k: int, answers: Answers, digits: int) -> Ce
         length,
         depth,
         k,
-        "".join("01"[int(each)] for each in answers.exact),
+        "".join("01"[int(right)] for right in answers.exact),
         share.value,
         share.low,
         share.high,
@@ -129,20 +129,20 @@ def k_max(cells: Sequence[Cell], rate: float = PI_RATE) -> int:
     Chen et al. (2023), Position Interpolation, section 3.3, with rate = 0.2. The cells are those of one length.
     """
     reached = 0
-    for each in sorted(cells, key=lambda each: each.k):
-        if each.exact < rate:
+    for cell in sorted(cells, key=lambda cell: cell.k):
+        if cell.exact < rate:
             break
-        reached = each.k
+        reached = cell.k
     return reached
 
 
 def k_max_interval(cells: Sequence[Cell], rate: float = PI_RATE, seed: int = 0) -> tuple[int, int]:
     """The 95 % percentile interval of k_max when the trials of every cell are drawn again from those it had."""
-    ordered = sorted(cells, key=lambda each: each.k)
-    trials = np.array([len(each.outcomes) for each in ordered])
-    drawn = np.random.default_rng(seed).binomial(trials, [each.exact for each in ordered], size=(DRAWS, len(ordered)))
+    ordered = sorted(cells, key=lambda cell: cell.k)
+    trials = np.array([len(cell.outcomes) for cell in ordered])
+    drawn = np.random.default_rng(seed).binomial(trials, [cell.exact for cell in ordered], size=(DRAWS, len(ordered)))
     unbroken = (drawn / trials >= rate).cumprod(axis=1).sum(axis=1)  # cells before the first failure
-    low, high = np.percentile(np.array([0, *(each.k for each in ordered)])[unbroken], (2.5, 97.5), method="nearest")
+    low, high = np.percentile(np.array([0, *(cell.k for cell in ordered)])[unbroken], (2.5, 97.5), method="nearest")
     return int(low), int(high)
 
 
@@ -157,21 +157,21 @@ def passkey_context(cells: Sequence[Cell], rate: float = YARN_RATE) -> tuple[int
 
 
 def _lengths(cells: Sequence[Cell]) -> list[int]:
-    return sorted({each.length for each in cells})
+    return sorted({cell.length for cell in cells})
 
 
 def summarise(cells: Sequence[Cell]) -> dict:
     """By length all depths together and k_max under both rules; over all lengths the passkey context and accuracy."""
     by_length = []
     for length in _lengths(cells):
-        mine = [each for each in cells if each.length == length]
-        outcomes = "".join(each.outcomes for each in mine)
+        alike = [cell for cell in cells if cell.length == length]
+        outcomes = "".join(cell.outcomes for cell in alike)
         row = {"length": length, "exact": asdict(wilson(outcomes.count("1"), len(outcomes)))}
-        row["needle_perplexity"] = _exp(float(np.mean([math.log(each.needle_perplexity) for each in mine])))
-        row |= {name: float(np.mean([getattr(each, name) for each in mine])) for name in ("gap", "preferred")}
+        row["needle_perplexity"] = _exp(float(np.mean([math.log(cell.needle_perplexity) for cell in alike])))
+        row |= {name: float(np.mean([getattr(cell, name) for cell in alike])) for name in ("gap", "preferred")}
         for rate in (PI_RATE, YARN_RATE):
-            low, high = k_max_interval(mine, rate)
-            row[f"k_max_{rate:.0%}"] = {"value": k_max(mine, rate), "low": low, "high": high}
+            low, high = k_max_interval(alike, rate)
+            row[f"k_max_{rate:.0%}"] = {"value": k_max(alike, rate), "low": low, "high": high}
         by_length.append(row)
     context, accuracy = passkey_context(cells)
     return {"lengths": by_length, "passkey_context": context, "passkey_accuracy": accuracy}

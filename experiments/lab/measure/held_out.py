@@ -1,0 +1,93 @@
+"""The text a checkpoint is measured on: that of its own corpus, or any other in its own tokens."""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from conf.base import BadInput, Settings
+
+if TYPE_CHECKING:
+    from conf.schema import Config
+    from data.corpus import Corpus, Documents
+
+
+def trained_corpus(checkpoint: Path, config: "Config", record: dict, cache: str) -> "Corpus":
+    """The corpus a checkpoint was trained on.
+
+    Raises:
+        BadInput: it cannot be had, or has changed since.
+    """
+    from data.corpus import prepare
+
+    corpus = prepare(config.data, Path(cache), progress=False)
+    if corpus.fingerprint != record["corpus"]:
+        raise BadInput(f"data={config.data.name} has changed since checkpoint={checkpoint} was trained on it")
+    return corpus
+
+
+def other_corpus(checkpoint: Path, config: "Config", record: dict, data: dict, cache: str) -> "Corpus":
+    """Another text in the tokens of a checkpoint.
+
+    Args:
+        data: plain settings as in conf/data, whose tokenizer plays no part.
+
+    Raises:
+        BadInput: the text cannot be had, or the checkpoint's tokenizer cannot.
+    """
+    from conf.schema import validate
+    from data.corpus import prepare
+    from data.settings import DataSettings
+
+    class Text(Settings):
+        data: DataSettings
+
+    settings = validate(Text, {"data": data}).data
+    corpus = prepare(settings, Path(cache), tokenizer=own_tokenizer(checkpoint, config, record, cache))
+    if (corpus.vocabulary, corpus.separator) != (record["vocabulary"], record["separator"]):
+        raise BadInput(
+            f"data={corpus.name} has {corpus.vocabulary} tokens, and checkpoint={checkpoint} reads "
+            f"{record['vocabulary']}: the text must be in its own tokens"
+        )
+    return corpus
+
+
+def own_tokenizer(checkpoint: Path, config: "Config", record: dict, cache: str) -> str:
+    """The tokenizer a checkpoint was trained with, as the text that `prepare` takes; it lies with the training tokens.
+
+    Raises:
+        BadInput: the training text cannot be had, or has another tokenizer by now.
+    """
+    from data.corpus import prepare
+    from data.tokenizer import BYTES
+
+    settings = getattr(config.data, "tokenizer", None)
+    if settings is not None and settings.kind == "bytes":
+        return BYTES
+    try:
+        corpus = prepare(config.data, Path(cache), progress=False)
+    except BadInput as error:
+        raise BadInput(f"The tokenizer of checkpoint={checkpoint} lies with its training text: {error}") from None
+    same = corpus.fingerprint == record["corpus"] or corpus.tokenizer_fingerprint == record.get("tokenizer")
+    if not same:
+        raise BadInput(f"data={config.data.name} has another tokenizer than checkpoint={checkpoint} was trained with")
+    return corpus.tokenizer_text
+
+
+def count_trained_on(corpus: "Corpus", split: str, trained: "Corpus") -> int:
+    """How many documents of a split were trained on: they are, whole, among the training documents of `trained`."""
+    if corpus.fingerprint == trained.fingerprint:
+        return len(corpus.split(split)) if split == "train" else 0
+    return shared_documents(corpus.split(split), trained.split("train"))
+
+
+def shared_documents(ours: "Documents", theirs: "Documents") -> int:
+    """How many of our documents are among theirs, token by token; only those of equal length are looked at."""
+    lengths, their_lengths = np.diff(ours.offsets), np.diff(theirs.offsets)
+    alike = {_digest(theirs[i]) for i in np.flatnonzero(np.isin(their_lengths, lengths)).tolist()}
+    return sum(_digest(ours[i]) in alike for i in range(len(ours)))
+
+
+def _digest(document: np.ndarray) -> bytes:
+    return hashlib.blake2b(document.tobytes(), digest_size=16).digest()

@@ -1,0 +1,127 @@
+"""What every command that measures one checkpoint is asked: which, with which extension, on which text, read how."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import Field
+
+from conf.base import BadInput, Settings
+
+if TYPE_CHECKING:
+    from conf.schema import Config, Logger
+
+Progress = Callable[[int, int], None]  # tokens read, tokens to read
+# How targets are read: a whole window in one pass, or each as decoding would, from a pass that ends just before it.
+# Settings leave the first out where they are written down.
+Pass = Annotated[Literal["whole", "decoded"], Field(exclude_if="whole".__eq__)]
+Split = Literal["train", "validation", "test"]
+OF_THE_CHECKPOINT = ("tokenizer", "isolate_documents", "retrieval")  # settings of data that a model was trained with
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which checkpoint is to be read, with which extension, on which text, and where things are."""
+
+    checkpoint: Path
+    extend: dict | None  # None: as trained
+    data: dict | None  # plain settings as in conf/data; None: the text it was trained on
+    cache: str
+    runs: str
+    logger: "Logger"
+    trained: "Config"  # what the checkpoint was trained with
+
+
+def read_request(values: dict, overrides: Sequence[str] = ()) -> Request:
+    """Take from composed values what every reading is asked; what is left says how to measure.
+
+    Raises:
+        BadInput: a path that is none, no checkpoint there, or a setting of data that is the checkpoint's own.
+    """
+    from conf.schema import Config, Logger, validate
+    from models.checkpoint_files import find_checkpoint
+    from models.restore import read_record
+
+    for key in ("checkpoint", "cache", "runs"):
+        if not isinstance(values[key], str):
+            raise BadInput(f"{key}={values[key]} must be a path")
+    for override in overrides:
+        key = override.lstrip("+~").split("=")[0]
+        if key.startswith(tuple(f"data.{name}" for name in OF_THE_CHECKPOINT)):
+            raise BadInput(f"{key} cannot be set: a text is read with the checkpoint's own {key.split('.')[1]}")
+    checkpoint = find_checkpoint(Path(values.pop("checkpoint")).expanduser())
+    extend, data = values.pop("extend", None), values.pop("data", None)
+    cache, runs = (str(Path(values.pop(key)).expanduser()) for key in ("cache", "runs"))
+    logger = validate(Logger, values.pop("logger"))
+    trained = validate(Config, read_record(checkpoint)["config"])
+    return Request(checkpoint, extend, data, cache, runs, logger, trained)
+
+
+def choose_passes(request: Request, reading: str) -> tuple[list[str], str]:
+    """Which of whole and decoded to measure, and a sentence on why.
+
+    Args:
+        reading: whole, decoded, or both, which is both where they differ: the method depends on the length of the text.
+
+    Raises:
+        BadInput: it is none of these.
+    """
+    both = get_args(get_args(Pass)[0])
+    if reading not in (*both, "both"):
+        raise BadInput(f"reading={reading} is not known: one of {', '.join(both)}, both")
+    from conf.schema import Config, validate
+
+    extend = request.trained.extend
+    if request.extend is not None:
+        extend = validate(Config, {**request.trained.model_dump(mode="json"), "extend": request.extend}).extend
+    if not depends_on_length(extend, request.trained.original_window):
+        why = f"extend={extend.label} does not depend on the length of the text: as decoded, losses are the same."
+        return [reading if reading != "both" else "whole"], why
+    why = f"extend={extend.label} depends on the length of the text: in a window read whole, early tokens are turned "
+    why += "as the last one needs, which no decoding does"
+    if reading == "whole":
+        return [reading], f"{why}; reading=both adds what decoding sees, at a forward pass for every target."
+    return (list(both) if reading == "both" else [reading]), f"{why}. As decoded, every target has a pass of its own."
+
+
+def depends_on_length(extend: Any, window: int) -> bool:
+    """Whether, read with these settings, the logits of a text change when more text follows it."""
+    from models.positions import EXTENSIONS
+
+    return EXTENSIONS[extend.name](extend, window).depends_on_length
+
+
+@contextmanager
+def progress_bar(name: str) -> Iterator[Progress]:
+    """A progress bar over tokens."""
+    from tqdm import tqdm
+
+    with tqdm(desc=name, unit="tok", unit_scale=True) as bar:
+
+        def progress(read: int, total: int) -> None:
+            bar.total = total
+            bar.update(read - bar.n)
+
+        yield progress
+
+
+def wandb_reading(request: Request, result: dict, kind: str, settings: Settings):
+    """The W&B run of a reading, whose curves have context/length as their x axis."""
+    from conf.tracking import tracked
+
+    return tracked(
+        request.logger,
+        Path(request.runs),
+        name=f"{result['run']}-read-{result['label']}-{kind}",
+        group=request.trained.group,
+        job_type="eval",
+        tags=[result["position"], result["label"], kind],
+        config={
+            "trained": request.trained.model_dump(mode="json"),
+            "extend": result["extend"],
+            "data": result["corpus"],
+            "measurement": settings.model_dump(mode="json"),
+        },
+    )

@@ -1,0 +1,176 @@
+"""What is measured: a checkpoint, read with some extension, on some text; all of it as resolved and not as typed."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conf.base import BadInput, Settings
+from conf.environment import commit
+from experiments.lab.measure.held_out import count_trained_on, other_corpus, trained_corpus
+
+if TYPE_CHECKING:
+    from conf.schema import Config
+    from data.corpus import Corpus
+    from models.gpt import GPT
+
+# What a kind of reading measures; raise a number whenever the same question would get another answer.
+VERSIONS = {"perplexity": 2, "by_position": 2, "passkey": 2, "longrope": 2, "progressive": 2}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a checkpoint, the config it is read with, and the text, all of them resolved."""
+
+    checkpoint: Path
+    config: "Config"
+    record: dict
+    content: str  # sha256 of the checkpoint
+    data: dict | None  # plain settings of the text, as in conf/data; None: that it was trained on
+    cache: str
+
+    @cached_property
+    def corpus(self) -> "Corpus":
+        """The text.
+
+        Raises:
+            BadInput: it cannot be had, or is no longer what was trained on.
+        """
+        if self.data is None:
+            return trained_corpus(self.checkpoint, self.config, self.record, self.cache)
+        return other_corpus(self.checkpoint, self.config, self.record, self.data, self.cache)
+
+    def key(self, kind: str, settings: Settings, **more) -> str:
+        """A digest of everything a reading of this kind depends on; more: what it depends on beside these settings."""
+        depends_on = {
+            "version": VERSIONS[kind],
+            "checkpoint": self.content,
+            "extend": _without_paths(self.config.extend.model_dump(mode="json")),
+            "corpus": self.record["corpus"] if self.data is None else self.corpus.fingerprint,
+            "settings": settings.model_dump(mode="json"),
+            **device_and_precision(),
+            **more,
+        }
+        return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:10]
+
+    def folder(self, kind: str) -> Path:
+        """Where readings of this kind are kept: in the run, or beside a checkpoint that lies in none."""
+        from models.checkpoint_files import home
+
+        return home(self.checkpoint) / kind
+
+    def model(self) -> "GPT":
+        """The model, read with the extension.
+
+        Raises:
+            BadInput: its weights are not finite, or not those of such a model.
+        """
+        from train import load_model
+
+        return load_model(self.checkpoint, self.config.extend.model_dump(mode="json"))[0]
+
+    @property
+    def identity(self) -> dict:
+        """The run in a few words."""
+        return {"run": self.config.name, "step": self.record["step"], "position": self.config.position.name}
+
+    def require(self, *splits: str) -> None:
+        """Refuse a text without any documents in one of these splits.
+
+        Raises:
+            BadInput: it names the split.
+        """
+        for split in splits:
+            if not len(self.corpus.split(split)):
+                raise BadInput(f"data={self.corpus.name} has no text for split={split}: name some as data.{split}=")
+
+    def describe(self, kind: str, *splits: str) -> dict:
+        """What every result says first: the run, how it is read, the text, when and by what it is measured."""
+        return {
+            "checkpoint": str(self.checkpoint),
+            **self.identity,
+            "extend": self.config.extend.model_dump(mode="json"),
+            "label": self.config.extend.label,
+            "original_window": self.config.original_window,
+            "corpus": self._describe_text(splits),
+            "measured": origin(kind),
+        }
+
+    def _describe_text(self, splits: tuple[str, ...]) -> dict:
+        """The corpus by name and content, and by split how many of its documents were trained on; None: not known."""
+        text = {"name": self.corpus.name, "fingerprint": self.corpus.fingerprint}
+        try:
+            trained = self.corpus
+            if self.data is not None:
+                trained = trained_corpus(self.checkpoint, self.config, self.record, self.cache)
+            counts = {split: count_trained_on(self.corpus, split, trained) for split in splits}
+        except BadInput as error:
+            return text | {"trained_on": None, "why": str(error)}
+        documents = {split: len(self.corpus.split(split)) for split in splits}
+        return text | {"trained_on": counts, "documents": documents}
+
+
+def open_subject(checkpoint: Path, extend: dict | None, cache: str, data: dict | None = None) -> Subject:
+    """A checkpoint to measure, with plain settings of an extension (None: as trained), on a text (None: its own).
+
+    Raises:
+        BadInput: the checkpoint cannot be read, or not with that extension.
+    """
+    from conf.schema import Config, validate
+    from models.restore import make_position
+
+    content, record = _read(checkpoint, _state(checkpoint))
+    values = record["config"] if extend is None else {**record["config"], "extend": extend}
+    config = validate(Config, values)
+    make_position(config)  # refuses an extension that does not fit the scheme
+    return Subject(checkpoint, config, record, content, data, cache)
+
+
+def _state(checkpoint: Path) -> tuple:
+    """What changes when a file does."""
+    files = sorted(checkpoint.iterdir()) if checkpoint.is_dir() else [checkpoint]
+    return tuple(
+        (file.name, *(getattr(file.stat(), f"st_{key}") for key in ("ino", "size", "mtime_ns"))) for file in files
+    )
+
+
+@lru_cache(maxsize=64)
+def _read(checkpoint: Path, state: tuple) -> tuple[str, dict]:
+    """The sha256 of a checkpoint, file or folder of parts, and its record; once for every state it is in."""
+    from models.restore import read_record
+
+    record, digest = read_record(checkpoint), hashlib.sha256()
+    for name, *_ in state:
+        with open(checkpoint / name if checkpoint.is_dir() else checkpoint, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest(), record
+
+
+def _without_paths(settings: dict) -> dict:
+    """Settings of an extension without the names of files, whose contents they hold."""
+    inner = {key: _without_paths(value) if isinstance(value, dict) else value for key, value in settings.items()}
+    return {key: value for key, value in inner.items() if key != "path"}
+
+
+def device_and_precision() -> dict:
+    """Where a model is read, and in which precision its blocks."""
+    import torch
+
+    device, precision = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
+    return {"device": device, "precision": precision}
+
+
+@lru_cache(maxsize=1)
+def _commit() -> dict:
+    return commit()
+
+
+def origin(kind: str) -> dict:
+    """When something is measured, and by what."""
+    import torch
+
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"time": now, **_commit(), **device_and_precision(), "torch": torch.__version__, "version": VERSIONS[kind]}
