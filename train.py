@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conf.base import BadInput
-from conf.compose import command_line, compose_values, in_multirun
+from conf.compose import command_line, compose_values, in_multirun, swept
 from conf.inputs import digest_inputs
 from conf.resolve import resolve
 from conf.run_folder import RunFolder
@@ -222,7 +222,7 @@ def main() -> None:
 def _main(values: dict, overrides: list[str]) -> None:
     from models.processes import place_of
 
-    config = resolve(values, overrides)
+    config = resolve(values, overrides, swept=swept())
     if in_multirun() and config.trainer.devices * config.trainer.nodes > 1:
         raise BadInput("a multirun trains on one device per job: set trainer.devices=1, or launch the runs one by one")
     result = train(config, overrides)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 
 class BadInput(ValueError):
@@ -53,6 +53,7 @@ def as_tuple(value):
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
 CountOrZero = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
 Listed = BeforeValidator(as_tuple)
+PathText = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
 Counts = Annotated[tuple[Count, ...], Listed]
 Words = Annotated[tuple[str, ...], Listed]
 

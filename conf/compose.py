@@ -18,9 +18,10 @@ from typing import Any
 
 from conf import signals
 from conf.base import BadInput
-from conf.words import FOLDER, check, explain
+from conf.words import FOLDER, check, explain, swept_keys
 
 SWEEP = "POSITIONS_SWEEP_RECORD"  # where the jobs of a multirun, in whatever process, write how they failed
+SWEPT = "POSITIONS_SWEPT"  # and which keys it is over
 
 
 def plain(config, whole: bool = True) -> dict:
@@ -137,7 +138,9 @@ def _run(config_name: str, run: Callable[[dict, list[str]], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors over instead of printing them
     words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
     allowed = check(words, config_name)
-    sys.argv[1:] = [word for word in sys.argv[1:] if word not in words or word in allowed]
+    sys.argv[1:] = [word for word in sys.argv[1:] if word not in words] + allowed
+    if in_multirun():
+        os.environ[SWEPT] = " ".join(swept_keys(allowed))
 
     @main(config_path=str(FOLDER), config_name=config_name, version_base="1.3")
     def job(config) -> None:
@@ -182,6 +185,11 @@ def check_logger(values: dict) -> None:
 def in_multirun() -> bool:
     """Whether this is one job of a multirun."""
     return SWEEP in os.environ
+
+
+def swept() -> list[str]:
+    """The keys that this multirun is over; none outside one."""
+    return os.environ.get(SWEPT, "").split() if in_multirun() else []
 
 
 def _record_failure(overrides: list[str], error: Exception) -> None:

@@ -1,6 +1,7 @@
 """From composed values to the Config of one run: what comes from a checkpoint is filled in, all is checked."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,17 +15,21 @@ if TYPE_CHECKING:
 FIXED, INHERITED = ("model", "position", "frequencies"), ("extend", "data", "window")
 
 
-def resolve(values: dict, overrides: Sequence[str], trained: dict | None = None) -> "Config":
+def resolve(
+    values: dict, overrides: Sequence[str], trained: dict | None = None, swept: Collection[str] = ()
+) -> "Config":
     """Plain composed values → Config: what comes from a checkpoint is filled in, the run is named, all is checked.
 
     Args:
         trained: settings of the run that will leave the checkpoint, for a plan made before it is there; None reads
             them from it.
+        swept: keys that a sweep is over.
 
     Raises:
         BadInput: an unknown key, a wrong type, an impossible value or combination, a checkpoint that cannot be read.
     """
     from conf.schema import Config, validate
+    from models.checkpoint_files import find_checkpoint
     from models.restore import make_position, read_record
 
     if "original_window" in values:
@@ -33,20 +38,51 @@ def resolve(values: dict, overrides: Sequence[str], trained: dict | None = None)
     given = {override.lstrip("+~").split("=")[0] for override in overrides}
     if not isinstance(values.get("checkpoint"), str | None):
         raise BadInput(f"checkpoint={values['checkpoint']} must be a path")
-    if values.get("checkpoint") is not None:
-        values = _inherit(values, given, trained or read_record(Path(values["checkpoint"]))["config"])
-    else:
+    if values.get("checkpoint") is None:
         values = {**values, "original_window": values["window"]}
+    else:
+        if trained is None:
+            checkpoint = find_checkpoint(Path(values["checkpoint"]))
+            values, trained = {**values, "checkpoint": str(checkpoint)}, read_record(checkpoint)["config"]
+        values = _inherit(values, given, trained)
     config = validate(Config, {**values, "name": values["name"] or "unnamed"})
     position = make_position(config)  # refuses what only shows when the scheme meets the model and the extension
     config.seen.fits(config.window, position.extension)
-    return config if values["name"] else config.model_copy(update={"name": run_name(config, overrides)})
+    return config if values["name"] else config.model_copy(update={"name": run_name(config, overrides, swept)})
 
 
-def _inherit(values: dict, given: set[str], trained: dict) -> dict:
-    """Fill in what a fine-tuned run takes from that of its checkpoint, unless the command line says otherwise."""
-    groups = {key.split(".")[0] for key in given}
-    if fixed := sorted(groups & set(FIXED)):
+def _inherit(values: dict, given: Collection[str], trained: dict) -> dict:
+    """Fill in what a fine-tuned run takes from that of its checkpoint, unless the command line says otherwise.
+
+    A group that is chosen, as by extend=yarn, replaces that of the checkpoint; keys, as extend.factor=8, go over it.
+    """
+    if fixed := sorted({key.split(".")[0] for key in given} & set(FIXED)):
         raise BadInput(f"{fixed[0]} comes from checkpoint={values['checkpoint']} and cannot be changed after training")
-    taken = {key: trained[key] for key in (*FIXED, *INHERITED) if key not in groups}
+    taken = {key: trained[key] for key in FIXED}
+    for group in INHERITED:
+        if group not in given:
+            keys = [key.split(".")[1:] for key in sorted(given) if key.startswith(f"{group}.")]
+            taken[group] = _overlaid(trained[group], values[group], keys) if keys else trained[group]
     return {**values, **taken, "original_window": trained["original_window"]}
+
+
+def _overlaid(trained: dict, values: dict, keys: Sequence[Sequence[str]]) -> dict:
+    """The settings of a group in a checkpoint, with those at some keys as they were composed."""
+    settings = deepcopy(trained)
+    if ["path"] in keys:  # of an extension: what was read from the file before is read anew
+        settings = {key: value for key, value in settings.items() if key == "name"}
+    if ["factor"] in keys and isinstance(settings.get("over"), dict):
+        settings["over"].pop("factor", None)  # that of the extension which is switched to is the same
+    for *path, last in keys:
+        target, source = settings, values
+        for part in path:
+            target, source = target.setdefault(part, {}), source.get(part, {})
+            if not isinstance(target, dict):
+                raise BadInput(
+                    f"{'.'.join([*path, last])} is not a setting of the checkpoint's {part}, which is {target}"
+                )
+        if last in source:
+            target[last] = source[last]
+        else:  # as after ~
+            target.pop(last, None)
+    return settings

@@ -1,12 +1,13 @@
 """The typed, frozen form of a training run's configuration: what Hydra composes must satisfy it, or is refused."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from conf.base import BadInput, Count, CountOrZero, Counts, Listed, Settings, nearest
+from conf.base import BadInput, Count, CountOrZero, Counts, Listed, PathText, Settings, nearest
 from data.settings import DataSettings
 from models.gpt import Shape
 from models.language_model import Optimizer
@@ -69,15 +70,29 @@ class Logger(Settings):
         return self
 
 
+def _folder_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name) or len(name) > 120:
+        raise ValueError(
+            f"{name!r} is no name of a folder: it has letters, digits, '.', '-' and '_', begins with none of '.' and "
+            "'-', and is no longer than 120"
+        )
+    if name == "wandb":
+        raise ValueError("'wandb' is the folder of Weights & Biases: take another name")
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(_folder_name)]  # of one folder below runs/, never out of it
+
+
 class Config(Settings):
     """One training run. Every key is a key of the command line; defaults are in conf/config.yaml."""
 
     seed: CountOrZero
-    group: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=120)]
-    runs: str
-    cache: str
-    checkpoint: str | None  # fine-tune from here; None trains from scratch
+    group: FolderName
+    name: FolderName
+    runs: PathText
+    cache: PathText
+    checkpoint: PathText | None  # fine-tune from here; None trains from scratch
     model: Shape
     position: PositionSettings
     frequencies: FrequencySettings
@@ -105,6 +120,9 @@ class Config(Settings):
             raise ValueError(
                 f"batch={self.batch} must be a multiple of trainer.accumulate x devices x nodes, here {share}"
             )
+        for key, limit in (("layers", 1_000), ("width", 2**17)):  # a crafted checkpoint may ask for any
+            if getattr(self.model, key) > limit:
+                raise ValueError(f"model.{key}={getattr(self.model, key)} must be at most {limit}")
         if self.trainer.strategy == "fsdp" and self.optimizer.name == "muon":
             raise ValueError(
                 "optimizer=muon needs whole matrices, and trainer.strategy=fsdp has rows of them: take adamw, or ddp"

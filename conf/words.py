@@ -21,6 +21,8 @@ def check(overrides: Sequence[str], config_name: str) -> list[str]:
 
     parser, allowed = OverridesParser.create(), []
     for override in overrides:
+        key, _, home = override.partition("=~/")  # which a shell leaves as it is behind a key, and Hydra cannot read
+        override = f"{key}={quoted('~/' + home)}" if home else override
         try:
             parsed = parser.parse_override(override)
         except HydraException as error:
@@ -30,7 +32,29 @@ def check(overrides: Sequence[str], config_name: str) -> list[str]:
             allowed.append(override)
         elif value is not None or not _optional(group, config_name):
             raise BadInput(f"{group}={override.partition('=')[2]} is not known; allowed: {choices(group)}")
-    return allowed
+    return over_checkpoint(allowed) if config_name == "config" else allowed
+
+
+def over_checkpoint(overrides: Sequence[str]) -> list[str]:
+    """Single settings inside a group that a fine-tuned run takes from its checkpoint, as extend.factor=8, so that Hydra
+    takes them whatever they are: it composes the defaults, and the group that they go over is in the checkpoint.
+    """
+    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    if "checkpoint" not in keys or "checkpoint=null" in overrides:
+        return list(overrides)
+    inside = [key.split(".")[0] in {"extend", "data"} - set(keys) and "." in key for key in keys]
+    return [
+        f"++{override.lstrip('+')}" if within and not override.startswith("~") else override
+        for override, within in zip(overrides, inside, strict=True)
+    ]
+
+
+def swept_keys(overrides: Sequence[str]) -> list[str]:
+    """The keys that a multirun is over, as seed of seed=1,2."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return [override.key_or_group for override in parsed if override.is_sweep_override()]
 
 
 def _optional(group: str, config_name: str) -> bool:

@@ -24,7 +24,7 @@ class Tokenizer(Settings):
 
     kind: Literal["bytes", "bpe", "file", "hub"]
     # Tokens in all, separator included; bpe only. 257 is every byte and the separator, without a single merge.
-    vocabulary: Count | None = None
+    vocabulary: Annotated[Count, Field(le=10**6)] | None = None
     # A tokenizer.json (file) or the name of a repository on the hub that has one (hub).
     path: str | None = None
 

@@ -212,6 +212,7 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         BadInput: there is none.
     """
+    path = path.expanduser()
     if path.is_dir() and path.suffix != ".ckpt":  # a sharded checkpoint is a folder too
         checkpoints = numbered(path / "checkpoints")
         if not checkpoints:
