@@ -1,11 +1,40 @@
 """Command, versions and commit: what one needs to run something again."""
 
+import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
 PACKAGES = ("torch", "lightning", "hydra-core", "datasets", "tokenizers", "wandb", "numpy")
+
+COMMAND = "POSITIONS_COMMAND"  # as JSON, in the processes that a command starts
+
+
+def command() -> list[str]:
+    """The words that started this program, or the one that started this process for it."""
+    if COMMAND in os.environ:
+        return json.loads(os.environ[COMMAND])
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None:
+        return [Path(sys.argv[0]).name, *sys.argv[1:]]
+    return ["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]]
+
+
+@contextmanager
+def command_known() -> Iterator[None]:
+    """Processes that are started meanwhile know the command they work for."""
+    before = os.environ.get(COMMAND)
+    os.environ[COMMAND] = json.dumps(command())
+    try:
+        yield
+    finally:
+        del os.environ[COMMAND]
+        if before is not None:
+            os.environ[COMMAND] = before
 
 
 def environment(overrides: list[str]) -> dict:
@@ -17,7 +46,7 @@ def environment(overrides: list[str]) -> dict:
         except metadata.PackageNotFoundError:
             versions[package] = None
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": command(),
         "overrides": overrides,
         "versions": versions,
         **commit(),

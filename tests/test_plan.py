@@ -1,5 +1,7 @@
 """One plan over claims: runs shared, bases first, failures listed and tried again, the same by every launcher."""
 
+import json
+import os
 import subprocess
 import sys
 import time
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from conf.base import BadInput
+from conf.environment import COMMAND
 from experiments.lab import launch
 from experiments.lab import plan as engine
 from experiments.lab.launch import Progress
@@ -246,6 +249,14 @@ def test_every_launcher_leaves_the_weights_of_this_process(tmp_path, launcher, t
     assert len(ours) == 2 and ours.keys() == theirs.keys()
     for name, state in ours.items():
         assert all(torch.equal(tensor, theirs[name][key]) for key, tensor in state.items()), name
+
+
+def test_a_run_of_another_process_knows_the_command_it_is_for(tmp_path, two_claims, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["pytest", "a word"])
+    whole = plan_of(["pair"], reproduce_request(tmp_path, "pair", "seeds=1", "launcher=joblib"))
+    assert launch.launch(whole.of(["pair"])[:1], whole.launcher, 1) == {}
+    (path,) = tmp_path.glob("claims-tiny/*/environment.json")
+    assert json.loads(path.read_text())["command"][-1] == "a word" and COMMAND not in os.environ
 
 
 def test_a_failure_in_another_process_is_told(tmp_path, two_claims):

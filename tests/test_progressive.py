@@ -16,7 +16,7 @@ from experiments.lab.measure.perplexity import measure_checkpoint
 from experiments.lab.statistics import paired_ratio
 from experiments.progressive.plan import Progressive, describe, make_stages
 from experiments.progressive.report import Stretch, path_ratios, sentences, table
-from experiments.progressive.stages import _main, read_with, run_progressive
+from experiments.progressive.stages import read_with, run_command, run_progressive
 from models.restore import read_record
 from tests.runs import CACHE, command, tiny
 from train import compose, train
@@ -123,7 +123,7 @@ def test_a_finished_extension_is_read_back(base, result, monkeypatch):
 
 def test_the_command_plans_tells_draws_and_keeps(base, result, capsys):
     asked = words(base.folder)
-    _main(compose_values("progressive", asked), asked)
+    run_command(compose_values("progressive", asked), asked)
     out, made = capsys.readouterr().out, plan(base)
     readings = [Stretch(**each) for each in result["readings"]]
     assert (

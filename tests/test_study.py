@@ -208,6 +208,8 @@ def test_several_seeds_are_one_study_with_intervals_over_them(tmp_path):
     mean = np.sqrt(first[0]["perplexity"] * second[0]["perplexity"])
     assert f"rope, extrapolation, 0 steps: {mean:.2f} at 8" in out
     assert "geometric mean over seeds 1, 2" in out and len(results["over seeds"]) == 4
+    commands = [json.loads(path.read_text())["command"] for path in tmp_path.glob("seeds/rope-*/environment.json")]
+    assert commands == [["python", "-m", "experiments.extend", *words, "seeds=2"]] * 6
     runs = {json.loads(path.read_text())["seed"] for path in tmp_path.glob("seeds/rope-*/config.json")}
     assert runs == {1, 2} and "2 arms, 4 runs" not in out and "3 arms, 6 runs, 0 done" in out
 

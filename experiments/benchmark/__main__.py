@@ -7,7 +7,6 @@ versions and the command, so that sections may come from several runs.
 """
 
 import shlex
-import sys
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +60,7 @@ def _about(bench: "Workbench", overrides: list[str]) -> dict:
             about["versions"][package] = None
     return {
         **about,
-        "command": shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]]),
+        "command": shlex.join(about["command"]),
         "device": bench.name,
         "threads": torch.get_num_threads(),
         "precision": bench.precision,

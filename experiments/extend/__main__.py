@@ -1,6 +1,14 @@
 """The command line."""
 
-from experiments.extend.study import main
+from conf.compose import command_line
+
+
+def run(values: dict, overrides: list[str]) -> None:
+    """Import what the command needs once it is more than --help, and run it."""
+    from experiments.extend.study import run_command
+
+    run_command(values, overrides)
+
 
 if __name__ == "__main__":
-    main()
+    command_line("extend_study", run)

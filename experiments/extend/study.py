@@ -19,7 +19,6 @@ import re
 from pathlib import Path
 
 from conf.base import BadInput
-from conf.compose import command_line
 from conf.files import write_json
 from experiments.extend.arms import DECODED, method_name
 from experiments.extend.findings import Findings, Measured, Reading
@@ -60,7 +59,8 @@ def results_folder(plan: StudyPlan, overrides: list[str]) -> Path:
     return Path(base.runs) / base.group / name[:160]
 
 
-def _main(values: dict, overrides: list[str]) -> None:
+def run_command(values: dict, overrides: list[str]) -> None:
+    """The command, with its composed values: plan, carry out, page."""
     plan = make_study_plan(values, overrides)
     print(describe_study(plan), flush=True)
     readings, complaint = carry_out(plan.runs, lambda position, _: read_scheme(plan, position))
@@ -108,12 +108,3 @@ def write_page(plan: StudyPlan, findings: Findings, folder: Path) -> None:
     )
     following = "other factors (study.factors=[2,8]), more fine-tuning (study.finetune_steps=[4,256]), or other methods"
     print(f"Try next: {following} (study.extends=[none,yarn]); README.md shows more.")
-
-
-def main() -> None:
-    """The command line."""
-    command_line("extend_study", _main)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,16 +5,17 @@ from importlib import import_module
 from typing import Any
 
 
-def hand_out(package: str, **names: str) -> Callable[[str], Any]:
+def hand_out(package: str, **files: tuple[str, ...]) -> Callable[[str], Any]:
     """The `__getattr__` of a question's package.
 
     Args:
-        names: by what is handed out, the file of the package it stands in, as Workbench="workbench".
+        files: what is handed out, by the file of the package it stands in, as workbench=("Workbench",).
     """
+    places = {name: file for file, names in files.items() for name in names}
 
     def get(name: str) -> Any:
-        if name in names:
-            return getattr(import_module(f"{package}.{names[name]}"), name)
+        if name in places:
+            return getattr(import_module(f"{package}.{places[name]}"), name)
         raise AttributeError(f"module {package} has no attribute {name}")
 
     return get

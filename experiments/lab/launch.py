@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from conf import signals
 from conf.base import BadInput, Count, Settings
+from conf.environment import command_known
 from conf.run_folder import RunFolder, flatten, write_json
 from conf.words import FOLDER, quoted
 
@@ -114,7 +115,7 @@ def launch(configs: Sequence["Config"], launcher: Launcher, at_once: int) -> dic
     portion, failures = len(configs) if launcher.at_once else at_once, {}
     for start in range(0, len(configs), portion):
         some = configs[start : start + portion]
-        with supervisor.watching() if launcher.plugin != "basic" else nullcontext():
+        with command_known(), supervisor.watching() if launcher.plugin != "basic" else nullcontext():
             try:
                 sentences = _launched(words, [[_setting("run", _written(config))] for config in some])
             except Exception as error:  # a process died, or the launcher is not there

@@ -22,7 +22,6 @@ from pathlib import Path
 import yaml
 
 from conf.base import BadInput
-from conf.compose import command_line
 from conf.files import write_json
 from experiments.lab.finetuning import fine_tuned
 from experiments.lab.launch import Launcher, Progress
@@ -123,7 +122,8 @@ def _tune(stages: Stages, start: Path, extend: dict, factor: int, steps: int, se
     return train(run).checkpoint
 
 
-def _main(values: dict, overrides: list[str]) -> None:
+def run_command(values: dict, overrides: list[str]) -> None:
+    """The command, with its composed values: plan, carry out, page."""
     from conf.schema import validate
 
     placed = {key: values[key] for key in ("logger", "trainer", "cache")}
@@ -159,12 +159,3 @@ def write_page(stages: Stages, result: dict, runs: Path) -> None:
         figures = {"figure": folder / "figure.png"}
         tables = (("reading", "context", "perplexity"), cells)
         tracked_page(base.logger, runs, identity, {"found": summary}, figures, curves, tables)
-
-
-def main() -> None:
-    """The command line."""
-    command_line("progressive", _main)
-
-
-if __name__ == "__main__":
-    main()
