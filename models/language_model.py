@@ -153,8 +153,8 @@ class LanguageModel(L.LightningModule):
         Separators are no targets, here as in readings, where they open a document: that one ends is not text.
         """
         targets = batch[:, 1:]
-        scored = targets != self.record.get("separator")
-        nats = (self.gpt(batch[:, :-1], targets=targets)[1].double().view_as(targets) * scored).sum()
+        scored = targets != self.record.get("separator", -1)
+        nats = (self.gpt(batch[:, :-1], targets=targets)[1].double() * scored).sum()
         width = nats.new_zeros(())
         if self.bytes_per_token is not None:
             width = self.bytes_per_token.to(targets.device)[targets].sum()

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -247,6 +248,39 @@ def test_positions_seen_reach_the_model_and_are_a_function_of_seed_and_batch(tmp
     assert torch.equal(read[0], read[2]) and losses[0] == losses[2] and not torch.equal(read[0], read[1])
     module.score(batch)
     assert torch.equal(read[3], torch.arange(32.0))  # measured where it stands
+
+
+@pytest.mark.parametrize("way", ["skipwise", "randomized"])
+@pytest.mark.parametrize(("ranks", "passes"), [(1, 2), (2, 1), (2, 2), (1, 4)])
+def test_neither_passes_nor_processes_change_the_positions_seen(tmp_path, way, ranks, passes):
+    config = compose(tiny(tmp_path, f"seen={way}", "seen.longest=500"))
+    gpt = build_model(config)
+
+    def positions(ranks: int, passes: int, step: int) -> torch.Tensor:
+        module = LanguageModel(gpt, config.optimizer, 5, None, {}, config.seen, config.seed, ranks)
+        batch = torch.zeros(8 // ranks // passes, 33)
+        parts = []
+        for turn in range(passes):
+            for rank in range(ranks):
+                module._trainer = SimpleNamespace(accumulate_grad_batches=passes, global_rank=rank)
+                parts.append(module._positions(batch, step * passes + turn))
+        return torch.cat(parts)
+
+    for step in (0, 3):
+        assert torch.equal(positions(ranks, passes, step), positions(1, 1, step))
+    assert not torch.equal(positions(ranks, passes, 0), positions(ranks, passes, 1))
+
+
+def test_separators_are_no_targets_of_validation(tmp_path):
+    config = compose(tiny(tmp_path))
+    module = LanguageModel(build_model(config), config.optimizer, 5, torch.ones(257), {"separator": 256})
+    batch = torch.randint(0, 256, (3, 33))
+    batch[0, 5] = batch[2, 1] = 256
+    batch[1, 0] = 256  # an input only
+    nll = module.gpt(batch[:, :-1], targets=batch[:, 1:])[1]
+    nats, tokens, _ = module.score(batch).tolist()
+    assert tokens == 3 * 32 - 2
+    assert nats == pytest.approx(float(nll.double().sum() - nll[0, 4] - nll[2, 0]), rel=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
