@@ -65,9 +65,11 @@ def import_run(values: dict) -> tuple[Path, tuple[str, ...]]:
 
 def _write_run(imported: "Imported", values: dict, folder: Path, target: Path) -> None:
     """Fill the folder as a finished run leaves it, so that it may be moved to the target."""
+    from conf.inputs import digest_inputs
     from conf.run_folder import RunFolder
     from data.corpus import prepare
-    from models.checkpoint_files import write
+    from models.checkpoint_files import save_checkpoint
+    from models.restore import make_record
 
     (folder / "tokenizer.json").write_text(imported.tokenizer, encoding="utf-8")
     config = _config(imported, values, folder)
@@ -77,14 +79,13 @@ def _write_run(imported: "Imported", values: dict, folder: Path, target: Path) -
     data = config.data.model_copy(
         update={"tokenizer": config.data.tokenizer.model_copy(update={"path": str(target / "tokenizer.json")})}
     )
-    settings = config.model_copy(update={"data": data}).model_dump(mode="json")
-    record = {"config": settings, "vocabulary": corpus.vocabulary}
-    record |= {"separator": corpus.separator, "corpus": corpus.fingerprint}
+    inputs, config = digest_inputs(config), config.model_copy(update={"data": data})
+    record = make_record(config, corpus) | {"origin": str(values["from"])}
     weights = {f"gpt.{name}": tensor for name, tensor in imported.weights.items()}
     run = RunFolder(folder)
-    with run.opened(settings, []):
+    with run.opened(config.model_dump(mode="json"), [], inputs):
         path = run.checkpoints / "step-00000000.ckpt"
-        write({"state_dict": weights, "lab": record, "global_step": 0}, path)
+        save_checkpoint({"state_dict": weights, "lab": record, "global_step": 0}, path)
         checkpoint = str(path.relative_to(folder))
         run.finish({"name": config.name, "group": GROUP, "checkpoint": checkpoint, "metrics": {}})
 

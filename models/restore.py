@@ -4,6 +4,7 @@
 original_window.
 """
 
+import copy
 import hashlib
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from conf.base import BadInput
-from models.checkpoint_files import load_checkpoint
+from models.checkpoint_files import home, load_checkpoint
 from models.compute import flush_denormals
 from models.gpt import GPT
 from models.positions import Position, build_position
@@ -54,6 +55,11 @@ def record_of(loaded: dict, checkpoint: Path) -> dict:
             raise BadInput(f"checkpoint={checkpoint} was not written by train.py: its record lacks {key}")
     if not isinstance(loaded.get("global_step"), int):
         raise BadInput(f"checkpoint={checkpoint} was not written by train.py: it lacks global_step")
+    if "origin" in record:  # it was imported, and its tokenizer lies in its run, wherever that is by now
+        tokenizer = home(checkpoint) / "tokenizer.json"
+        if tokenizer.is_file():
+            record = copy.deepcopy(record)
+            record["config"]["data"]["tokenizer"]["path"] = str(tokenizer)
     return {**record, "step": loaded["global_step"]}
 
 

@@ -83,6 +83,19 @@ def test_every_command_for_one_checkpoint_takes_it(checkpoint, tmp_path):
     assert "Traceback" not in err
 
 
+def test_moved_it_is_the_same_run_and_reads_other_text_in_its_own_tokens(checkpoint, tmp_path):
+    place = tmp_path / "elsewhere"
+    imported(checkpoint, tmp_path).rename(place)
+    other = tmp_path / "other.txt"
+    other.write_text(" ".join(f"w{2 + i % 40}" for i in range(200)))
+    how = Measurement(protocol="windows", contexts=(32,), stride=16, segments=2)
+    data = compose_values("pretrained", ["data=files", f"data.test={other}", "data.name=other"])["data"]
+    for text, name in ((None, "files"), (data, "other")):
+        result = measure_checkpoint(find_checkpoint(place), None, how, str(tmp_path / "cache2"), data=text)
+        assert result["corpus"]["name"] == name
+        assert result["corpus"]["trained_on"] is None and "trained elsewhere" in result["corpus"]["why"]
+
+
 def test_it_is_fine_tuned_and_leaves_with_its_extension(checkpoint, tmp_path):
     path = find_checkpoint(imported(checkpoint, tmp_path))
     overrides = [each for each in tiny(tmp_path) if not each.startswith(("model.", "data.", "cache"))]

@@ -102,6 +102,8 @@ class Subject:
     def _describe_text(self, splits: tuple[str, ...]) -> dict:
         """The corpus by name and content, and by split how many of its documents were trained on; None: not known."""
         text = {"name": self.corpus.name, "fingerprint": self.corpus.fingerprint}
+        if "origin" in self.record:
+            return text | {"trained_on": None, "why": f"it was trained elsewhere ({self.record['origin']})."}
         try:
             trained = self.corpus
             if self.data is not None:
