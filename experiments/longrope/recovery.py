@@ -32,7 +32,6 @@ from experiments.longrope.searching import (
     run_search,
     search_folder,
 )
-from models.positions.longrope import read_factors
 
 
 class Recovery(Searching):
@@ -111,6 +110,8 @@ def recover(
 
 def _read(factors: Path) -> dict:
     """The mapping in a file of factors."""
+    from models.positions.longrope import read_factors
+
     try:
         held = read_factors(str(factors))
     except ValueError as error:
