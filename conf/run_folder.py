@@ -109,7 +109,8 @@ class RunFolder:
     def _trained(self) -> bool:
         """Whether anything was trained here."""
         kept = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
-        return kept or (self.path / "results.json").exists() or (self.metrics.exists() and self.metrics.stat().st_size)
+        done = (self.path / "results.json").exists()
+        return kept or done or (self.metrics.exists() and self.metrics.stat().st_size > 0)
 
     def _read(self, name: str) -> dict | None:
         """What a file of the folder holds; None where it is missing, or torn, which is said."""

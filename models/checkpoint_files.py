@@ -53,7 +53,7 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
     try:
         with open(path, "wb") as raw:
             file = _HashedFile(raw)
-            torch.save({**checkpoint, SEALED: True}, file)
+            torch.save({**checkpoint, SEALED: True}, file)  # type: ignore[arg-type] # it writes and flushes, no more
             if file.error is not None:
                 raise file.error
             raw.write(MARK + file.digest.digest())

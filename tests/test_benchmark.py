@@ -46,6 +46,7 @@ def bench(one_thread):
     return Workbench.set_up(settings())
 
 
+@pytest.mark.slow
 def test_every_section_and_scheme_is_in_the_table_and_the_numbers(tmp_path):
     status, out, err = run_program(*TINY, f"folder={tmp_path}", module="experiments.benchmark")
     assert status == 0, err
@@ -254,6 +255,7 @@ def test_peak_memory_sees_what_was_alive_at_once():
     assert peak_bytes(lambda: None, CPU) == 0
 
 
+@pytest.mark.slow
 def test_memory_beyond_the_bound_is_an_error_and_not_the_end():
     """In a process of its own, which goes on after it."""
     words = "import torch; from experiments.benchmark.memory import bound_memory; bound_memory(0.1); "

@@ -121,6 +121,7 @@ def test_intervals_of_shares_are_wilsons():
             assert abs(share.value - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / trials), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_measures_draws_keeps_and_reads_back(tmp_path):
     words = tiny(tmp_path, "name=base", "steps=2")
     folder = train(compose(words)).folder

@@ -130,6 +130,7 @@ def test_what_is_no_run_is_one_sentence(source, sentence, tmp_path, monkeypatch)
     assert sentence in str(told.value) and "\n" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_a_server_without_a_key_is_one_sentence(tmp_path):
     words = ("entity/project/id", "a/b/c")
     status, out, err = finish(command(*words, module="experiments.compare", WANDB_API_KEY="", HOME=str(tmp_path)))
@@ -138,6 +139,7 @@ def test_a_server_without_a_key_is_one_sentence(tmp_path):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_help_needs_neither_torch_nor_wandb():
     code = (
         "import sys; sys.modules['torch'] = sys.modules['wandb'] = sys.modules['matplotlib'] = None\n"

@@ -161,6 +161,7 @@ def test_a_wrong_key_is_named_also_where_another_must_be_given(name):
         compose_values(name, ["fator=2"])
 
 
+@pytest.mark.slow
 def test_help_and_cfg_import_nothing_heavy():
     """--help answers at once because neither torch nor the rest is imported before a run starts."""
     code = "import sys, train; print([m for m in ('torch', 'lightning', 'wandb', 'datasets') if m in sys.modules])"

@@ -352,6 +352,7 @@ def test_rows_that_are_lines_become_whole_articles(hub):
 # Token files
 
 
+@pytest.mark.slow
 def test_opening_a_prepared_corpus_needs_neither_datasets_nor_tokenizers(tmp_path):
     asked = {"source": "files", "tokenizer": {"kind": "bpe", "vocabulary": 300}}
     made = prepare(files(tmp_path, **asked), tmp_path / "cache", progress=False)

@@ -47,6 +47,7 @@ def assert_same(one, other, tolerance: float):
         assert torch.allclose(value, models[1][key], atol=tolerance), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how, trainer, more",
     [
@@ -70,6 +71,7 @@ def test_two_processes_train_as_one_does(tmp_path, how, trainer, more):
     assert all(path.is_file() for path in (folder / "checkpoints").glob("snapshot-*.ckpt"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer, how, steps, then", [("ddp", "torchrun", 90, 1), ("fsdp", "directly", 45, 3)])
 def test_a_signal_stops_all_after_the_same_step_and_another_number_goes_on(tmp_path, trainer, how, steps, then):
     """Two processes are stopped, directly the first alone; one goes on, or three with rows of other heights."""

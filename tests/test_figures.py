@@ -36,6 +36,7 @@ def gallery(tmp_path_factory):
     return Gallery(only=None, folder=str(folder / "figures"), checkpoint=checkpoint, runs=str(folder), cache=str(CACHE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_drawn_and_says_what_it_shows(name, gallery):
     drawing = FIGURES[name](gallery)
@@ -105,6 +106,7 @@ def test_distance_the_temperature_divides_scores_and_no_bias():
     torch.testing.assert_close(curves(position, Q, K, LENGTH)[0], (Q @ K) / 4 - slopes[:, None] * EVEN)
 
 
+@pytest.mark.slow
 def test_distance_every_scheme_is_found_and_none_but_nope_is_flat():
     assert sorted(discovered()) == sorted(path.stem for path in (FOLDER / "position").glob("*.yaml"))
     for name in discovered():

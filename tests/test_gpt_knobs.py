@@ -115,6 +115,7 @@ def test_every_weight_learns_and_recomputing_changes_no_gradient(kind):
         torch.testing.assert_close(gradient, plain[name], rtol=1e-11, atol=1e-13, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SHAPES)
 def test_compiled_it_is_the_same(kind):
     gpt, text = model(kind), tokens(2 * WINDOW, batch=2)
@@ -213,6 +214,7 @@ def test_a_run_with_every_kind_of_weight_trains_and_is_read_back(tmp_path, optim
     assert all(torch.equal(value, weights(result)[f"gpt.{name}"]) for name, value in gpt.state_dict().items())
 
 
+@pytest.mark.slow
 def test_sharded_over_two_processes_it_is_the_same(tmp_path):
     words = (*MODERN, "name=a", "steps=3", "checkpoint_every=3")
     one = weights(run(tmp_path, *words, "group=one"))

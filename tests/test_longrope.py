@@ -234,6 +234,7 @@ def found(base, tell=None, **changes):
     return search_factors(base.checkpoint, Search(**TINY | changes), str(CACHE), tell or Progress(Bar()))
 
 
+@pytest.mark.slow
 def test_the_command_searches_keeps_draws_and_what_it_prints_reads_the_same(base):
     asked = [f"{key}={value}" for key, value in TINY.items()]
     where = [f"checkpoint={base.folder}", f"cache={CACHE}", f"runs={base.folder.parent}", "logger=none"]

@@ -90,6 +90,7 @@ def test_the_logits_are_never_whole(monkeypatch, learning):
     assert peaks[0] < logits / 4 < logits <= peaks[1]
 
 
+@pytest.mark.slow
 def test_it_can_be_compiled_whole():
     """No break in the graph, or a compiled model would leave the compiler for its loss."""
     hidden, weight, targets = drawn()

@@ -128,6 +128,7 @@ def base(tmp_path_factory):
     return run(tmp_path_factory.mktemp("base"), "name=base", "steps=2")
 
 
+@pytest.mark.slow
 def test_a_run_resumes_bit_for_bit_and_is_read_as_it_was_tuned(tmp_path, base):
     words = tuned_words(tmp_path, base, "name=a", "seen.share=0.3", "trainer.accumulate=2")
     whole = train(compose([*words, "group=whole"]), words)
@@ -156,6 +157,7 @@ def test_a_run_resumes_bit_for_bit_and_is_read_as_it_was_tuned(tmp_path, base):
 YARN = {"name": "yarn", "factor": 2.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
 def test_two_processes_train_as_one_does(tmp_path, base, trainer):
     """One window for each process at a time, of which one is cut and the other is not."""

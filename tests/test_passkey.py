@@ -120,6 +120,7 @@ def test_a_copying_model_scores_all(keys):
     assert (said["passkey_context"], said["passkey_accuracy"]) == (90, 1)
 
 
+@pytest.mark.slow
 def test_a_blind_model_scores_chance():
     builder = task(digits=2)
     answers = ask(Reader(blind), make_trials(builder, Held(900), 24, 15, 1500, seed=3))
@@ -245,6 +246,7 @@ def test_k_max_equals_its_definition_read_literally():
         assert k_max(cells) == max(good, default=0)
 
 
+@pytest.mark.slow
 def test_the_command_measures_draws_keeps_and_reads_back(tmp_path):
     words = tiny(tmp_path, "name=base", "steps=2", "data.retrieval.digits=3", "data.retrieval.fraction=0.5")
     folder = train(compose(words)).folder

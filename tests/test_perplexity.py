@@ -300,6 +300,7 @@ print(result.tokens, peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_a_context_of_32k_tokens_never_has_all_its_logits():
     run = subprocess.run(

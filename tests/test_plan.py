@@ -235,6 +235,7 @@ def weights(folder) -> dict[str, dict]:
 RAY = pytest.mark.skipif(find_spec("ray") is None, reason="Ray has its own environment: conf/launcher/ray.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", pytest.param("ray", marks=RAY)])
 def test_every_launcher_leaves_the_weights_of_this_process(tmp_path, launcher, two_claims, monkeypatch, one_thread):
     monkeypatch.setattr(launch, "threads", lambda *_: 1)
@@ -259,6 +260,7 @@ def test_a_run_of_another_process_knows_the_command_it_is_for(tmp_path, two_clai
     assert json.loads(path.read_text())["command"][-1] == "a word" and COMMAND not in os.environ
 
 
+@pytest.mark.slow
 def test_a_failure_in_another_process_is_told(tmp_path, two_claims):
     whole = plan_of(["pair"], reproduce_request(tmp_path, "pair", "seeds=1", "launcher=joblib"))
     occupied = tmp_path / "claims-tiny" / "rope-nano-s1"
@@ -278,6 +280,7 @@ def test_a_launcher_that_is_not_installed_is_told(tmp_path, two_claims):
 KILLABLE = "from tests.test_plan import CLAIMS, Pair, reproduce; CLAIMS['pair'] = Pair; reproduce.main()"
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on(tmp_path, two_claims, capsys, one_thread):
     words = ["claim=pair", *tiny_claims(tmp_path), "seeds=1"]
     process = subprocess.Popen([sys.executable, "-c", KILLABLE, *words], cwd=ROOT)

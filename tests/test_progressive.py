@@ -53,6 +53,7 @@ def result(base):
     return run_progressive(plan(base))
 
 
+@pytest.mark.slow
 def test_every_stage_starts_where_the_one_before_it_ended(base, result):
     first, second = result["stages"]
     configs = [read_record(training.Path(each["checkpoint"]))["config"] for each in (first, second, result["direct"])]
@@ -72,6 +73,7 @@ def test_every_stage_starts_where_the_one_before_it_ended(base, result):
     assert searched[1]["run"] == configs[0]["name"] and "again" in searched[1]["rivals"]
 
 
+@pytest.mark.slow
 def test_readings_are_of_the_same_targets_and_compared_in_pairs(base, result):
     readings = [Stretch(**each) for each in result["readings"]]
     assert [each.label for each in readings] == LABELS
@@ -95,6 +97,7 @@ def test_readings_are_of_the_same_targets_and_compared_in_pairs(base, result):
     assert result["ratios"]["recovered / base"][32]["value"] == pytest.approx(recovered)
 
 
+@pytest.mark.slow
 def test_a_verdict_says_which_path_is_better():
     def path(name, *nats):
         row = {"context": 4, "token_set": "t", "document_nll": nats, "document_tokens": [2] * len(nats)}
@@ -110,6 +113,7 @@ def test_a_verdict_says_which_path_is_better():
     assert "of direct: no different." in verdict((1, 3), (2, 2))
 
 
+@pytest.mark.slow
 def test_a_finished_extension_is_read_back(base, result, monkeypatch):
     for name in ("_run", "_fit"):
         monkeypatch.setattr(training, name, None)  # nothing is trained
@@ -121,6 +125,7 @@ def test_a_finished_extension_is_read_back(base, result, monkeypatch):
         run_progressive(other)
 
 
+@pytest.mark.slow
 def test_the_command_plans_tells_draws_and_keeps(base, result, capsys):
     asked = words(base.folder)
     run_command(compose_values("progressive", asked), asked)
@@ -139,6 +144,7 @@ def test_the_command_plans_tells_draws_and_keeps(base, result, capsys):
         assert (made.folder / name).stat().st_size > 100
 
 
+@pytest.mark.slow
 def test_killed_anywhere_the_same_command_goes_on(base, result, tmp_path):
     """Killed outright after the first reading of the first stage, when it is about to fine-tune."""
     shutil.copytree(base.folder, tmp_path / "g" / "base", ignore=shutil.ignore_patterns("longrope", "progressive"))
@@ -157,6 +163,7 @@ def test_killed_anywhere_the_same_command_goes_on(base, result, tmp_path):
     assert [each["long"] for each in again["stages"]] == [each["long"] for each in result["stages"]]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_one_sentence(base, result, tmp_path):
     for change, sentence in {
         "factors=[4,2]": "factors=[4, 2] must be two or more, each above the one before it",

@@ -39,6 +39,7 @@ def test_gradients_are_the_same_bits(case, isolated):
     assert equal(gradients(model, length, False), gradients(model, length, True))
 
 
+@pytest.mark.slow
 def test_compiled_in_place_the_gradients_are_the_same():
     model = Case("t5").model()
     eager = gradients(model, WINDOW, False)
@@ -64,6 +65,7 @@ def test_blocks_keep_their_inputs_alone():
         model(tokens(8))  # read only, nothing is checkpointed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_run_is_the_same_with_and_without_and_may_change_its_mind(tmp_path, optimizer):
     words = (f"optimizer={optimizer}", "position=t5", "name=a", "trainer.accumulate=2")
@@ -76,6 +78,7 @@ def test_a_run_is_the_same_with_and_without_and_may_change_its_mind(tmp_path, op
         run(tmp_path, *words, "group=with", "trainer.accumulate=1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
 def test_two_processes_recompute_too(tmp_path, trainer):
     words = ("name=a", "position=fire", "steps=4", "checkpoint_every=4")

@@ -57,6 +57,7 @@ def read(checkpoint, extend, context=32, length=32):
     return measure_checkpoint(checkpoint, extend, how, str(CACHE))["rows"][0]
 
 
+@pytest.mark.slow
 def test_recovery_keeps_long_and_finds_short_and_both_are_read_by_length(runs):
     base, tuned, file = runs
     result, folder = recovered(runs)

@@ -202,6 +202,7 @@ def test_page_and_readme_agree_with_the_results():
     assert program.updated(text, program.markdown(found, RESULTS, page), str(page)) == text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(MISSING), reason=MISSING)
 @pytest.mark.parametrize(("width", "dark"), [(360, True), (1280, False)])
 def test_a_real_browser_shows_it(page, tmp_path, width, dark):
@@ -225,6 +226,7 @@ def test_a_real_browser_shows_it(page, tmp_path, width, dark):
         assert all(url.startswith(("file:", "data:")) for url in shown.requests) and len(shown.requests) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(MISSING), reason=MISSING)
 def test_what_a_page_does_wrong_is_seen(tmp_path):
     """The browser reports requests and complaints, so that their absence above means something."""

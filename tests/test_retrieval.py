@@ -192,6 +192,7 @@ def test_impossible_settings_are_a_sentence():
         compose(["data.retrieval.fraction=1.5"])
 
 
+@pytest.mark.slow
 def test_training_takes_the_mixture_and_validates_on_text_alone(tmp_path, monkeypatch, one_thread):
     import models.progress
 

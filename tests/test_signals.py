@@ -108,6 +108,7 @@ def test_a_stopped_multirun_ends_whole_and_leaves_no_file(tmp_path, monkeypatch)
     assert end.value.code == 143 and seen == ["a", "b"] and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_supervisor_hands_the_first_signal_on_and_waits(tmp_path, capfd):
     supervisor = signals.Supervisor(tmp_path / "plan" / "stop")
     with pytest.raises(SystemExit) as end, supervisor.watching():
@@ -153,6 +154,7 @@ def wait_until(condition, seconds: float = 60.0) -> None:
     raise AssertionError("it never came to that")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["the parent is killed", "the parent says so"])
 def test_a_worker_saves_takes_up_nothing_further_and_ends_with_its_parent(tmp_path, how):
     parent = subprocess.Popen([sys.executable, "-c", PARENT, WORKER, str(tmp_path)], cwd=ROOT)
@@ -168,6 +170,7 @@ def test_a_worker_saves_takes_up_nothing_further_and_ends_with_its_parent(tmp_pa
     assert (tmp_path / "working").exists() and not (tmp_path / "next").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "whole_group"), [(signal.SIGINT, True), (signal.SIGKILL, False)])
 def test_runs_side_by_side_are_all_saved_whatever_ends_the_command(tmp_path, number, whole_group):
     """Ctrl-C, which reaches every process of the group, and a parent that is killed outright."""

@@ -153,6 +153,7 @@ def study_folder(place, group):
     return folder, json.loads((folder / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_study_measures_every_arm_and_reuses_what_it_has(tmp_path):
     words = tiny(tmp_path, "group=all", "study.extends=[none,interpolate,self_extend]", "study.factors=[2,4]",
                  "study.finetune_steps=[1,2]", "study.segments=4")  # fmt: skip
@@ -238,6 +239,7 @@ def test_a_base_model_that_exists_is_not_trained_again(tmp_path):
         assert status == 1 and sentence in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_stages_start_from_one_another_and_keys_are_asked_for(tmp_path):
     words = tiny(tmp_path, "group=stages", "study.positions=[rope]", "study.extends=[none,interpolate]",
                  "study.factors=[2,4]", "study.finetune_steps=[1]", "study.segments=4", "study.progressive=true",
@@ -263,6 +265,7 @@ def test_stages_start_from_one_another_and_keys_are_asked_for(tmp_path):
     assert drawn == {f"{name}-rope" for name in ("figure", "recovery", "k_max", "passkey")}
 
 
+@pytest.mark.slow
 def test_what_follows_the_length_is_read_twice_and_said_to_be(tmp_path):
     (tmp_path / "found.yaml").write_text(
         "factor: 2.0\nlong: [1, 1, 2, 2, 2, 2, 2, 2]\nshort: [1, 1, 1, 1, 1, 1, 1, 1]\n"

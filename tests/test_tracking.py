@@ -22,6 +22,7 @@ def inspect(folder):
     return offline_records(file)[0]
 
 
+@pytest.mark.slow
 def test_a_multirun_isolates_its_jobs_and_what_was_logged_is_read_back(tmp_path):
     words = tiny(tmp_path, "logger=wandb", "group=sweep", "extend=interpolate", "extend.factor=2")
     status, _, err = run_program("-m", *words, "position=rope,none,sinusoidal", module="train")
@@ -45,6 +46,7 @@ def test_a_multirun_isolates_its_jobs_and_what_was_logged_is_read_back(tmp_path)
         assert "validation/perplexity" in text and '"tokens"' in text
 
 
+@pytest.mark.slow
 def test_an_unreachable_server_never_stops_a_run(tmp_path):
     """Online without a key: one line, and the run goes on offline."""
     words = tiny(tmp_path, "logger=wandb", "logger.mode=online", "name=a")
@@ -55,6 +57,7 @@ def test_an_unreachable_server_never_stops_a_run(tmp_path):
     assert list((tmp_path / "wandb").glob("offline-run-*")) and not list((tmp_path / "wandb").glob("run-*"))
 
 
+@pytest.mark.slow
 def test_training_needs_neither_wandb_nor_datasets(tmp_path):
     """With logger=none and prepared tokens, both may be missing."""
     code = (

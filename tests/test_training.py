@@ -32,6 +32,7 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_loss_falls_on_real_text(tmp_path):
     result = run(tmp_path, "steps=60", "window=64", "batch=16", "optimizer.warmup=5", "validate_every=60")
     first = Metrics(result.folder / "metrics.jsonl").rows()[0]["train/loss"]
@@ -83,6 +84,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
             run(tmp_path, "name=a")
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing_but_rounding(tmp_path):
     whole = weights(run(tmp_path, "name=whole"))
     parts = weights(run(tmp_path, "name=parts", "trainer.accumulate=2"))
@@ -107,6 +109,7 @@ def wait_for(path, process):
     raise AssertionError(f"{path} never came")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_resume_after_kill_and_sigterm_is_bit_equal(tmp_path, one_thread, optimizer):
     """Killed with SIGKILL, resumed, stopped with SIGTERM, resumed: weights and losses are the uninterrupted run's."""
@@ -175,6 +178,7 @@ def test_a_crafted_config_in_a_checkpoint_runs_nothing(tmp_path):
     assert not mark.exists()
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_weights_and_keeps_the_original_window(tmp_path):
     base = run(tmp_path, "name=base")
     words = tiny(tmp_path, "name=tuned", f"checkpoint={base.checkpoint}", "extend=interpolate", "extend.factor=2")
@@ -283,6 +287,7 @@ def test_separators_are_no_targets_of_validation(tmp_path):
     assert nats == pytest.approx(float(nll.double().sum() - nll[0, 4] - nll[2, 0]), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_other_precisions_train_and_save(tmp_path, precision):
     result = run(tmp_path, f"trainer.precision={precision}", "steps=2")
@@ -320,6 +325,7 @@ def test_a_run_leaves_signals_as_it_found_them(tmp_path, monkeypatch, ends):
     assert [signal.getsignal(number) for number in numbers] == before
 
 
+@pytest.mark.slow
 def test_a_run_leaves_no_model_behind(tmp_path):
     """Or the jobs of a multirun, which share a process, would fill the memory with what is finished."""
     gc.collect()
