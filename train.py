@@ -3,8 +3,7 @@
     python train.py position=rope model=nano seed=1
     python train.py -m position=sinusoidal,rope seed=1,2,3
 
-Importable: `compose`, `build_model`, `train`, `load_model`. Heavy imports stand inside functions, so that --help
-answers at once.
+Heavy imports stand inside functions, so that --help answers at once.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 from conf.base import BadInput
 from conf.compose import command_line, compose_values, in_multirun, swept
 from conf.inputs import digest_inputs
+from conf.load import load_model as load_model  # for those who import it from here
 from conf.resolve import resolve
 from conf.run_folder import RunFolder
 
@@ -64,26 +64,6 @@ def open_data(config: Config) -> Corpus:
     from data.corpus import prepare
 
     return prepare(config.data, Path(config.cache), progress=config.trainer.progress)
-
-
-def load_model(checkpoint: Path, extend: dict | None = None) -> tuple[GPT, Config, dict]:
-    """Rebuild a trained GPT from its checkpoint, read as trained or with another extension.
-
-    Args:
-        extend: plain settings of an extension, such as {"name": "interpolate", "factor": 8.0}; None as trained.
-
-    Returns:
-        The model, the Config it is now read with, and the checkpoint's record.
-    """
-    from conf.schema import Config, validate
-    from models.checkpoint_files import load_checkpoint
-    from models.restore import record_of, restore_gpt
-
-    loaded = load_checkpoint(checkpoint)
-    record = record_of(loaded, checkpoint)
-    values = record["config"] if extend is None else {**record["config"], "extend": extend}
-    config = validate(Config, values)
-    return restore_gpt(config, loaded, checkpoint), config, record
 
 
 def train(config: Config, overrides: Sequence[str] = ()) -> Result:
@@ -133,17 +113,16 @@ def _run(config: Config, folder: RunFolder, place: Place) -> dict:
 def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
     """Fit from the newest good checkpoint, or from the start; returns the results, the same in every process."""
     import lightning as L
-    import torch
     from lightning.pytorch.loggers import WandbLogger
 
     from data.retrieval import mixed
     from data.windows import Batches, Windows, fixed_windows
-    from models.checkpoint_files import load_checkpoint, numbered
+    from models.checkpoint_files import numbered
     from models.checkpoints import AtomicCheckpointIO, Checkpoints
     from models.language_model import LanguageModel
-    from models.processes import quiet_lightning, select_device, select_strategy
+    from models.processes import leave_group, quiet_lightning, select_device, select_strategy
     from models.progress import Bar, Metrics, Recorder
-    from models.restore import check_resumed, check_tokenizer, load_weights, make_gpt, make_record, read_record
+    from models.restore import check_resumed, make_gpt, make_record, read_record, start_from
 
     quiet_lightning()
     accelerator, precision = select_device(config.trainer)
@@ -152,15 +131,12 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
     if resumed is not None:
         check_resumed(read_record(resumed), record, folder.path)
     elif config.checkpoint is not None:
-        start = Path(config.checkpoint)
-        check_tokenizer(base := load_checkpoint(start), corpus, start)
-        load_weights(gpt, base, start)
+        start_from(Path(config.checkpoint), gpt, corpus)
     gpt.recompute = config.trainer.activation_checkpointing
     if config.trainer.compile:
         gpt.compile()  # in place: the state dict keeps its names
 
     accumulate, size = config.trainer.accumulate, corpus.bytes_per_token("validation")
-    size = None if size is None else torch.as_tensor(size)
     module = LanguageModel(gpt, config.optimizer, config.steps, size, record, config.seen, config.seed, place.ranks)
     windows = Windows(corpus.split("train").tokens, config.window, config.batch // accumulate, config.seed)
     windows = mixed(windows, corpus, config.data.retrieval, config.window, config.seed, config.original_window)
@@ -171,7 +147,6 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint_every, config.snapshots, folder.set_saved)
     scoring = (held_out, config.validate_every, checkpoints.stopping)
     recorder = Recorder(metrics, config.log_every, config.batch, *scoring)
-    bar = [Bar(config.name, recorder)] if config.trainer.progress else []
     trainer = L.Trainer(
         accelerator=accelerator,
         devices=config.trainer.devices,
@@ -184,13 +159,12 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
         log_every_n_steps=config.log_every,
         limit_val_batches=0,  # the Recorder validates
         logger=WandbLogger(experiment=run) if run is not None else False,
-        callbacks=[recorder, checkpoints, *bar],  # the state is saved after it was recorded
+        # The state is saved after it was recorded.
+        callbacks=[recorder, checkpoints, *([Bar(config.name, recorder)] if config.trainer.progress else [])],
         plugins=[AtomicCheckpointIO(), place.environment],
-        enable_checkpointing=False,
-        enable_progress_bar=config.trainer.progress,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
         default_root_dir=folder.path,
+        enable_progress_bar=config.trainer.progress,
+        **dict.fromkeys(("enable_checkpointing", "enable_model_summary", "use_distributed_sampler"), False),
     )
     trainer.fit(module, batches, ckpt_path=resumed)
     results = None
@@ -198,20 +172,13 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
         last = numbered(folder.checkpoints)[-1].relative_to(folder.path)
         results = {"name": config.name, "group": config.group, "checkpoint": str(last), "metrics": metrics.final()}
     results = trainer.strategy.broadcast(results)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # left to the end of the process, its threads may abort it
+    leave_group()
     if checkpoints.signal is not None:
-        _stop(config, folder, place, trainer.global_step, 128 + checkpoints.signal)
+        if not place.chief:
+            sys.exit(0)  # the others must not look as if they had failed
+        folder.stop(trainer.global_step)
+        sys.exit(128 + checkpoints.signal)
     return results
-
-
-def _stop(config: Config, folder: RunFolder, place: Place, step: int, status: int) -> None:
-    """End this process, the first one with the status: the others must not look as if they had failed."""
-    if not place.chief:
-        sys.exit(0)
-    folder.set_status("interrupted", step=step)
-    print(f"{config.name}: stopped at step {step} and saved; the same command goes on")
-    sys.exit(status)
 
 
 def main() -> None:
@@ -221,17 +188,14 @@ def main() -> None:
 
 def _main(values: dict, overrides: list[str]) -> None:
     from models.processes import place_of
+    from models.progress import describe
 
     config = resolve(values, overrides, swept=swept())
     if in_multirun() and config.trainer.devices * config.trainer.nodes > 1:
         raise BadInput("a multirun trains on one device per job: set trainer.devices=1, or launch the runs one by one")
     result = train(config, overrides)
     if place_of(config.trainer).chief:
-        metrics = result.metrics
-        scores = f"validation perplexity {metrics['validation/perplexity']:.2f}"
-        if "validation/bits_per_byte" in metrics:  # tokens that are no text have none
-            scores += f", {metrics['validation/bits_per_byte']:.3f} bits per byte"
-        print(f"{config.name}: {scores} after {metrics['tokens']:,} tokens; see {result.folder}")
+        print(f"{config.name}: {describe(result.metrics)}; see {result.folder}")
 
 
 if __name__ == "__main__":

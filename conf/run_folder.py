@@ -168,6 +168,11 @@ class RunFolder:
         """Record that there is a checkpoint of this step."""
         self.set_status("running", saved=step)
 
+    def stop(self, step: int) -> None:
+        """Record, and say, that a signal stopped the run after this step, which was saved."""
+        self.set_status("interrupted", step=step, saved=step)
+        print(f"{self.path.name}: stopped at step {step} and saved; the same command goes on")
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """Have the status say that the block runs, and if it does not come to its end, why.

@@ -5,6 +5,7 @@ import zlib
 from typing import Literal
 
 import lightning as L
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -50,7 +51,7 @@ class LanguageModel(L.LightningModule):
         gpt: GPT,
         optimizer: Optimizer,
         steps: int,
-        bytes_per_token: Tensor | None,
+        bytes_per_token: Tensor | np.ndarray | None,
         record: dict,
         seen: Seen | None = None,
         seed: int = 0,
@@ -70,7 +71,7 @@ class LanguageModel(L.LightningModule):
         super().__init__()
         self.gpt, self.optimizer_settings, self.steps, self.record = gpt, optimizer, steps, record
         self.seen, self.seed, self.ranks = seen or Contiguous(), seed, ranks
-        self.bytes_per_token = None if bytes_per_token is None else bytes_per_token.double()
+        self.bytes_per_token = None if bytes_per_token is None else torch.as_tensor(bytes_per_token).double()
         self.loss = self.gradient_norm = torch.tensor(float("nan"), dtype=torch.float32)
         self.finite = ""  # the last loss that was seen to be finite, in words
 

@@ -97,3 +97,9 @@ def quiet_lightning() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch's trees
+
+
+def leave_group() -> None:
+    """Leave the processes that trained together; at the end of the process their threads might abort it."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -208,3 +208,11 @@ class Bar(TQDMProgressBar):
         said = self.recorder.latest
         shown = {"loss": "train/loss", "ppl": "train/perplexity", "val ppl": "validation/perplexity"}
         return {label: f"{said[key]:.3f}" for label, key in shown.items() if key in said}
+
+
+def describe(metrics: dict[str, float]) -> str:
+    """The final metrics of a run in half a sentence."""
+    words = f"validation perplexity {metrics['validation/perplexity']:.2f}"
+    if "validation/bits_per_byte" in metrics:  # tokens that are no text have none
+        words += f", {metrics['validation/bits_per_byte']:.3f} bits per byte"
+    return f"{words} after {metrics['tokens']:,} tokens"

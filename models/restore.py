@@ -109,6 +109,13 @@ def check_tokenizer(loaded: dict, corpus, checkpoint: Path) -> None:
         )
 
 
+def start_from(checkpoint: Path, gpt: GPT, corpus) -> None:
+    """Give a GPT that is to be fine-tuned on a corpus the weights of a checkpoint."""
+    loaded = load_checkpoint(checkpoint)
+    check_tokenizer(loaded, corpus, checkpoint)
+    load_weights(gpt, loaded, checkpoint)
+
+
 def restore_gpt(config, loaded: dict, checkpoint: Path) -> GPT:
     """The GPT whose settings and weights a checkpoint holds.
 

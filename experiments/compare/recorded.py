@@ -1,12 +1,13 @@
 """A run as it was recorded, wherever that was: its own folder, an offline run of Weights & Biases, or its server."""
 
-import json
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from conf.base import BadInput
+from conf.files import Torn, read_json
 from conf.run_folder import RunFolder, flatten
 from conf.tracking import json_lines, offline_records
 
@@ -63,14 +64,18 @@ def read(source: str) -> Recorded:
 
 def from_folder(path: Path) -> Recorded:
     """What train.py left in runs/<group>/<name>/, with the readings of experiments.perplexity beside it."""
-    config = flatten(json.loads((path / "config.json").read_text()))
     folder = RunFolder(path)
-    rows = list(json_lines(folder.metrics.read_text())) if folder.metrics.exists() else []
+    config = flatten(folder.config or {})
+    rows = list(json_lines(folder.metrics.read_text(errors="replace"))) if folder.metrics.exists() else []
     results = folder.results
     final = results["metrics"] if results else _last(rows)
     readings = {}
     for place in sorted(path.glob("perplexity/*.json")):
-        reading = json.loads(place.read_text())
+        try:
+            reading = read_json(place)
+        except Torn as error:
+            print(f"{error}; it is left out", file=sys.stderr)
+            continue
         name = f"{reading['label']}, {reading['rows'][0]['protocol']}, {reading['split']}, step {reading['step']}"
         while name in readings:  # asked with other settings, which only the digest in the file's name tells apart
             name += f" ({place.stem[-10:]})"
