@@ -181,11 +181,6 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
     return results
 
 
-def main() -> None:
-    """The command line: one run, or with -m one run per combination."""
-    command_line("config", _main)
-
-
 def _main(values: dict, overrides: list[str]) -> None:
     from models.processes import place_of
     from models.progress import describe
@@ -196,6 +191,11 @@ def _main(values: dict, overrides: list[str]) -> None:
     result = train(config, overrides)
     if place_of(config.trainer).chief:
         print(f"{config.name}: {describe(result.metrics)}; see {result.folder}")
+
+
+def main() -> None:
+    """The command line: one run, or with -m one run per combination."""
+    command_line("config", _main)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ import pytest
 
 from conf.base import BadInput
 from conf.compose import compose_values
+from experiments import perplexity
 from experiments.compare.recorded import Point, Recorded, json_lines, read
 from experiments.compare.table import columns, compare, contexts, differences, draw, finals, letters, notes, text
-from experiments.lab.measure import perplexity
 from tests.runs import CACHE, command, finish, tiny
 
 
@@ -147,3 +147,21 @@ def test_help_needs_neither_torch_nor_wandb():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "a W&B path" in done.stdout, done.stderr
+
+
+def test_a_torn_reading_is_left_out_and_named(recorded, tmp_path, capsys):
+    folder = shutil.copytree(recorded[0][0], tmp_path / "torn")
+    (reading,) = (folder / "perplexity").glob("*.json")
+    reading.write_text(reading.read_text()[:100])
+    metrics = folder / "metrics.jsonl"
+    metrics.write_bytes(b"\xff{\n" + metrics.read_bytes())
+    whole, torn = read(str(recorded[0][0])), read(str(folder))
+    assert reading.name in capsys.readouterr().err
+    assert torn.readings == {} and torn.final == whole.final and torn.curves == whole.curves
+    (folder / "status.json").write_text("")
+    assert read(str(folder)).state == "done"
+    for path in (folder / "checkpoints").iterdir():
+        path.unlink()
+    (folder / "config.json").write_text("")
+    with pytest.raises(BadInput, match=r"config\.json is torn"):
+        read(str(folder))

@@ -100,3 +100,17 @@ def test_it_can_be_compiled_whole():
     expected = torch.autograd.grad(whole(hidden, weight, targets).mean(), (hidden, weight))
     for mine, theirs in zip(torch.autograd.grad(mean, (hidden, weight)), expected, strict=True):
         assert torch.allclose(mine, theirs, atol=1e-6)
+
+
+def test_losses_are_float32_whatever_the_default_type(pieces):
+    """Under trainer.precision=bf16-true Lightning makes bfloat16 the default, in which 6.810 and 6.8125 are one."""
+    hidden, weight, targets = (each.detach().bfloat16() if each.is_floating_point() else each for each in drawn())
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        mean, nll = next_token_loss(hidden, weight, targets)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    expected = F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="none")
+    assert mean.dtype == nll.dtype == torch.float32
+    assert torch.allclose(nll, expected, rtol=1e-6, atol=1e-6)
+    assert float(mean) == pytest.approx(float(expected.double().mean()), rel=1e-6)
