@@ -4,7 +4,7 @@
     python -m experiments.perplexity checkpoint=runs/default/rope-nano-s1 data=files data.test=book.txt
 
 A method that depends on the length of the text is read twice, whole windows at once and as decoded
-(lab/measure/protocols.py). Results go beside the run that was measured, in perplexity/, and are read from there when
+(lab/measure/windows.py). Results go beside the run that was measured, in perplexity/, and are read from there when
 the same is asked again.
 """
 

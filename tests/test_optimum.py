@@ -8,7 +8,8 @@ import pytest
 
 from data.chains import walk
 from experiments.lab.measure.optimum import optimal_losses, optimum
-from experiments.lab.measure.protocols import PROTOCOLS, TokenLosses, decoded
+from experiments.lab.measure.protocols import TokenLosses
+from experiments.lab.measure.windows import PROTOCOLS, decoded
 from tests.test_chains import chains
 
 LANGUAGES = [{}, {"order": 2}, {"lag": 2}, {"order": 2, "lag": 3}]

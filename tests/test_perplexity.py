@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from conf.base import BadInput
-from experiments.lab.measure.protocols import PROTOCOLS, measure, summarise, token_losses
+from experiments.lab.measure.protocols import measure, summarise, token_losses
+from experiments.lab.measure.windows import PROTOCOLS
 from models.gpt import GPT, Shape
 from models.positions import EXTENSIONS, SCHEMES, SPECTRA, Geometry, build_position
 

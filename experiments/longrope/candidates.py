@@ -88,8 +88,8 @@ class Candidates(LongRoPE):
 
     def show(self, candidates: Sequence[Individual], repeat: int, device: torch.device | str) -> None:
         """Put these candidates in place, each for so many rows of a batch in turn."""
-        factors = torch.tensor([each.factors for each in candidates], dtype=torch.float64, device=device) / STEPS
-        n_hats = torch.tensor([each.n_hat for each in candidates], device=device)
+        factors = torch.tensor([one.factors for one in candidates], dtype=torch.float64, device=device) / STEPS
+        n_hats = torch.tensor([one.n_hat for one in candidates], device=device)
         self.factors, self.n_hats = factors.repeat_interleave(repeat, 0), n_hats.repeat_interleave(repeat)[:, None]
 
     def positions(self, positions: Tensor) -> Tensor:
@@ -139,15 +139,15 @@ class Fitness:
         candidates: Candidates,
         texts: Texts,
         batch_tokens: int,
-        where: dict,
-        tell: Callable[[list[float]], None] = lambda scores: None,
+        device: dict,
+        report: Callable[[list[float]], None] = lambda scores: None,
     ):
         """Score with this model, which reads `candidates`.
 
         Args:
-            where: device and precision; tell: called with the scores of every forward pass.
+            device: device and precision; report: called with the scores of every forward pass.
         """
-        self.model, self.candidates, self.texts, self.where, self.tell = model, candidates, texts, where, tell
+        self.model, self.candidates, self.texts, self.device, self.report = model, candidates, texts, device, report
         self.batch_tokens = batch_tokens
         self.together = max(1, batch_tokens // (len(texts.tokens) * texts.context))
 
@@ -156,22 +156,22 @@ class Fitness:
         for start in range(0, len(individuals), self.together):
             batch = individuals[start : start + self.together]
             rows = len(self.texts.tokens) if len(batch) > 1 else 1  # a single one may be read in several passes
-            self.candidates.show(batch, rows, self.where["device"])
-            losses = self.texts.losses(self.model, len(batch), batch_tokens=self.batch_tokens, **self.where)
+            self.candidates.show(batch, rows, self.device["device"])
+            losses = self.texts.losses(self.model, len(batch), batch_tokens=self.batch_tokens, **self.device)
             nats = losses.nll.reshape(len(batch), -1).mean(axis=1, dtype=np.float64)
-            scores += [math.exp(min(each, 700.0)) for each in nats]
-            self.tell(scores[start:])
+            scores += [math.exp(min(mean, 700.0)) for mean in nats]
+            self.report(scores[start:])
         return scores
 
 
 def known(frequencies: Sequence[float], factor: float, window: int) -> dict[str, list[float]]:
     """λ of the pairs, fastest first, as PI, NTK and YaRN have them: the seeds of a search."""
     table, length = torch.tensor(frequencies, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
-    found = {"interpolate": [factor] * len(table)}
+    vectors = {"interpolate": [factor] * len(table)}
     for name in ("ntk", "yarn"):
         extension = EXTENSIONS[name](EXTENSIONS[name].Knobs(factor=factor), window)
-        found[name] = (table / extension.frequencies(table, length)).tolist()
-    return found
+        vectors[name] = (table / extension.frequencies(table, length)).tolist()
+    return vectors
 
 
 def space(frequencies: Sequence[float], factor: float, window: int, n_hats: Sequence[int] | None, critical: bool):

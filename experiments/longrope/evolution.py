@@ -88,14 +88,14 @@ class Space:
     def seeds(self, vectors: Sequence[Sequence[float]]) -> list[Individual]:
         """Known vectors λ, as numbers, in this space, each once; n̂ the smallest and c the largest that are allowed."""
         hundredths = [[STEPS * factor for factor in vector] for vector in vectors]
-        made = [self.individual(each, min(self.n_hats), max(self.criticals)) for each in hundredths]
+        made = [self.individual(vector, min(self.n_hats), max(self.criticals)) for vector in hundredths]
         return list(dict.fromkeys(made))
 
     def mutate(self, parent: Individual, probability: float, random: np.random.Generator) -> Individual:
         """Draw each number anew with this probability: λ evenly from all that fit between those that stay."""
         n_hat, critical = (
-            choices[random.integers(len(choices))] if random.random() < probability else kept
-            for choices, kept in ((self.n_hats, parent.n_hat), (self.criticals, parent.critical))
+            choices[random.integers(len(choices))] if random.random() < probability else own
+            for choices, own in ((self.n_hats, parent.n_hat), (self.criticals, parent.critical))
         )
         factors = list(self.individual(parent.factors, n_hat, critical).factors)
         stay = [(i, factors[i]) for i in range(critical, len(factors)) if random.random() >= probability]
@@ -115,14 +115,14 @@ class Space:
 
 def best(history: Sequence[Sequence[Scored]], count: int = 1) -> list[Scored]:
     """The best of all generations, best first; the earlier of equals."""
-    return sorted((each for generation in history for each in generation), key=lambda each: each.score)[:count]
+    return sorted((scored for generation in history for scored in generation), key=lambda scored: scored.score)[:count]
 
 
 def evolve(
     space: Space,
     seeds: Sequence[Individual],
     fitness: Callable[[list[Individual]], Sequence[float]],
-    how: Evolution,
+    settings: Evolution,
     history: Sequence[Sequence[Scored]] = (),
 ) -> Iterator[list[Scored]]:
     """Generation after generation: the seeds and their mutants, then children of the best of all so far.
@@ -136,14 +136,14 @@ def evolve(
         history: the generations so far, of which the search then goes on, as if never interrupted.
     """
     history = list(history)
-    seen = {each.individual for generation in history for each in generation}
-    for number in range(len(history), how.generations + 1):
-        random = np.random.default_rng([how.seed, number])
+    seen = {scored.individual for generation in history for scored in generation}
+    for number in range(len(history), settings.generations + 1):
+        random = np.random.default_rng([settings.seed, number])
         if number == 0:
-            children = _first(space, seeds, how, random, seen)
+            children = _first(space, seeds, settings, random, seen)
         else:
-            parents = [each.individual for each in best(history, how.parents)]
-            children = _children(space, parents, how, random, seen)
+            parents = [scored.individual for scored in best(history, settings.parents)]
+            children = _children(space, parents, settings, random, seen)
         if not children:
             return
         scores = (float(score) for score in fitness(children))
@@ -156,36 +156,36 @@ def evolve(
         yield history[-1]
 
 
-def _first(space, seeds, how, random, seen) -> list[Individual]:
+def _first(space, seeds, settings, random, seen) -> list[Individual]:
     """The seeds, and as many mutants of each in turn as the population has room for."""
     seen.update(seeds)
 
     def mutant(number):
-        return space.mutate(seeds[number % len(seeds)], how.probability, random)
+        return space.mutate(seeds[number % len(seeds)], settings.probability, random)
 
-    return list(seeds) + _unseen(mutant, max(0, how.population - len(seeds)), seen)
+    return list(seeds) + _unseen(mutant, max(0, settings.population - len(seeds)), seen)
 
 
-def _children(space, parents, how, random, seen) -> list[Individual]:
+def _children(space, parents, settings, random, seen) -> list[Individual]:
     """Crosses of two different parents, and mutants of single ones, also in place of the crosses that fail."""
 
     def mutant(_):
-        return space.mutate(parents[random.integers(len(parents))], how.probability, random)
+        return space.mutate(parents[random.integers(len(parents))], settings.probability, random)
 
     def cross(_):
         one, other = random.choice(len(parents), 2, replace=False)
         return space.cross(parents[one], parents[other], random)
 
-    crossed = _unseen(cross, how.crossovers if len(parents) > 1 else 0, seen)
-    return crossed + _unseen(mutant, how.mutations + how.crossovers - len(crossed), seen)
+    crossed = _unseen(cross, settings.crossovers if len(parents) > 1 else 0, seen)
+    return crossed + _unseen(mutant, settings.mutations + settings.crossovers - len(crossed), seen)
 
 
 def _unseen(make: Callable[[int], Individual], wanted: int, seen: set[Individual]) -> list[Individual]:
     """As many individuals nobody has seen, which are then seen; without those that so many tries do not find."""
-    found: list[Individual] = []
+    children: list[Individual] = []
     for number in range(wanted):
         child = next((child for _ in range(TRIES) if (child := make(number)) not in seen), None)
         if child is not None:
             seen.add(child)
-            found.append(child)
-    return found
+            children.append(child)
+    return children

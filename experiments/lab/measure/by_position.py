@@ -111,8 +111,8 @@ def measure_by_position(
             rows.append(row | {key: column[:, place].tolist() for key, column in columns.items()})
         gate = sums.gate()
         about = {"split": settings.split, "context": settings.context, "documents": len(sums.nll), "rows": rows}
-        shown = len(sums.nll) > 1 and gate.high < 0  # the interval of a single document has no width
-        return about | {"gate": asdict(gate), "uses_context": shown}
+        passed = len(sums.nll) > 1 and gate.high < 0  # the interval of a single document has no width
+        return about | {"gate": asdict(gate), "uses_context": passed}
 
     subject, label = open_subject(checkpoint, extend, cache, data), f"{settings.split}{settings.context}"
     return cached_reading("by_position", subject, settings, label, (settings.split,), measured)

@@ -1,25 +1,4 @@
-"""Long-context perplexity: which target is predicted from which context, and the loss of each.
-
-A document is a row of tokens d[0] … d[R]; d[0] is the separator, which is context and never a target. Every protocol
-reads the same documents (those of at least R + 1 tokens) and in each the same region, its first R + 1 tokens, so the
-targets are at most d[1] … d[R]. A protocol is a list of windows, the same for every document. A window reads
-d[start] … d[stop - 1] in one forward pass, at positions 0, 1, …, and scores targets up to d[stop]; target t therefore
-sees t - start tokens. No separator is put before a window that starts inside a document, just as in training.
-
-| protocol | targets of a document | tokens seen by a target, context c, stride S |
-|---|---|---|
-| windows | 1 … R | 1 … c, all equally often but for the remainder |
-| sliding | 1 … R | 1 … c in the first window, then c - S + 1 … c |
-| fixed_targets | R - S + 1 … R | c - S + 1 … c; the last one c, on average c - (S - 1)/2 |
-
-The targets are the same for every context length in all three. In `windows` and `sliding` a longer context also means
-fewer poorly informed targets at the start of a window (the early token curse of Press et al. 2021), so part of their
-curve is not about reading far; `fixed_targets` shows context and nothing else.
-
-The loss is teacher-forced, a whole window at once. A method whose frequencies depend on the total length then reads
-the early tokens of a window differently from a model that generates them one by one. `decoded` layouts give what
-decoding gives: every target comes from a forward pass of its own, which ends with the token before it, so that no key
-was rotated for a longer text than there is. For all other methods both are the same, to rounding.
+"""Long-context perplexity: the loss of every target under a protocol (windows.py), and what the losses sum to.
 
 Letters in shape comments: B batch, T tokens, C model width, V vocabulary, D documents, N targets of a document.
 """
@@ -38,64 +17,10 @@ import torch
 import torch.nn.functional as F
 
 from conf.base import BadInput
+from experiments.lab.measure.windows import PROTOCOLS, Protocol, Window, decoded
 from models.gpt import GPT
 
 Precision = Literal["float32", "bfloat16"]
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """One forward pass: reads tokens start … stop - 1, scores targets first … stop."""
-
-    start: int
-    stop: int
-    first: int
-
-    @property
-    def length(self) -> int:
-        return self.stop - self.start
-
-    @property
-    def targets(self) -> np.ndarray:
-        return np.arange(self.first, self.stop + 1)
-
-
-def windows(region: int, context: int, stride: int | None = None) -> list[Window]:
-    """Non-overlapping windows of `context` tokens (Press et al. 2021, ALiBi, "nonoverlapping inference").
-
-    Window k reads tokens kc … kc + c - 1 and scores targets kc + 1 … kc + c: its first token is the last target of
-    the window before. The last window is shorter when c does not divide the region. The stride plays no part.
-    """
-    starts = range(0, region, context)
-    return [Window(start, min(start + context, region), start + 1) for start in starts]
-
-
-def sliding(region: int, context: int, stride: int) -> list[Window]:
-    """Overlapping windows moved by `stride` (Press et al. 2021; Chen et al. 2023, Position Interpolation, S = 256).
-
-    The first window scores all its targets, each further one its last `stride`. The last one ends with the region,
-    still reads `context` tokens, and scores the targets that are left.
-    """
-    stops = [context, *(min(stop, region) for stop in range(context + stride, region + stride, stride))]
-    firsts = [1, *(stop + 1 for stop in stops)]
-    return [Window(stop - context, stop, first) for stop, first in zip(stops, firsts, strict=False)]
-
-
-def fixed_targets(region: int, context: int, stride: int) -> list[Window]:
-    """The last `stride` targets of the region from one window of `context` tokens that ends just before the last.
-
-    The lab's own headline view: without the early token curse that Press et al. (2021) describe.
-    """
-    return [Window(region - context, region, region - stride + 1)]
-
-
-def decoded(layout: list[Window]) -> list[Window]:
-    """The same targets from the same context, a window for each: it ends with the token before its target."""
-    return [Window(window.start, target, target) for window in layout for target in window.targets.tolist()]
-
-
-Protocol = Literal["windows", "sliding", "fixed_targets"]
-PROTOCOLS: dict[Protocol, Callable] = {"windows": windows, "sliding": sliding, "fixed_targets": fixed_targets}
 
 
 @dataclass(frozen=True)
@@ -264,8 +189,8 @@ def _regions(documents: Sequence, region: int) -> tuple[np.ndarray, np.ndarray]:
     lengths = [len(document) for document in documents]
     chosen = np.array([index for index, length in enumerate(lengths) if length > region], dtype=np.int64)
     if not chosen.size:
-        found = f"the longest of {len(lengths)} has {max(lengths)}" if lengths else "there are no documents"
-        raise BadInput(f"documents of at least {region + 1} tokens (separator included) are needed: {found}")
+        longest = f"the longest of {len(lengths)} has {max(lengths)}" if lengths else "there are no documents"
+        raise BadInput(f"documents of at least {region + 1} tokens (separator included) are needed: {longest}")
     return chosen, np.stack([np.asarray(documents[index][: region + 1]).astype(np.int64) for index in chosen])
 
 
@@ -286,7 +211,7 @@ def _score(model, tokens, batch, nll, top, head_tokens, device, precision) -> No
     target = np.concatenate([window.targets for window in layout])  # position of each target in its document
     row = np.array(rows)[item]
     state = target - 1 - np.array([window.start for window in layout])[item]  # the state that predicts it
-    labels, item, state = (torch.from_numpy(each).to(device) for each in (tokens[row, target], item, state))
+    labels, item, state = (torch.from_numpy(array).to(device) for array in (tokens[row, target], item, state))
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         hidden = model.hidden(torch.from_numpy(inputs).to(device))  # (B, T, C)
     losses = torch.empty(len(labels), device=device)  # whole from the start: pieces would fragment the heap
