@@ -13,6 +13,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def compose_values(config_name: str, overrides: Sequence[str], whole: bool = Tru
         GlobalHydra.instance().clear()
 
 
+@cache
 def _defaults(config_name: str) -> dict:
     return compose_values(config_name, [], whole=False)
 

@@ -1,0 +1,140 @@
+"""Mistakes a command line can hold, and a way to make them quickly: every command, in the tests' own process."""
+
+import importlib
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import cache
+
+from conf.base import BadInput
+from conf.compose import check_logger, compose_values, sentence
+from conf.words import check
+
+# By command: the module of its main, its configuration, and what has to be given ({run}: the folder of a finished run).
+COMMANDS = {
+    "train": ("train", "config", ()),
+    "perplexity": ("experiments.lab.measure.perplexity", "perplexity", ("checkpoint={run}",)),
+    "by_position": ("experiments.lab.measure.by_position", "by_position", ("checkpoint={run}",)),
+    "passkey": ("experiments.lab.measure.passkey", "passkey", ("checkpoint={run}",)),
+    "longrope": ("experiments.longrope.search", "longrope", ("checkpoint={run}",)),
+    "progressive": ("experiments.progressive.stages", "progressive", ("checkpoint={run}",)),
+    "extend": ("experiments.extend.study", "extend_study", ()),
+    "extend_seeds": ("experiments.extend.seeds", "extend_seeds", ("studies={run}",)),
+    "reproduce": ("experiments.reproduce.verdicts", "reproduce", ("claim=bound",)),
+    "cost": ("experiments.cost.growth", "cost", ()),
+    "benchmark": ("experiments.benchmark.__main__", "benchmark", ()),
+    "figures": ("experiments.figures.__main__", "figures", ()),
+    "report": ("experiments.report.gather", "report", ()),
+    "dashboard": ("experiments.dashboard", "dashboard", ()),
+    "explore": ("experiments.explore.__main__", "explore", ()),
+    "pretrained": ("experiments.pretrained", "pretrained", ()),
+}
+INTERNALS = ("\n", "pydantic", "hydra", "omegaconf", "Traceback", "function-", "tuple[", "type=", "https://", "Errno")
+PATIENCE = 20  # seconds after which what should have been refused was not
+
+
+# Settings that take anything, or that a command has no use for.
+FREE = {
+    "extend": ("scale.",),
+    "reproduce": ("launcher.options",),
+    "pretrained": ("data.", "from", "name", "otherwise"),
+    "progressive": ("trainer.name",),
+}
+
+
+class Accepted(BaseException):
+    """What should have been refused was begun."""
+
+
+@cache
+def defaults(command: str) -> dict:
+    """The composed configuration of a command, with nothing wrong in it."""
+    _, config, given = COMMANDS[command]
+    return compose_values(config, [word.replace("{run}", "none") for word in given])
+
+
+def leaves(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted keys and values, down to what is no group."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def mistyped() -> list[tuple[str, str]]:
+    """(command, override): every setting of every command with values of a wrong type, or that are no number."""
+    wrong = {bool: ("maybe", "3"), int: ("abc", "inf"), float: ("abc", "nan"), str: ("[[a]]",), list: ("{a:1}", "[null]")}
+    return [
+        (command, f"{key}={value}")
+        for command in COMMANDS
+        for key, default in leaves(defaults(command))
+        for value in wrong.get(type(default), ("{a:1}",))
+        if not key.startswith(FREE.get(command, ()))
+    ]
+
+
+def refusal(command: str, words: tuple[str, ...], places: dict[str, str]) -> str:
+    """The sentence with which a command refuses its overrides; places: what {run} and the like in them stand for.
+
+    What only changes the value of a setting is put into the composed values, since composing takes a tenth of a second.
+
+    Raises:
+        Accepted: it began, or ended well.
+    """
+    module, config, given = COMMANDS[command]
+    words = [*(word for word in given if word.partition("=")[0] not in {w.partition("=")[0] for w in words}), *words]
+    for name, place in places.items():
+        words = [word.replace(f"{{{name}}}", place) for word in words]
+    with _patience():
+        try:
+            values = _changed(deepcopy(defaults(command)), words, config) or compose_values(config, words)
+            check_logger(values)
+            importlib.import_module(module)._main(values, words)
+        except BadInput as error:
+            return str(error)
+        except OSError as error:
+            return sentence(error)
+    raise Accepted(f"{command} {' '.join(words)}")
+
+
+def _changed(values: dict, words: list[str], config: str) -> dict | None:
+    """The composed values with these overrides, if every one of them is of a setting that is there."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    known = dict(leaves(values))
+    check(words, config)
+    for word in words:
+        override = OverridesParser.create().parse_override(word)
+        if override.key_or_group not in known or word[0] in "+~" or override.is_sweep_override():
+            return None
+        *levels, last = override.key_or_group.split(".")
+        group = values
+        for level in levels:
+            group = group[level]
+        group[last] = _plain(override.value())
+    return values
+
+
+def _plain(value):
+    """A parsed value as YAML gives it: no quotes around strings, at whatever depth."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value if value is None or isinstance(value, bool | int | float) else str(getattr(value, "text", value))
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    def give_up(number, frame):
+        raise Accepted(f"nothing was refused within {PATIENCE} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(PATIENCE)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
