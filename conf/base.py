@@ -58,6 +58,17 @@ Counts = Annotated[tuple[Count, ...], Listed]
 Words = Annotated[tuple[str, ...], Listed]
 
 
+def _project(value: str) -> str:
+    if letters := [letter for letter in "/\\#?%:" if letter in value]:
+        raise ValueError(f"project={value} has {letters[0]!r}, which W&B does not take in the name of a project")
+    return value
+
+
+# What W&B takes as the name of a project, and as tags.
+Project = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_project)]
+Tags = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Listed]
+
+
 def sync(path: Path) -> None:
     """Have the disk keep what was written to a file, or which files a folder holds."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from conf import signals
-from conf.base import BadInput
+from conf.base import BadInput, Settings
 from conf.words import FOLDER, check, explain, swept_keys
 
 SWEEP = "POSITIONS_SWEEP_RECORD"  # where the jobs of a multirun, in whatever process, write how they failed
@@ -181,7 +181,10 @@ def check_logger(values: dict) -> None:
         from conf.schema import Logger, validate
         from conf.tracking import check_wandb
 
-        check_wandb(validate(Logger, logger))
+        class Logged(Settings):
+            logger: Logger
+
+        check_wandb(validate(Logged, {"logger": logger}).logger)
 
 
 def in_multirun() -> bool:

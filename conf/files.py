@@ -7,6 +7,11 @@ from pathlib import Path
 from conf.base import BadInput, sync
 
 
+def with_ending(stem: Path, ending: str) -> Path:
+    """The file of a stem: x1.5 and .png are x1.5.png, where Path.with_suffix would take .5 for a suffix."""
+    return stem.with_name(stem.name + ending)
+
+
 class Torn(BadInput):
     """A file that holds something other than the JSON that was written."""
 

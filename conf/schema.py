@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from conf.base import BadInput, Count, CountOrZero, Counts, Listed, PathText, Settings, nearest
+from conf.base import BadInput, Count, CountOrZero, Counts, PathText, Project, Settings, Tags, nearest
 from data.settings import DataSettings
 from models.gpt import Shape
 from models.language_model import Optimizer
@@ -57,17 +57,16 @@ class Logger(Settings):
     """
 
     name: Literal["wandb", "csv", "none"]
-    project: Annotated[str, Field(min_length=1, max_length=128)] = "positions"
+    project: Project = "positions"
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    tags: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Listed] = ()
+    tags: Tags = ()
 
-    @model_validator(mode="after")
-    def _takes(self):
-        if letters := [letter for letter in "/\\#?%:" if letter in self.project]:
-            raise ValueError(
-                f"project={self.project} has {letters[0]!r}, which W&B does not take in the name of a project"
-            )
-        return self
+
+class Computed(Settings):
+    """How the runs of a plan are computed and logged, all alike."""
+
+    trainer: Trainer
+    logger: Logger
 
 
 def _folder_name(name: str) -> str:
@@ -155,6 +154,7 @@ WORDS = {
     "dict_type": "should be a group of settings",
     "tuple_type": "should be a list",
     "string_type": "should be text",
+    "string_too_short": "should not be empty",
     "string_pattern_mismatch": "may have letters, digits, dots, hyphens and underscores alone",
 }
 
@@ -179,10 +179,10 @@ def _sentence(faults: Sequence[Mapping], values: dict) -> str:
     if kind == "value_error":
         return (f"{key}: " if key else "") + str(context["error"])
     if kind == "too_short":
-        return f"{key}={plainly(fault['input'])} should have at least {context['min_length']} of them"
+        return f"{key}={plainly(fault['input'])} needs at least {context['min_length']} value(s)"
     # A value that may be of several kinds has a fault for each of them.
     alternatives = [other for place, _, other in located if place == key and other["type"] != "value_error"]
-    messages = [WORDS.get(each["type"], each["msg"].removeprefix("Input ")) for each in alternatives]
+    messages = [WORDS.get(each["type"], re.sub("^(Input|String) ", "", each["msg"])) for each in alternatives]
     return f"{key}={plainly(fault['input'])} {' or '.join(dict.fromkeys(messages))}"
 
 
@@ -208,5 +208,6 @@ def _locate(fault: Mapping, values: dict) -> tuple[str, list[str]]:
 
 def plainly(value) -> str:
     """A value as it is written in YAML, cut where it is long."""
+    value = list(value) if isinstance(value, tuple) else value
     text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 80 else f"{text[:79]}…"

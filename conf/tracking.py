@@ -22,8 +22,7 @@ X_AXES = {"tokens": ("train/*", "validation/*", "speed/*", "search/*"), "context
 
 def axes(config) -> list[str]:
     """The tags of a run: what a comparison varies."""
-    names = (config.position.name, config.extend.label, config.model.name, config.data.name)
-    return [_short(name) for name in names if name]
+    return [config.position.name, config.extend.label, config.model.name, config.data.name]
 
 
 def _short(tag: str) -> str:
@@ -99,7 +98,7 @@ def tracked(logger, runs: Path, **identity):
     Raises:
         BadInput: W&B is not installed, or does not take its settings, its environment variables or the identity.
     """
-    run = _start(logger, runs, identity)
+    run = _start(logger, runs, identity | {"tags": [_short(tag) for tag in identity["tags"] if tag]})
     for axis, curves in X_AXES.items():
         run.define_metric(axis, hidden=True)
         for names in curves:

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from conf.base import BadInput, nearest
@@ -28,6 +29,8 @@ def check(overrides: Sequence[str], config_name: str) -> list[str]:
         except HydraException as error:
             raise BadInput(_unparsed(override, str(error))) from None
         group, value = parsed.key_or_group, parsed.value()
+        if not group:
+            raise BadInput(_unparsed(override, ""))
         if not (FOLDER / group).is_dir() or parsed.is_sweep_override() or parsed.is_delete() or isinstance(value, str):
             allowed.append(override)
         elif value is not None or not _optional(group, config_name):
@@ -102,6 +105,8 @@ def explain(error: Exception, defaults: dict) -> str:
         return unknown(match[1], defaults)
     if match := re.search(r"(?:Could not find|Could not load) '([^']+)'", text):
         group, _, choice = match[1].rpartition("/")
+        if not _stems(group):
+            return f"{group}={choice} is not known"
         return f"{group}={choice} is not known; allowed: {choices(group)}{nearest(choice, _stems(group))}"
     if match := re.search(r"[Ii]n '[^']*': could not find '([^']+)'", text, re.I):
         group, _, choice = match[1].rpartition("/")
@@ -157,6 +162,20 @@ def _flat(values: dict, prefix: str = "") -> list[str]:
         for key, value in values.items()
         for flat in (_flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [prefix + key])
     ]
+
+
+@cache
+def known_settings() -> list[str]:
+    """The dotted keys that the settings of a run may have, whatever is chosen."""
+    from omegaconf import OmegaConf
+
+    keys = {"seed", "name", "group", "original_window"}
+    for path in FOLDER.glob("*/*.yaml"):
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        keys |= {f"{path.parent.name}.{key}" for key in _flat(values)} if isinstance(values, dict) else set()
+    values = OmegaConf.to_container(OmegaConf.load(FOLDER / "config.yaml"), resolve=False)
+    values = {key: value for key, value in values.items() if key not in ("defaults", "hydra")}
+    return sorted({*keys, *_flat(values)})
 
 
 def _stems(group: str) -> list[str]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from conf.base import BadInput, Settings, Words
+from conf.base import BadInput, Project, Settings, Tags, Words, nearest
 from conf.compose import command_line
+from conf.words import known_settings
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -22,22 +23,22 @@ CONTEXT = ("context/perplexity", "context/nll", "context/nll_by_position")
 FINAL = ("validation/nll", "validation/perplexity", "validation/bits_per_byte", "tokens", "speed/tokens_per_second")
 
 
-class Asked(Settings):
+class Request(Settings):
     """Which workspace, as in conf/dashboard.yaml."""
 
     entity: str | None
-    project: str
-    tags: Words
+    project: Project
+    tags: Tags
     by: Annotated[Words, Field(min_length=1)]
     dry_run: bool
 
 
-def workspace(asked: Asked, entity: str) -> "Workspace":
+def workspace(request: Request, entity: str) -> "Workspace":
     """The workspace as an object of wandb-workspaces, which asks no server for anything until it is saved."""
     import wandb_workspaces.reports.v2 as panels
     import wandb_workspaces.workspaces as ws
 
-    together = {"groupby": panels.Config(asked.by[0]), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
+    together = {"groupby": panels.Config(request.by[0]), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
 
     def curve(metric: str, x: str):
         log = metric.endswith("perplexity")
@@ -50,7 +51,7 @@ def workspace(asked: Asked, entity: str) -> "Workspace":
             name="Perplexity against context", panels=[curve(each, "context/length") for each in CONTEXT], is_open=True
         ),
         ws.Section(
-            name=f"By {asked.by[0]}",
+            name=f"By {request.by[0]}",
             panels=[
                 *(panels.BarPlot(title=f"final/{each}", metrics=[f"final/{each}"], **together) for each in FINAL[:3]),
                 panels.RunComparer(diff_only=True),
@@ -65,12 +66,12 @@ def workspace(asked: Asked, entity: str) -> "Workspace":
             ],
         ),
     ]
-    tagged = ws.And(*(ws.Tags().isin([tag]) for tag in asked.tags)) if asked.tags else ""
-    runs = ws.RunsetSettings(filters=tagged, groupby=[ws.Config(key) for key in asked.by])
-    name = ", ".join(["Positions", *asked.tags])
+    tagged = ws.And(*(ws.Tags().isin([tag]) for tag in request.tags)) if request.tags else ""
+    runs = ws.RunsetSettings(filters=tagged, groupby=[ws.Config(key) for key in request.by])
+    name = ", ".join(["Positions", *request.tags])
     settings = ws.WorkspaceSettings(x_axis="tokens", max_runs=100)
     return ws.Workspace(
-        entity=entity, project=asked.project, name=name, sections=sections, settings=settings, runset_settings=runs
+        entity=entity, project=request.project, name=name, sections=sections, settings=settings, runset_settings=runs
     )
 
 
@@ -91,17 +92,20 @@ def outline(built: "Workspace") -> str:
 def _main(values: dict, overrides: list[str]) -> None:
     from conf.schema import validate
 
-    asked = validate(Asked, values)
+    request = validate(Request, values)
+    for key in request.by:
+        if key not in (known := known_settings()):
+            raise BadInput(f"by={key} is no setting of a run, such as position.name{nearest(key, known)}")
     try:
         import wandb
         import wandb_workspaces  # noqa: F401
     except ImportError as error:
         raise BadInput(f"{error.name} is missing: pip install -r requirements-dev.txt") from None
-    if asked.dry_run:
-        print(outline(workspace(asked, asked.entity or "")))
+    if request.dry_run:
+        print(outline(workspace(request, request.entity or "")))
         return
     try:
-        built = workspace(asked, asked.entity or wandb.Api(timeout=20).default_entity or "")
+        built = workspace(request, request.entity or wandb.Api(timeout=20).default_entity or "")
         built.save()
     except (wandb.Error, ValueError, OSError) as error:
         said = str(error).splitlines()[0]

@@ -3,7 +3,11 @@
 python -m experiments.schemes
 """
 
-from conf.compose import FOLDER
+import sys
+
+from conf.base import BadInput
+from conf.compose import program
+from conf.words import FOLDER
 from models.positions import EXTENSIONS, SCHEMES, Position
 from models.positions.mixture import Mixture
 from models.positions.rotate import Rotary
@@ -46,5 +50,13 @@ def extensions() -> str:
     return "\n".join(lines)
 
 
+def main() -> None:
+    """The command line."""
+    with program():
+        if sys.argv[1:]:
+            raise BadInput(f"{sys.argv[1]}: experiments.schemes takes no settings, it prints all there is")
+        print(f"{table()}\n\n{extensions()}")
+
+
 if __name__ == "__main__":
-    print(f"{table()}\n\n{extensions()}")
+    main()

@@ -13,19 +13,18 @@ from conf.words import check
 
 # By command: the module of its main, its configuration, and what has to be given ({run}: the folder of a finished run).
 COMMANDS = {
-    "train": ("train", "config", ()),
-    "perplexity": ("experiments.lab.measure.perplexity", "perplexity", ("checkpoint={run}",)),
-    "by_position": ("experiments.lab.measure.by_position", "by_position", ("checkpoint={run}",)),
-    "passkey": ("experiments.lab.measure.passkey", "passkey", ("checkpoint={run}",)),
-    "longrope": ("experiments.longrope.search", "longrope", ("checkpoint={run}",)),
+    "train": ("train", "config", ("runs={scratch}",)),
+    "perplexity": ("experiments.perplexity", "perplexity", ("checkpoint={run}",)),
+    "by_position": ("experiments.by_position", "by_position", ("checkpoint={run}",)),
+    "passkey": ("experiments.passkey", "passkey", ("checkpoint={run}",)),
+    "longrope": ("experiments.longrope.__main__", "longrope", ("checkpoint={run}",)),
     "progressive": ("experiments.progressive.stages", "progressive", ("checkpoint={run}",)),
     "extend": ("experiments.extend.study", "extend_study", ()),
-    "extend_seeds": ("experiments.extend.seeds", "extend_seeds", ("studies={run}",)),
     "reproduce": ("experiments.reproduce.verdicts", "reproduce", ("claim=bound",)),
     "cost": ("experiments.cost.growth", "cost", ()),
     "benchmark": ("experiments.benchmark.__main__", "benchmark", ()),
     "figures": ("experiments.figures.__main__", "figures", ()),
-    "report": ("experiments.report.gather", "report", ()),
+    "report": ("experiments.report.page", "report", ()),
     "dashboard": ("experiments.dashboard", "dashboard", ()),
     "explore": ("experiments.explore.__main__", "explore", ()),
     "pretrained": ("experiments.pretrained", "pretrained", ()),
@@ -34,12 +33,12 @@ INTERNALS = ("\n", "pydantic", "hydra", "omegaconf", "Traceback", "function-", "
 PATIENCE = 20  # seconds after which what should have been refused was not
 
 
-# Settings that take anything, or that a command has no use for.
+# Settings that take anything, that a command has no use for, or that are those of train.
+GROUPS = ("model", "position", "frequencies", "extend", "seen", "data", "optimizer", "trainer", "logger")
 FREE = {
-    "extend": ("scale.",),
+    "extend": ("scale.", *(f"{group}." for group in GROUPS)),
     "reproduce": ("launcher.options",),
     "pretrained": ("data.", "from", "name", "otherwise"),
-    "progressive": ("trainer.name",),
 }
 
 
@@ -51,7 +50,7 @@ class Accepted(BaseException):
 def defaults(command: str) -> dict:
     """The composed configuration of a command, with nothing wrong in it."""
     _, config, given = COMMANDS[command]
-    return compose_values(config, [word.replace("{run}", "none") for word in given])
+    return compose_values(config, [word.replace("{run}", "none").replace("{scratch}", "none") for word in given])
 
 
 def leaves(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -65,7 +64,8 @@ def leaves(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 def mistyped() -> list[tuple[str, str]]:
     """(command, override): every setting of every command with values of a wrong type, or that are no number."""
-    wrong = {bool: ("maybe", "3"), int: ("abc", "inf"), float: ("abc", "nan"), str: ("[[a]]",), list: ("{a:1}", "[null]")}
+    wrong = {bool: ("maybe", "3"), int: ("abc", "inf"), float: ("abc", "nan"), str: ("[[a]]",)}
+    wrong[list] = ("{a:1}", "[null]")
     return [
         (command, f"{key}={value}")
         for command in COMMANDS
@@ -108,6 +108,8 @@ def _changed(values: dict, words: list[str], config: str) -> dict | None:
     for word in words:
         override = OverridesParser.create().parse_override(word)
         if override.key_or_group not in known or word[0] in "+~" or override.is_sweep_override():
+            return None
+        if "${" in word or "???" in word:  # for OmegaConf to resolve
             return None
         *levels, last = override.key_or_group.split(".")
         group = values

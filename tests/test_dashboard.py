@@ -11,7 +11,7 @@ from conf.compose import compose_values
 from conf.schema import validate
 from conf.tracking import X_AXES
 from experiments import dashboard
-from experiments.dashboard import Asked, outline, workspace
+from experiments.dashboard import Request, outline, workspace
 from models.positions import SCHEMES
 from tests.runs import ROOT
 from train import compose
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWar
 MACROS = {"${env}", "${program}", "${args_no_hyphens}"}
 
 
-def asked(*words: str) -> Asked:
-    return validate(Asked, compose_values("dashboard", list(words)))
+def asked(*words: str) -> Request:
+    return validate(Request, compose_values("dashboard", list(words)))
 
 
 def test_every_curve_has_the_x_axis_it_is_logged_with():

@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 from fnmatch import fnmatchcase
+from unittest.mock import MagicMock
 
 import pytest
 
 from conf.base import BadInput
 from conf.compose import check_logger, compose_values
 from conf.schema import Logger, validate
-from conf.tracking import axes, check_wandb, offline_records, tracked
+from conf.tracking import check_wandb, offline_records, tracked
 from tests.runs import command, finish, run_program, tiny
 from train import compose, train
 
@@ -165,10 +166,12 @@ def test_the_environment_of_wandb_is_respected(monkeypatch):
     assert compose(["logger.project=mine"]).logger.project == "mine"
 
 
-def test_a_long_name_makes_a_tag_that_wandb_takes():
-    config = compose(["position=rope"])
-    tags = [
-        axes(config.model_copy(update={"data": config.data.model_copy(update={"name": "n" * 70 + end})}))
-        for end in "ab"
-    ]
-    assert all(len(tag) <= 64 for each in tags for tag in each) and tags[0] != tags[1]
+def test_a_long_name_makes_a_tag_that_wandb_takes(tmp_path, monkeypatch):
+    logger, taken = validate(Logger, {"name": "wandb", "mode": "offline"}), []
+    monkeypatch.setattr(
+        "conf.tracking._start", lambda logger, runs, identity: taken.append(identity["tags"]) or MagicMock()
+    )
+    for end in "ab":
+        with tracked(logger, tmp_path, tags=["rope", "n" * 70 + end, ""]):
+            pass
+    assert taken[0] != taken[1] and all(0 < len(tag) <= 64 for tags in taken for tag in tags) and taken[0][0] == "rope"

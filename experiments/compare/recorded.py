@@ -76,6 +76,8 @@ def from_folder(path: Path) -> Recorded:
         except Torn as error:
             print(f"{error}; it is left out", file=sys.stderr)
             continue
+        if lacking := [key for key in ("label", "rows", "split", "step") if key not in reading]:
+            raise BadInput(f"{place} is no reading: it lacks {', '.join(lacking)}")
         name = f"{reading['label']}, {reading['rows'][0]['protocol']}, {reading['split']}, step {reading['step']}"
         while name in readings:  # asked with other settings, which only the digest in the file's name tells apart
             name += f" ({place.stem[-10:]})"

@@ -13,7 +13,8 @@ from pathlib import Path
 from string import ascii_uppercase
 
 from conf.base import BadInput
-from conf.compose import fail
+from conf.compose import program
+from conf.files import with_ending
 from experiments.compare.recorded import Recorded, read
 
 # Where a run is kept and logged is not what it is.
@@ -166,12 +167,14 @@ def compare(sources: list[str], out: Path) -> str:
     """
     if len(sources) < 2:
         raise BadInput(f"compare wants two runs or more, and got {' '.join(sources)}")
+    if not out.name:
+        raise BadInput(f"--out={out} must be the name of files, without their suffix")
     from experiments.lab.canvas import save
 
     runs = [read(source) for source in sources]
     told = text(runs)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".txt").write_text(told + "\n", encoding="utf-8")
+    with_ending(out, ".txt").write_text(told + "\n", encoding="utf-8")
     save(draw(runs), out)
     return told
 
@@ -185,11 +188,9 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/comparison"), help="files to write, without their suffix"
     )
-    asked = parser.parse_args()
-    try:
-        print(f"{compare(asked.runs, asked.out)}\n\nFigure: {asked.out}.png, {asked.out}.svg")
-    except BadInput as error:
-        fail(str(error))
+    with program():
+        words = parser.parse_args()
+        print(f"{compare(words.runs, words.out)}\n\nFigure: {words.out}.png, {words.out}.svg")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conf.base import Settings
+from conf.files import with_ending
 from models.positions import EXTENSIONS, SCHEMES, Geometry, Position, build_position
 from models.positions.frequencies import Geometric
 
@@ -49,7 +50,7 @@ def save(drawing: Drawing, path: Path) -> None:
     """Write path.svg, which carries title and text, and path.png, both kept small; close the figure."""
     from PIL import Image
 
-    svg, png = path.with_suffix(".svg"), path.with_suffix(".png")
+    svg, png = with_ending(path, ".svg"), with_ending(path, ".png")
     told = {"Title": drawing.title, "Description": drawing.text, "Date": None}  # no date: same figure, same file
     drawing.figure.savefig(svg, metadata=told)
     svg.write_text(re.sub(r"(?m)^L (\S+) (\S+) $", _shorter, svg.read_text(encoding="utf-8")), encoding="utf-8")

@@ -144,10 +144,11 @@ def record(name, claim: Claim, request: Request, first, findings: Findings, verd
 
 
 def _main(values: dict, overrides: list[str]) -> None:
-    from conf.schema import validate
+    from conf.schema import Computed, validate
     from experiments.reproduce.claims import CLAIMS
 
     request = validate(Request, values)
+    validate(Computed, {"trainer": request.trainer, "logger": request.logger})
     claims = list(dict.fromkeys(request.claim))
     for name in claims:
         if name not in (*CLAIMS, "all"):

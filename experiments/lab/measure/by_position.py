@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conf.base import BadInput, Count, Settings
+from conf.files import with_ending
 from experiments.lab.measure.perplexity import cut
 from experiments.lab.measure.readings import cached_reading
 from experiments.lab.measure.request import Split
@@ -153,5 +154,5 @@ def draw_figure(result: dict, path: Path) -> None:
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     for suffix in (".png", ".svg"):
-        figure.savefig(path.with_suffix(suffix), dpi=150)
+        figure.savefig(with_ending(path, suffix), dpi=150)
     plt.close(figure)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from conf.files import with_ending
 from data.settings import Chains
 from experiments.lab.measure.optimum import optimum
 from experiments.lab.statistics import Estimate, bootstrap, mean
@@ -207,5 +208,5 @@ def figure(curves: dict[str, Sequence[dict]], window: int, title: str, path: Pat
     axes.legend(frameon=False, fontsize=8)
     axes.grid(alpha=0.3)
     for suffix in (".png", ".svg"):
-        drawn.savefig(path.with_suffix(suffix), dpi=150)
+        drawn.savefig(with_ending(path, suffix), dpi=150)
     plt.close(drawn)

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from conf.base import BadInput, Count, CountOrZero, Counts, Settings
+from conf.files import with_ending
 from data.settings import Retrieval
 from experiments.lab.measure.perplexity import default_contexts
 from experiments.lab.measure.readings import cached_reading, reading_path
@@ -138,5 +139,5 @@ def draw_heat_map(result: dict, path: Path) -> None:
     axes.set_title(f"{result['run']}\nextend={result['label']}", fontsize=8)
     figure.colorbar(image, label=f"exact matches of {result['trials']}")
     for suffix in (".png", ".svg"):
-        figure.savefig(path.with_suffix(suffix), dpi=150)
+        figure.savefig(with_ending(path, suffix), dpi=150)
     plt.close(figure)
