@@ -1,34 +1,37 @@
 """Mistakes a command line can hold, and a way to make them quickly: every command, in the tests' own process."""
 
 import importlib
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
+from pathlib import Path
 
 from conf.base import BadInput
 from conf.compose import check_logger, compose_values, sentence
 from conf.words import check
 
-# By command: the module of its main, its configuration, and what has to be given ({run}: the folder of a finished run).
-COMMANDS = {
-    "train": ("train", "config", ("runs={scratch}",)),
-    "perplexity": ("experiments.perplexity", "perplexity", ("checkpoint={run}",)),
-    "by_position": ("experiments.by_position", "by_position", ("checkpoint={run}",)),
-    "passkey": ("experiments.passkey", "passkey", ("checkpoint={run}",)),
-    "longrope": ("experiments.longrope.__main__", "longrope", ("checkpoint={run}",)),
-    "progressive": ("experiments.progressive.stages", "progressive", ("checkpoint={run}",)),
-    "extend": ("experiments.extend.study", "extend_study", ()),
-    "reproduce": ("experiments.reproduce.verdicts", "reproduce", ("claim=bound",)),
-    "cost": ("experiments.cost.growth", "cost", ()),
-    "benchmark": ("experiments.benchmark.__main__", "benchmark", ()),
-    "figures": ("experiments.figures.__main__", "figures", ()),
-    "report": ("experiments.report.page", "report", ()),
-    "dashboard": ("experiments.dashboard", "dashboard", ()),
-    "explore": ("experiments.explore.__main__", "explore", ()),
-    "pretrained": ("experiments.pretrained", "pretrained", ()),
+ROOT = Path(__file__).resolve().parent.parent
+# By configuration, the command's name and what has to be given; {run}: the folder of a finished run.
+GIVEN = {
+    "config": ("runs={scratch}",),
+    **dict.fromkeys(("perplexity", "by_position", "passkey", "longrope", "progressive"), ("checkpoint={run}",)),
+    "reproduce": ("claim=bound",),
 }
+
+
+def find_commands() -> dict[str, tuple[str, str]]:
+    """By configuration, the module of every command and the name of what it runs."""
+    commands = {}
+    for path in [ROOT / "train.py", *sorted(ROOT.glob("experiments/**/*.py"))]:
+        for config, function in re.findall(r'command_line\("(\w+)", (\w+)\)', path.read_text(encoding="utf-8")):
+            commands[config] = (".".join(path.relative_to(ROOT).with_suffix("").parts), function)
+    return commands
+
+
+COMMANDS = find_commands()
 INTERNALS = ("\n", "pydantic", "hydra", "omegaconf", "Traceback", "function-", "tuple[", "type=", "https://", "Errno")
 PATIENCE = 20  # seconds after which what should have been refused was not
 
@@ -36,8 +39,9 @@ PATIENCE = 20  # seconds after which what should have been refused was not
 # Settings that take anything, that a command has no use for, or that are those of train.
 GROUPS = ("model", "position", "frequencies", "extend", "seen", "data", "optimizer", "trainer", "logger")
 FREE = {
-    "extend": ("scale.", *(f"{group}." for group in GROUPS)),
+    "extend_study": ("scale.", "launcher.options", *(f"{group}." for group in GROUPS)),
     "reproduce": ("launcher.options",),
+    "progressive": ("launcher.options",),
     "pretrained": ("data.", "from", "name", "otherwise"),
 }
 
@@ -49,8 +53,9 @@ class Accepted(BaseException):
 @cache
 def defaults(command: str) -> dict:
     """The composed configuration of a command, with nothing wrong in it."""
-    _, config, given = COMMANDS[command]
-    return compose_values(config, [word.replace("{run}", "none").replace("{scratch}", "none") for word in given])
+    return compose_values(
+        command, [word.replace("{run}", "none").replace("{scratch}", "none") for word in GIVEN.get(command, ())]
+    )
 
 
 def leaves(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -83,15 +88,16 @@ def refusal(command: str, words: tuple[str, ...], places: dict[str, str]) -> str
     Raises:
         Accepted: it began, or ended well.
     """
-    module, config, given = COMMANDS[command]
+    module, function = COMMANDS[command]
+    given = GIVEN.get(command, ())
     words = [*(word for word in given if word.partition("=")[0] not in {w.partition("=")[0] for w in words}), *words]
     for name, place in places.items():
         words = [word.replace(f"{{{name}}}", place) for word in words]
     with _patience():
         try:
-            values = _changed(deepcopy(defaults(command)), words, config) or compose_values(config, words)
+            values = _changed(deepcopy(defaults(command)), words, command) or compose_values(command, words)
             check_logger(values)
-            importlib.import_module(module)._main(values, words)
+            getattr(importlib.import_module(module), function)(values, words)
         except BadInput as error:
             return str(error)
         except OSError as error:

@@ -214,7 +214,8 @@ def base_runs(scale: dict, overrides: Sequence[str], position: str, seeds: int) 
     unused = {"snapshots", "validation_windows"}  # a study reads the last checkpoint, and measures on its own
     size = [word for word in size if _key(word) not in keys | unused]
     values = compose_values("config", [*size, *words, f"position={position}"])
-    return [resolve({**values, "seed": values["seed"] + number}, words) for number in range(seeds)]
+    first = resolve(values, words)
+    return [first, *(resolve({**values, "seed": first.seed + number}, words) for number in range(1, seeds))]
 
 
 def existing_base_run(checkpoint: Path, values: dict, overrides: Sequence[str]) -> "Config":

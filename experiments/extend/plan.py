@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conf.base import BadInput, Count, Settings
+from conf.base import BadInput, Count
 from experiments.extend.arms import (
     ZERO_SHOT,
     Arm,
@@ -20,7 +20,7 @@ from experiments.extend.arms import (
     tuned_runs,
 )
 from experiments.lab.finetuning import check_batch, checkpoint_after
-from experiments.lab.launch import Launcher
+from experiments.lab.launch import Engine
 from experiments.lab.measure.passkey import Passkey, passkey_is_measured
 from experiments.lab.measure.perplexity import Measurement, cut, perplexity_is_measured
 from experiments.lab.plan import Plan, describe, make_plan
@@ -31,12 +31,11 @@ if TYPE_CHECKING:
     from data.corpus import Corpus
 
 
-class Engine(Settings):
-    """How many seeds, and how runs are trained, as in conf/extend_study.yaml."""
+class Seeds(Engine):
+    """How many seeds, what they start from and how runs are trained, as in conf/extend_study.yaml."""
 
     seeds: Count
-    launcher: Launcher
-    jobs_on_gpu: Count
+    checkpoint: str | None
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def make_study_plan(values: dict, overrides: Sequence[str]) -> StudyPlan:
     from data.corpus import prepare
 
     study = study_settings(values["study"])
-    engine = validate(Engine, {key: values[key] for key in ("seeds", "launcher", "jobs_on_gpu")})
+    engine = validate(Seeds, {key: values[key] for key in Seeds.model_fields})
     if values["checkpoint"] is not None:
         study, bases, checkpoints = _existing(study, engine, values, overrides)
     else:
@@ -136,7 +135,7 @@ def make_study_plan(values: dict, overrides: Sequence[str]) -> StudyPlan:
     return StudyPlan(study, bases, checkpoints, tuned, arms, left_out, how, segments, plan)
 
 
-def _existing(study: Study, engine: Engine, values: dict, overrides: Sequence[str]):
+def _existing(study: Study, engine: Seeds, values: dict, overrides: Sequence[str]):
     """The study, the base run and its checkpoint where the base model exists."""
     if engine.seeds != 1:
         raise BadInput(f"seeds={engine.seeds} cannot be had of checkpoint={values['checkpoint']}, which is one model")

@@ -38,6 +38,13 @@ class Launcher(Settings):
     options: dict
 
 
+class Engine(Settings):
+    """How the runs of a plan are trained, as a program is told."""
+
+    launcher: Launcher
+    jobs_on_gpu: Count  # runs at once that share a GPU
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))

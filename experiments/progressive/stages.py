@@ -24,7 +24,7 @@ import yaml
 from conf.base import BadInput
 from conf.files import write_json
 from experiments.lab.finetuning import fine_tuned
-from experiments.lab.launch import Launcher, Progress
+from experiments.lab.launch import Engine, Progress
 from experiments.lab.measure.perplexity import measure_checkpoint
 from experiments.lab.measure.request import read_request
 from experiments.lab.plan import make_plan, train_all
@@ -128,9 +128,11 @@ def run_command(values: dict, overrides: list[str]) -> None:
 
     placed = {key: values[key] for key in ("logger", "trainer", "cache")}
     del values["trainer"]
-    launcher, jobs_on_gpu = validate(Launcher, values.pop("launcher")), values.pop("jobs_on_gpu")
+    engine = validate(Engine, {key: values.pop(key) for key in Engine.model_fields})
     request = read_request(values)
-    stages = make_stages(request.checkpoint, validate(Progressive, values), launcher, jobs_on_gpu, **placed)
+    stages = make_stages(
+        request.checkpoint, validate(Progressive, values), engine.launcher, engine.jobs_on_gpu, **placed
+    )
     print(describe(stages), flush=True)
     write_page(stages, run_progressive(stages), Path(request.runs))
 
