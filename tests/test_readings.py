@@ -20,7 +20,7 @@ from experiments.lab.measure.held_out import shared_documents
 from experiments.lab.measure.passkey import Passkey, measure_passkey
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint, perplexity_is_measured
 from experiments.lab.measure.protocols import measure
-from experiments.lab.measure.readings import describe_origin
+from experiments.lab.measure.readings import describe_origin, read_back_note
 from experiments.lab.measure.request import read_request
 from experiments.lab.measure.subject import open_subject
 from experiments.longrope import Recovery, Search, recover, search_factors
@@ -362,3 +362,18 @@ def test_help_loads_nothing_heavy():
     for name in ("perplexity", "by_position", "passkey", "longrope.__main__"):
         out = subprocess.run([sys.executable, "-c", script.format(name)], cwd=ROOT, capture_output=True, text=True)
         assert out.stdout.strip() == "[]", name + out.stderr
+
+
+def test_a_line_of_several_readings_says_which_were_read_back():
+    def result(read_back, time, commit):
+        return {"read_back": read_back, "measured": {"time": f"{time}T01:02:03+00:00", "commit": commit}}
+
+    fresh, old, older = (
+        result(False, "2026-01-01", "c" * 40),
+        result(True, "2025-01-01", "b"),
+        result(True, "2024", None),
+    )
+    assert read_back_note([fresh, fresh]) == ""
+    assert read_back_note([old]) == " (read back, measured 2025-01-01 01:02 UTC or later, commit b)"
+    assert read_back_note([fresh, old, older]).startswith(" (2 of 3 read back, measured 2024")
+    assert read_back_note([old, older]).endswith("commit b, unknown)")

@@ -26,6 +26,7 @@ from experiments.extend.plan import StudyPlan, describe_study, make_study_plan
 from experiments.extend.report import sentences, tables
 from experiments.lab.measure.passkey import measure_passkey
 from experiments.lab.measure.perplexity import measure_checkpoint
+from experiments.lab.measure.readings import read_back_note
 from experiments.lab.plan import carry_out
 
 
@@ -34,17 +35,21 @@ def read_scheme(plan: StudyPlan, position: str) -> list[Reading]:
     readings, cache = [], plan.base.cache
     measurements = list(plan.measurements(position))
     for number, (arm, steps, how) in enumerate(measurements, 1):
-        models, keys = [], plan.passkey(arm, how)
+        models, results, keys = [], [], plan.passkey(arm, how)
         for seed, checkpoint in zip(plan.seeds, plan.models(arm, steps), strict=True):
-            rows = measure_checkpoint(checkpoint, arm.extend, plan.perplexity(how), cache)["rows"]
-            passkey = [] if keys is None else measure_passkey(checkpoint, arm.extend, keys, cache)[0]["lengths"]
+            results.append(measure_checkpoint(checkpoint, arm.extend, plan.perplexity(how), cache))
+            rows, passkey = results[-1]["rows"], []
+            if keys is not None:
+                results.append(measure_passkey(checkpoint, arm.extend, keys, cache)[0])
+                passkey = results[-1]["lengths"]
             models.append(Measured(seed, rows, passkey))
         reading = Reading(position, arm.method + DECODED * (how == "decoded"), arm.factor, steps, models)
         readings.append(reading)
         window = f" at {plan.base.window * arm.factor}" if arm.factor > 1 else ""
         curve = ", ".join(f"{reading.perplexity(context):.2f} at {context}" for context in reading.contexts)
         place = f"[{number:>{len(str(len(measurements)))}}/{len(measurements)}]"
-        print(f"{place} {position}, {method_name(reading.arm)}{window}, {steps} steps: {curve}", flush=True)
+        line = f"{place} {position}, {method_name(reading.arm)}{window}, {steps} steps: {curve}"
+        print(f"{line}{read_back_note(results)}", flush=True)
     return readings
 
 

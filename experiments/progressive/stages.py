@@ -26,6 +26,7 @@ from conf.files import write_json
 from experiments.lab.finetuning import fine_tuned
 from experiments.lab.launch import Engine, Progress
 from experiments.lab.measure.perplexity import measure_checkpoint
+from experiments.lab.measure.readings import read_back_note
 from experiments.lab.measure.request import read_request
 from experiments.lab.plan import make_plan, train_all
 from experiments.longrope import Search, overfit, recover, search_factors, search_progress
@@ -50,10 +51,11 @@ def run_progressive(stages: Stages) -> dict:
     settings, base, readings = stages.settings, stages.base, []
 
     def read(name: str, factor: int, steps: int, checkpoint: Path, extend: dict) -> None:
-        rows = measure_checkpoint(checkpoint, extend, stages.reading, base.cache)["rows"]
+        result = measure_checkpoint(checkpoint, extend, stages.reading, base.cache)
+        rows = result["rows"]
         readings.append(Stretch(name, factor, steps, rows))
         curve = ", ".join(f"{row['perplexity']:.2f} at {row['context']}" for row in rows)
-        print(f"{readings[-1].label}: {curve}", flush=True)
+        print(f"{readings[-1].label}: {curve}{read_back_note([result])}", flush=True)
 
     def stage(name: str, start: Path, factor: int, steps: int, before: int = 0) -> tuple[dict, Path]:
         """Search from this checkpoint, fine-tune, read both; what was found, and where it ended."""

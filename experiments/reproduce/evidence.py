@@ -10,6 +10,7 @@ import numpy as np
 from experiments.lab.measure.by_position import ByPosition, measure_by_position
 from experiments.lab.measure.passkey import Passkey, measure_passkey
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
+from experiments.lab.measure.readings import read_back_note
 
 if TYPE_CHECKING:
     from conf.schema import Config
@@ -64,12 +65,12 @@ class Evidence:
         return self._read(arm, how, extension(extend, factor), step)[window]
 
     def _read(self, arm: str, how: Measurement, extend: dict | None, step: int | None) -> dict[int, Rows]:
-        read = [
-            measure_checkpoint(each, extend, how, self.config.cache)["rows"] for each in self.checkpoints(arm, step)
-        ]
+        results = [measure_checkpoint(path, extend, how, self.config.cache) for path in self.checkpoints(arm, step)]
+        read = [result["rows"] for result in results]
         how_read = "as trained" if extend is None else " ".join(f"{value}" for value in extend.values())
         perplexities = ", ".join(f"{mean(rows):.3f} at {rows[0]['context']}" for rows in zip(*read, strict=True))
-        print(f"{arm}, {how_read}{'' if step is None else f', step {step}'}: perplexity {perplexities}", flush=True)
+        line = f"{arm}, {how_read}{'' if step is None else f', step {step}'}: perplexity {perplexities}"
+        print(f"{line}{read_back_note(results)}", flush=True)
         return {rows[0]["context"]: list(rows) for rows in zip(*read, strict=True)}
 
     def checkpoints(self, arm: str, step: int | None = None) -> list[Path]:

@@ -8,7 +8,7 @@ version of the protocol. What is kept says when it was measured, and by which co
 import json
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from conf.base import BadInput, Settings
@@ -31,6 +31,17 @@ def describe_origin(result: dict) -> str:
         if count
     ]
     return f"{text}{'; ' * bool(trained)}{', '.join(trained)}."
+
+
+def read_back_note(results: Sequence[dict]) -> str:
+    """Behind a line that several results come to: which were read back, since when and by what; empty if none was."""
+    back = [result["measured"] for result in results if result["read_back"]]
+    if not back:
+        return ""
+    oldest = min(measured["time"] for measured in back)[:16].replace("T", " ")
+    commits = sorted({(measured["commit"] or "unknown")[:10] for measured in back})
+    share = "" if len(back) == len(results) else f"{len(back)} of {len(results)} "
+    return f" ({share}read back, measured {oldest} UTC or later, commit {', '.join(commits)})"
 
 
 def reading_path(subject: Subject, kind: str, settings: Settings, label: str) -> Path:
