@@ -1,8 +1,8 @@
 """Whether a folder of tokens is what was written: sizes, digests, and what its numbers must satisfy.
 
 Every file is hashed once in a process, when its corpus is first opened, and again only if it changes: a second of one
-core for about 1.1 GB. SHA-256, because that is what a corpus is named by (`fingerprint`): folders older than the digests
-of single files are checked all the same. Digests find what is torn or changed by accident; that ids are in the
+core for about 1.1 GB. SHA-256, because that is what a corpus is named by (`fingerprint`): folders older than the
+digests of single files are checked all the same. Digests find what is torn or changed by accident; that ids are in the
 vocabulary and offsets in the file is looked at beside them, for folders that come from elsewhere.
 """
 
