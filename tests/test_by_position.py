@@ -1,7 +1,9 @@
 """Loss by position: bins that share out the window, means that a plain loop gives, a gate that knows what it asks."""
 
+import dataclasses
 import json
 import math
+import types
 
 import numpy as np
 import pytest
@@ -9,10 +11,13 @@ import torch
 from torch import nn
 
 from conf.base import BadInput
-from experiments.lab.measure.by_position import ByPosition, bins, by_position, measure_by_position
+from experiments.lab.measure.by_position import ByPosition, bins, by_position, format_table, measure_by_position
+from experiments.lab.measure.optimum import optimal_losses
 from experiments.lab.measure.protocols import token_losses
-from experiments.lab.statistics import mean, mean_difference, wilson
+from experiments.lab.statistics import wilson
 from tests.runs import CACHE, run_program, tiny
+from tests.test_chains import chains
+from tests.test_optimum import drawn
 from train import compose, train
 
 VOCABULARY = 8
@@ -82,33 +87,58 @@ def test_means_by_bin_and_document_equal_a_plain_loop():
     assert sums.interval(2).value == pytest.approx(expected[:, 2].sum() / 18)
 
 
-@pytest.mark.parametrize(("reach", "used"), [(2, False), (4, False), (12, True), (64, True)])
-def test_the_gate_opens_for_a_model_that_reads_far(reach, used):
-    """Loss falls with context up to `reach` tokens; the gate of a window of 32 compares 17-32 with 5-8."""
+@pytest.mark.parametrize(("reach", "used"), [(2, False), (8, False), (28, True), (64, True)])
+def test_the_gate_opens_for_a_model_that_reads_far(reach, used, monkeypatch):
+    """Loss falls with context up to `reach` tokens; of a window of 32 the last 8 targets see 9-16 and 25-32."""
+    random = np.random.default_rng(1)
     model = Knowing(lambda seen: 1.5 - 0.5 * min(seen, reach) / 64)
-    (losses,) = token_losses(model, segments(20, 32), [32], "windows")
-    noise = np.random.default_rng(1).normal(0, 0.002, losses.nll.shape).astype(np.float32)
-    sums = by_position(losses.__class__(**{**losses.__dict__, "nll": losses.nll + noise}), list(range(20)))
+
+    def noisy(*args, **options):
+        for losses in token_losses(*args, **options):
+            noise = random.normal(0, 0.002, losses.nll.shape).astype(np.float32)
+            yield dataclasses.replace(losses, nll=losses.nll + noise)
+
+    monkeypatch.setattr("experiments.lab.measure.protocols.token_losses", noisy)
+    result = read(model, segments(20, 32), ByPosition(context=32), monkeypatch)
     late, early = (
-        np.mean([1.5 - 0.5 * min(seen, reach) / 64 for seen in part]) for part in (range(17, 33), range(5, 9))
+        np.mean([1.5 - 0.5 * min(seen, reach) / 64 for seen in part]) for part in (range(25, 33), range(9, 17))
     )
-    gate = sums.gate()
-    assert gate.value == pytest.approx(late - early, abs=0.001)
-    assert (gate.high < 0) == used
+    gate = result["gate"]
+    assert (gate["from"], gate["to"]) == (16, 32)
+    assert gate["value"] == pytest.approx(early - late, abs=0.001)
+    assert gate["passed"] == used
+    assert ("uses all 32 tokens" if used else "no use of the second half of 32 tokens") in format_table(result)
 
 
-def test_a_difference_is_paired_by_document():
-    """Documents differ by a nat, the two parts of each by a hundredth: paired, the interval excludes zero."""
-    random = np.random.default_rng(0)
-    counts = random.integers(50, 150, 40)
-    hard = random.normal(3, 1, 40)
-    ours, theirs = ((hard - 0.01 + random.normal(0, 0.001, 40)) * counts, counts), (hard * counts, counts)
-    gap = mean_difference(ours, theirs)
-    assert gap.low < -0.01 < gap.high < 0
-    apart = mean(ours[0], counts)
-    assert apart.high - apart.low > 10 * (gap.high - gap.low)
-    swapped = mean_difference(ours, (theirs[0][::-1], counts[::-1]))
-    assert swapped.low < 0 < swapped.high
+def read(model, texts, settings, monkeypatch, language=None):
+    """What measure_by_position finds of a model, kept nowhere; each text is a document."""
+    corpus = types.SimpleNamespace(language=language, split=lambda name: Texts(texts))
+    monkeypatch.setattr("experiments.lab.measure.by_position.open_subject", lambda *_: None)
+    monkeypatch.setattr(
+        "experiments.lab.measure.by_position.cached_reading",
+        lambda kind, subject, settings, label, splits, measure: measure(model, None, corpus, {}),
+    )
+    return measure_by_position(None, None, settings, "")
+
+
+class Texts(list):
+    def at_least(self, length):
+        return [i for i, text in enumerate(self) if len(text) >= length]
+
+
+def test_on_chains_the_optimum_stands_beside_every_bin_and_is_not_beaten(monkeypatch):
+    language = chains(states=VOCABULARY - 1)
+    texts = list(drawn(language, documents=20, length=32))
+    result = read(Knowing(lambda seen: 3.0), texts, ByPosition(context=32), monkeypatch, language)
+    seen = np.arange(1, 33)
+    best = optimal_losses(language, np.stack(texts), seen, seen)
+    for row in result["rows"]:
+        assert row["optimum"] == pytest.approx(best[:, row["low"] - 1 : row["high"]].mean())
+        assert row["excess"]["value"] == pytest.approx(row["nll"] - row["optimum"])
+    assert "optimum" in format_table(result) and "below the optimum" not in format_table(result)
+    for row in result["rows"]:
+        row["excess"]["value"] *= -1
+    assert "below the optimum" in format_table(result)
 
 
 def test_intervals_of_shares_are_wilsons():
@@ -128,7 +158,7 @@ def test_the_command_measures_draws_keeps_and_reads_back(tmp_path):
     asked = [f"checkpoint={folder}", f"cache={CACHE}", f"runs={tmp_path}", "segments=40", "logger=none"]
     status, out, err = run_program(*asked, module="experiments.by_position")
     assert status == 0, err
-    assert "17-32" in out and "32 tokens of context against 5-8" in out
+    assert "17-32" in out and "32 tokens: from 16 on it gains" in out
     (place,) = (folder / "by_position").glob("*.json")
     result = json.loads(place.read_text())
     assert result["context"] == 32 and sum(row["targets"] for row in result["rows"]) == 40 * 32

@@ -69,9 +69,13 @@ def test_the_optimum_stands_beside_what_was_measured():
         )
 
 
+def beats(rows):
+    return context.beats_the_optimum({row["context"]: row["excess"] for row in rows})
+
+
 def test_no_reader_beats_the_optimum_by_more_than_chance():
-    assert context.beats_the_optimum(rows_of(back(None))) is None
-    assert context.beats_the_optimum(rows_of(back(11))) is None
+    assert beats(rows_of(back(None))) is None
+    assert beats(rows_of(back(11))) is None
     random = np.random.default_rng(0)
 
     def lucky(losses):  # three standard errors
@@ -81,8 +85,8 @@ def test_no_reader_beats_the_optimum_by_more_than_chance():
     def cheating(losses):
         return back(None)(losses) - 0.1 * random.random(losses.nll.shape)
 
-    assert context.beats_the_optimum(rows_of(lucky)) is None
-    assert "nats a token below the optimum" in context.beats_the_optimum(rows_of(cheating))
+    assert beats(rows_of(lucky)) is None
+    assert "nats a token below the optimum" in beats(rows_of(cheating))
 
 
 def test_gains_are_paired_and_the_gate_asks_the_last_doubling_inside_the_window():
@@ -106,8 +110,8 @@ def test_gains_are_paired_and_the_gate_asks_the_last_doubling_inside_the_window(
     alone = {"documents": [0], "document_tokens": [8]}
     alone = [{**alone, "context": 16, "document_nll": [8.0]}, {**alone, "context": 32, "document_nll": [1.0]}]
     assert not context.gate(alone, 32)["passed"]
-    assert "uses its whole window: from 32 to 64 tokens" in context.gate_sentence(passed, 64)
-    assert "shows no use of the second half" in context.gate_sentence(failed, 32)
+    assert "uses all 64 tokens: from 32 on it gains" in context.gate_sentence(passed, 64)
+    assert "shows no use of the second half of 32 tokens" in context.gate_sentence(failed, 32)
     assert "name 64 and 128" in context.gate_sentence(None, 128)
 
 

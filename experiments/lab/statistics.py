@@ -1,6 +1,6 @@
 """Intervals: the document is the unit, and comparisons are paired over the documents that both sides scored.
 
-Of single models, `mean`, `mean_difference` and `paired_ratio` resample documents. Of arms trained with several seeds,
+Of single models, `mean`, `bootstrap` and `paired_ratio` resample documents. Of arms trained with several seeds,
 `contrast` and `compare` resample seeds and documents: their intervals speak of other seeds' models too.
 
 Letters in shape comments: S seeds, D documents, N draws.
@@ -48,19 +48,6 @@ def paired_ratio(ours: dict, theirs: dict, draws: int = DRAWS, seed: int = 0) ->
 def mean(sums, counts, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """Σ sums / Σ counts over documents, both (D,), with a percentile interval from resampling documents."""
     return bootstrap(lambda sums, counts: sums.sum(-1) / counts.sum(-1), (sums, counts), draws, seed)
-
-
-def mean_difference(ours: tuple, theirs: tuple, draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """The mean over one set of targets less that over another set in the same documents, paired by document.
-
-    Args:
-        ours, theirs: sums and counts by document, (D,) each, over the same documents in the same order.
-    """
-
-    def difference(sums, counts, their_sums, their_counts):
-        return sums.sum(-1) / counts.sum(-1) - their_sums.sum(-1) / their_counts.sum(-1)
-
-    return bootstrap(difference, (*ours, *theirs), draws, seed)
 
 
 def bootstrap(statistic, columns, draws: int = DRAWS, seed: int = 0) -> Estimate:

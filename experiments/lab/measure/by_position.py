@@ -1,15 +1,16 @@
 """Loss by position: does a model use its context at all, and how far back?
 
 Held-out text is cut into segments of L targets, each read in one window from its first token, so that target t sees t
-tokens (the protocol `windows`). Losses are averaged in bins that halve the window: (L/2, L], (L/4, L/2], … 1. The
-gate: the mean loss in (L/2, L] is below that in (L/8, L/4] by more than its interval. A model that fails it shows no
-use of the longer part of its window, and one cannot tell by its perplexity what a still longer one would bring.
+tokens (the protocol `windows`). Losses are averaged in bins that halve the window: (L/2, L], (L/4, L/2], … 1.
 
-Intervals are over documents.
+The gate compares the same targets: the last L/4 of a segment, predicted from L/2 tokens and from L (the protocol
+`fixed_targets`). A model that gains nothing, or no more than its interval, shows no use of the longer part of its
+window, and one cannot tell by its perplexity what a still longer one would bring. On data=chains the optimum stands
+beside each bin. Intervals are over documents.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,13 @@ import numpy as np
 
 from conf.base import BadInput, Count, Settings
 from conf.files import with_ending
-from experiments.lab.measure.perplexity import cut
+from experiments.lab.measure import context
+from experiments.lab.measure.optimum import optimum
+from experiments.lab.measure.perplexity import by_document, cut
 from experiments.lab.measure.readings import cached_reading
 from experiments.lab.measure.request import Split
 from experiments.lab.measure.subject import open_subject
-from experiments.lab.statistics import Estimate, mean, mean_difference
+from experiments.lab.statistics import Estimate, mean
 
 if TYPE_CHECKING:
     from experiments.lab.measure.protocols import TokenLosses
@@ -60,11 +63,6 @@ class Sums:
         """The mean loss in a bin, nats per token."""
         return mean(self.nll[:, place], self.targets[:, place])
 
-    def gate(self) -> Estimate:
-        """Mean loss in (L/2, L] less that in (L/8, L/4], nats per token: below zero where context is used."""
-        late, early = ((self.nll[:, place], self.targets[:, place]) for place in (-1, -3))
-        return mean_difference(late, early)
-
 
 def by_position(losses: "TokenLosses", owners: list[int]) -> Sums:
     """Sum token losses by the document each comes from and by the context each target saw.
@@ -93,27 +91,35 @@ def measure_by_position(
 
     Returns:
         As cached_reading, with {"rows": [{"low", "high", "nll", "interval", "perplexity", "targets", "document_nll",
-        "document_targets"}], "gate": {"value", "low", "high"}, "uses_context": whether the gate is passed}; nll in
-        nats per token, by document in nats.
+        "document_targets"}], "gate": that of context.gate}; nll in nats per token, by document in nats. Rows of
+        data=chains also have "optimum", nats per token, and "excess", as context.excess.
     """
-    from experiments.lab.measure.protocols import token_losses
+    from experiments.lab.measure.protocols import summarise, token_losses
 
     def measured(model, config, corpus, device: dict) -> dict:
         segments = cut(corpus.split(settings.split), settings.context + 1, settings.segments)
         options = {"batch_tokens": settings.batch_tokens, "progress": progress, **device}
         (losses,) = token_losses(model, segments.tokens, [settings.context], "windows", **options)
         sums = by_position(losses, segments.owners)
+        best = None
+        if corpus.language is not None:
+            nll = optimum(corpus.language, segments.tokens, losses)
+            best = by_position(replace(losses, nll=nll), segments.owners)
         rows = []
         for place, (low, high) in enumerate(sums.bins):
             loss = sums.interval(place)
             row = {"low": low, "high": high, "nll": loss.value, "interval": [loss.low, loss.high]}
             row |= {"perplexity": math.exp(min(loss.value, 700.0)), "targets": int(sums.targets[:, place].sum())}
             columns = {"document_nll": sums.nll, "document_targets": sums.targets}
+            if best is not None:
+                row |= {"optimum": best.interval(place).value}
+                row |= {"excess": context.excess((sums.nll - best.nll)[:, place], sums.targets[:, place])}
             rows.append(row | {key: column[:, place].tolist() for key, column in columns.items()})
-        gate = sums.gate()
         about = {"split": settings.split, "context": settings.context, "documents": len(sums.nll), "rows": rows}
-        passed = len(sums.nll) > 1 and gate.high < 0  # the interval of a single document has no width
-        return about | {"gate": asdict(gate), "uses_context": passed}
+        halves, stride = [settings.context // 2, settings.context], settings.context // 4
+        pair = token_losses(model, segments.tokens, halves, "fixed_targets", stride, **options)
+        paired = [by_document(asdict(summarise(one)), segments.owners) for one in pair]
+        return about | {"gate": context.gate(paired, settings.context)}
 
     subject, label = open_subject(checkpoint, extend, cache, data), f"{settings.split}{settings.context}"
     return cached_reading("by_position", subject, settings, label, (settings.split,), measured)
@@ -121,18 +127,19 @@ def measure_by_position(
 
 def format_table(result: dict) -> str:
     """Context seen, loss with its interval, perplexity and targets, in columns; then the gate in a sentence."""
-    lines = [f"{'context seen':>14} {'nats':>7} {'interval':>16} {'perplexity':>11} {'targets':>9}"]
+    known = "optimum" in result["rows"][0]
+    optimal = f" {'optimum':>8}" * known
+    lines = [f"{'context seen':>14} {'nats':>7} {'interval':>16}{optimal} {'perplexity':>11} {'targets':>9}"]
     for row in result["rows"]:
         low, high = row["interval"]
         seen, interval = f"{row['low']}-{row['high']}", f"[{low:.3f}, {high:.3f}]"
-        lines.append(f"{seen:>14} {row['nll']:>7.3f} {interval:>16} {row['perplexity']:>11.3f} {row['targets']:>9,}")
-    early, late = result["rows"][-3], result["rows"][-1]
-    alone = " (of a single document, so without an interval)" * (result["documents"] == 1)
-    verdict = "the model uses" if result["uses_context"] else "the model shows no use of"
-    lines.append(
-        f"With {late['low']}-{late['high']} tokens of context against {early['low']}-{early['high']}: "
-        f"{Estimate(**result['gate'])} nats{alone}; {verdict} more context than that."
-    )
+        optimal = f" {row['optimum']:>8.3f}" if known else ""
+        lines.append(
+            f"{seen:>14} {row['nll']:>7.3f} {interval:>16}{optimal} {row['perplexity']:>11.3f} {row['targets']:>9,}"
+        )
+    lines.append(context.gate_sentence(result["gate"], result["context"]))
+    if known and (sentence := context.beats_the_optimum({row["high"]: row["excess"] for row in result["rows"]})):
+        lines.append(sentence)
     return "\n".join(lines)
 
 
@@ -146,6 +153,9 @@ def draw_figure(result: dict, path: Path) -> None:
         span = (row["low"] - 0.5, row["high"] + 0.5)
         axes.fill_between(span, *row["interval"], color="#4c72b0", alpha=0.25, linewidth=0)
         axes.plot(span, (row["nll"], row["nll"]), color="#4c72b0")
+        if "optimum" in row:
+            label = "the best reader" if row is result["rows"][0] else None
+            axes.plot(span, (row["optimum"], row["optimum"]), color="black", linewidth=1, label=label)
     axes.axvline(result["original_window"] + 0.5, color="black", linewidth=0.8, linestyle=":", label="trained window")
     axes.set(xscale="log", xlabel="tokens of context seen", ylabel="loss, nats per token")
     axes.set_xticks([row["high"] for row in result["rows"]], [str(row["high"]) for row in result["rows"]])

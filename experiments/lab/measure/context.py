@@ -75,9 +75,9 @@ def gate_sentence(result: dict | None, window: int) -> str:
         return (
             f"Whether the model uses its window of {window} tokens was not measured: name {window // 2} and {window}."
         )
-    verdict = "uses its whole window" if result["passed"] else "shows no use of the second half of its window"
+    verdict = "uses all" if result["passed"] else "shows no use of the second half of"
     gain = Estimate(result["value"], result["low"], result["high"])
-    return f"Read so, the model {verdict}: from {result['from']} to {result['to']} tokens it gains {gain} nats a token."
+    return f"Read so, the model {verdict} {window} tokens: from {result['from']} on it gains {gain} nats a token."
 
 
 def lengths(context: int) -> list[int]:
@@ -117,7 +117,7 @@ def with_optimum(
                     "document_nll": best.tolist(),
                 },
                 "effective_context": asdict(effective_context(row["document_nll"], tokens, curve, row["context"])),
-                "excess": _excess(np.asarray(row["document_nll"]) - best, tokens),
+                "excess": excess(np.asarray(row["document_nll"]) - best, tokens),
             }
         )
     return result
@@ -153,20 +153,24 @@ def effective_context(
     return bootstrap(crossing, (nll, tokens, *curve))
 
 
-def _excess(nats: np.ndarray, tokens: np.ndarray) -> dict:
+def excess(nats: np.ndarray, tokens: np.ndarray) -> dict:
     """The mean of nats per token, a ratio of sums over documents (D,), and its standard error."""
     value = nats.sum() / tokens.sum()
     spread = np.sum((nats - value * tokens) ** 2) * len(nats) / max(1, len(nats) - 1)
     return {"value": float(value), "standard_error": float(spread**0.5 / tokens.sum())}
 
 
-def beats_the_optimum(rows: Sequence[dict]) -> str | None:
-    """A sentence where a model beats the optimum by more than chance, which none can; else None."""
-    for row in rows:
-        value, error = row["excess"]["value"], row["excess"]["standard_error"]
+def beats_the_optimum(excesses: dict[int, dict]) -> str | None:
+    """A sentence where a model beats the optimum by more than chance, which none can; else None.
+
+    Args:
+        excesses: as `excess` gives them, by the tokens of context they were found at.
+    """
+    for length, found in excesses.items():
+        value, error = found["value"], found["standard_error"]
         if value < -(ALLOWED * error + 1e-6):  # losses are float32
             return (
-                f"At a context of {row['context']} the loss is {-value:.4f} nats a token below the optimum, which is "
+                f"At a context of {length} the loss is {-value:.4f} nats a token below the optimum, which is "
                 f"{-value / max(error, 1e-12):.0f} standard errors: no reader can do that, so something is wrong with "
                 "the corpus, the targets or the model's mask."
             )

@@ -6,6 +6,7 @@ separator that opens a document is never a target: perplexity and bits per byte 
 doubling of the context gains stands beside them, and on data=chains the optimum and the effective context (context.py).
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,8 +77,11 @@ def cut(documents: "Documents", length: int, limit: int) -> Segments:
 def measure_checkpoint(
     checkpoint: Path, extend: dict | None, settings: Measurement, cache: str, progress=None, data: dict | None = None
 ) -> dict:
-    """As `measure_perplexity`, without the file."""
-    return measure_perplexity(checkpoint, extend, settings, cache, progress, data)[0]
+    """As `measure_perplexity`, without the file, for programs: what they read is held to the optimum by a warning."""
+    result = measure_perplexity(checkpoint, extend, settings, cache, progress, data)[0]
+    for sentence in _impossible(result["rows"]):
+        warnings.warn(f"{checkpoint}: {sentence}", stacklevel=2)
+    return result
 
 
 def measure_perplexity(
@@ -167,9 +171,13 @@ def format_table(rows: list[dict], gains: Sequence[dict] = ()) -> str:
 def notes(result: dict) -> list[str]:
     """What a reader of the table should know: the gate, and whether a model beats the optimum."""
     lines = [context.gate_sentence(result["gate"], result["window"])] if "gate" in result else []
-    if "optimum" in result["rows"][0] and (sentence := context.beats_the_optimum(result["rows"])):
-        lines.append(sentence)
-    return lines
+    return [*lines, *_impossible(result["rows"])]
+
+
+def _impossible(rows: list[dict]) -> list[str]:
+    """A sentence where a model beats the optimum by more than chance, or none."""
+    sentence = context.beats_the_optimum({row["context"]: row["excess"] for row in rows if "excess" in row})
+    return [sentence] if sentence else []
 
 
 def format_both(whole: list[dict], decoded: list[dict]) -> str:
