@@ -3,13 +3,21 @@
 import dataclasses
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
 
 from experiments.lab.measure import context
 from experiments.lab.measure.optimum import optimum
-from experiments.lab.measure.perplexity import Measurement, by_document, format_table, measure_perplexity, notes
+from experiments.lab.measure.perplexity import (
+    Measurement,
+    by_document,
+    format_table,
+    measure_checkpoint,
+    measure_perplexity,
+    notes,
+)
 from experiments.lab.statistics import Estimate
 from tests.runs import tiny
 from tests.test_chains import chains
@@ -126,6 +134,17 @@ def base(tmp_path_factory):
         "data.documents={train: 4, validation: 2, test: 6}",
     ]
     return train(compose(words), words), f"{folder}/cache"
+
+
+def test_programs_are_warned_of_a_reading_that_beats_the_optimum(base, monkeypatch):
+    result, cache = base
+    settings = Measurement(contexts=(16, 32), stride=8, segments=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        measure_checkpoint(result.checkpoint, None, settings, cache)
+    monkeypatch.setattr(context, "optimum", lambda *args: 9.0 + optimum(*args))
+    with pytest.warns(UserWarning, match=r"At a context of 16 the loss is .* below the optimum"):
+        measure_checkpoint(result.checkpoint, None, settings.model_copy(update={"segments": 6}), cache)
 
 
 def test_a_reading_of_chains_has_the_optimum_and_the_effective_context(base):

@@ -11,13 +11,15 @@ import pytest
 import torch
 
 from conf.base import BadInput
+from conf.compose import compose_values
 from conf.environment import COMMAND
+from conf.schema import validate
 from experiments.lab import launch
 from experiments.lab import plan as engine
 from experiments.lab.launch import Progress
 from experiments.lab.plan import describe, make_plan, missing, train_all
 from experiments.reproduce import verdicts as reproduce
-from experiments.reproduce.arms import arms_of
+from experiments.reproduce.arms import Request, arms_of
 from experiments.reproduce.claim import Claim, Findings, verdict
 from experiments.reproduce.claims import CLAIMS
 from experiments.reproduce.evidence import Evidence
@@ -297,3 +299,14 @@ def test_killed_it_goes_on(tmp_path, two_claims, capsys, one_thread):
     )
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(list(tmp_path.glob("claims-tiny/*/results.json"))) == 3
+
+
+def test_claims_that_need_text_have_it_at_a_scale_of_chains(tmp_path):
+    overrides = ["claim=all", "scale=pico", "seeds=1", f"runs={tmp_path}", "logger=none", "trainer=cpu"]
+    request = validate(Request, compose_values("reproduce", overrides))
+    for name, claim in CLAIMS.items():
+        for runs in arms_of(claim(), request).values():
+            assert {run.data.source for run in runs} == {"sotu" if name == "effective_window" else "chains"}
+    asked = validate(Request, compose_values("reproduce", [*overrides, 'train=["data=files","data.train=a.txt"]']))
+    (run, *_) = arms_of(CLAIMS["effective_window"](), asked)["retrieving"]
+    assert run.data.source == "files"

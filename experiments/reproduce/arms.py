@@ -24,12 +24,16 @@ OUT_OF_NAMES = UNNAMED - {"log_every", "validate_every", "validation_windows", "
 
 
 class Scale(Settings):
-    """The size at which a claim is tested, as in conf/scale; train: overrides of every run."""
+    """The size at which a claim is tested, as in conf/scale.
+
+    train: overrides of every run; text: further ones for claims that need text, where `train` has a corpus without.
+    """
 
     name: str
     seeds: Count
     segments: Count
     train: Words
+    text: Words = ()
 
 
 class Request(Settings):
@@ -63,7 +67,8 @@ def arms_of(claim: Claim, request: Request, known: dict[str, "Config"] | None = 
     Raises:
         BadInput: an arm cannot be composed, or is fine-tuned from one that there is not, or from itself.
     """
-    shared = [*request.scale.train, *request.train]
+    text = request.scale.text if claim.needs_text else ()
+    shared = [*request.scale.train, *text, *request.train]
     common = compose_values("config", shared)
     arms = claim.arms(common["window"])
     fixed = {"group": request.group or f"claims-{request.scale.name}", "checkpoint": None}

@@ -50,6 +50,7 @@ class Claim:
     rule: ClassVar[str]  # `judge`, in words
     paper: ClassVar[str]  # the paper's own numbers, to stand beside ours
     settle: ClassVar[str]  # what it would take to settle it
+    needs_text: ClassVar[bool] = False  # whether its arms make no sense on a corpus of something else
 
     def arms(self, window: int) -> dict[str, list[str]]:
         """What is trained, by name: the overrides in which arms differ, for a window of so many tokens.

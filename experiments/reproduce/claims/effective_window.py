@@ -24,6 +24,7 @@ def arm_of(method: str, factor: int) -> str:
 
 
 class EffectiveWindow(Claim):
+    needs_text = True  # keys are hidden in it
     title = "Direct fine-tuning leaves the effective window as it was, interpolation extends it"
     source = (
         "Chen et al. 2023 (Position Interpolation, arXiv 2306.15595), section 3.3 and Table 4; the 80 % rule: Peng et "
