@@ -1,6 +1,7 @@
 """Checkpoint files that survive being killed: written beside their target, sealed by a digest, loaded as plain data.
 
-A file is what torch.save writes, and after it MARK and the SHA-256 of all before. torch.load reads past the seal.
+A file is what torch.save writes, and after it MARK and the SHA-256 of all before. torch.load reads past the seal. To
+hash 100 MB takes about a third of a second on one core, when they are written and whenever they are read.
 """
 
 import hashlib
