@@ -8,7 +8,7 @@ from conf.base import BadInput
 from conf.compose import compose_values
 from conf.schema import validate
 from experiments.cost.growth import AXES, STATE, Cost, fits, on_devices, power_law, run_cost, scaled
-from experiments.lab.canvas import told
+from experiments.lab.canvas import read_caption
 from tests.runs import CACHE, tiny
 from train import compose
 
@@ -86,7 +86,7 @@ def test_the_command_measures_every_axis_and_leaves_numbers_and_a_figure(tmp_pat
     assert [row["devices"] for row in kept["devices"]] == 2 * [1, 2, 4]  # a batch of four
     assert kept["versions"]["torch"] and kept["device"]
     assert (folder / "cost.txt").read_text().strip() in capsys.readouterr().out
-    title, text = told(folder / "cost.svg")
+    title, text = read_caption(folder / "cost.svg")
     assert "cost" in title and all(axis in text for axis in AXES) and (folder / "cost.png").stat().st_size > 10_000
 
 

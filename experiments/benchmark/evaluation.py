@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from conf.schema import Config
 from experiments.benchmark.peers import PEERS
-from experiments.benchmark.timing import Run, looped, ratio, shown
+from experiments.benchmark.timing import Run, format_spread, looped, ratio
 from experiments.benchmark.workbench import Workbench
 from experiments.lab.measure.protocols import measure
 from experiments.schemes import doors
@@ -100,7 +100,7 @@ def table(rows: list[dict]) -> str:
         if row["failure"]:
             lines.append(f"{start}{row['failure']}")
             continue
-        rate, over = row["tokens_per_second"]["median"], shown(row.get("speed_over_plain"))
+        rate, over = row["tokens_per_second"]["median"], format_spread(row.get("speed_over_plain"))
         lines.append(f"{start}{rate:>10,.0f} {row['mfu']['median']:>5.2f} {row['peak'] / 1e6:>9,.1f}  {over}")
     lines += ["", f"{'model':<6} {'context':>7}  {'scheme':<18} {'peak MB':>9} {'dense bias MB':>14}"]
     for row in (row for row in rows if row["kind"] == "bounded"):

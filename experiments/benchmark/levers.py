@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from conf.schema import Config
-from experiments.benchmark.timing import Outcome, Run, ratio, shown
+from experiments.benchmark.timing import Outcome, Run, format_spread, ratio
 from experiments.benchmark.workbench import Workbench
 from models.positions import base
 
@@ -96,11 +96,11 @@ def all_at_once(run: Run) -> Run:
     """Training without the chunks of queries in which a CPU adds a bias to the scores."""
 
     def whole(steps: int) -> float:
-        kept, base.ROWS_IN_TRAINING = base.ROWS_IN_TRAINING, 2**62
+        before, base.ROWS_IN_TRAINING = base.ROWS_IN_TRAINING, 2**62
         try:
             return run(steps)
         finally:
-            base.ROWS_IN_TRAINING = kept
+            base.ROWS_IN_TRAINING = before
 
     return whole
 
@@ -112,6 +112,6 @@ def table(rows: list[dict]) -> str:
     ]
     for row in rows:
         start = f"{row['model']:<6} {row['window']:>6} {row['batch']:>5}  {row['change']:<27} "
-        over = f"{shown(row.get('seconds_over')):<20} {row.get('peak_over', float('nan')):>15.2f}"
+        over = f"{format_spread(row.get('seconds_over')):<20} {row.get('peak_over', float('nan')):>15.2f}"
         lines.append(start + (row["failure"] or over))
     return "\n".join(lines)

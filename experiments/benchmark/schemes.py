@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from conf.schema import Config
-from experiments.benchmark.timing import Outcome, ratio, shown
+from experiments.benchmark.timing import Outcome, format_spread, ratio
 from experiments.benchmark.workbench import Workbench
 
 REFERENCE = "rope"
@@ -65,11 +65,11 @@ def table(rows: list[dict]) -> str:
     head = f"{'model':<6} {'window':>6} {'batch':>5}  {'':<12} {f'forward / {over}':<20} {f'step / {over}':<20}"
     lines = [f"{head} {'MFU':>5} {f'peak / {over}':>11} {'peak MB':>9}"]
     for row in rows:
-        said = f"{row['model']:<6} {row['window']:>6} {row['batch']:>5}  {row['name']:<12}"
+        line = f"{row['model']:<6} {row['window']:>6} {row['batch']:>5}  {row['name']:<12}"
         for part in ("forward", "step"):
-            said += f" {shown(row[part].get('seconds_over_reference')):<20}"
+            line += f" {format_spread(row[part].get('seconds_over_reference')):<20}"
         if "peak_over_reference" in row["step"]:
             step = row["step"]
-            said += f" {step['mfu']['median']:>5.2f} {step['peak_over_reference']:>11.2f} {step['peak'] / 1e6:>9,.1f}"
-        lines.append(said + (row["forward"]["failure"] or row["step"]["failure"] or ""))
+            line += f" {step['mfu']['median']:>5.2f} {step['peak_over_reference']:>11.2f} {step['peak'] / 1e6:>9,.1f}"
+        lines.append(line + (row["forward"]["failure"] or row["step"]["failure"] or ""))
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conf.resolve import resolve
-from experiments.benchmark.timing import Run, looped, ratio, shown
+from experiments.benchmark.timing import Run, format_spread, looped, ratio
 from experiments.benchmark.workbench import Workbench
 from experiments.lab.measure.subject import device_and_precision
 from experiments.longrope import Fitness, Individual, Texts, in_place, known, space
@@ -107,6 +107,6 @@ def table(rows: list[dict]) -> str:
         if row["failure"]:
             lines.append(f"{start}{row['failure']}")
         else:
-            over = shown(row.get("speed_over_one"))
+            over = format_spread(row.get("speed_over_one"))
             lines.append(f"{start}{row['candidates_per_second']['median']:>12.1f}  {over}")
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from conf.schema import Config
 from experiments.benchmark.peers import PEERS
-from experiments.benchmark.timing import Run, ratio, shown, spread
+from experiments.benchmark.timing import Run, format_spread, ratio, spread
 from experiments.benchmark.workbench import Workbench
 from models.compute import flops_per_token, matmul_size
 from train import train
@@ -73,10 +73,10 @@ def peer(bench: Workbench, config: Config, name: str) -> Run:
     """A peer in our bare loop, its loss that of its logits, by the same fused AdamW without groups of parameters."""
     model, logits = PEERS[name](config.model, bench.vocabulary, config.window)
     model.to(bench.device)
-    asked = config.optimizer
-    betas = (asked.beta1, asked.beta2)
+    optimizer_settings = config.optimizer
+    betas = (optimizer_settings.beta1, optimizer_settings.beta2)
     optimizer = torch.optim.AdamW(
-        model.parameters(), asked.lr, betas=betas, weight_decay=asked.weight_decay, fused=True
+        model.parameters(), optimizer_settings.lr, betas=betas, weight_decay=optimizer_settings.weight_decay, fused=True
     )
 
     def loss(inputs: Tensor, targets: Tensor) -> Tensor:
@@ -94,6 +94,6 @@ def table(rows: list[dict]) -> str:
         if row["failure"]:
             lines.append(f"{start}{row['failure']}")
             continue
-        rate, over = row["tokens_per_second"]["median"], shown(row.get("speed_over_bare"))
-        lines.append(f"{start}{rate:>10,.0f} {shown(row['mfu']):<19} {row['peak'] / 1e6:>9,.1f}  {over}")
+        rate, over = row["tokens_per_second"]["median"], format_spread(row.get("speed_over_bare"))
+        lines.append(f"{start}{rate:>10,.0f} {format_spread(row['mfu']):<19} {row['peak'] / 1e6:>9,.1f}  {over}")
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from conf.compose import FOLDER, compose_values
 from conf.resolve import resolve
 from conf.schema import Config
-from experiments.benchmark.timing import shown, spread
+from experiments.benchmark.timing import format_spread, spread
 from experiments.benchmark.workbench import Workbench
 
 START_UP_ENDS = "first step"  # the last part of a job that is start-up
@@ -28,12 +28,17 @@ def run(bench: Workbench) -> list[dict]:
     """Rows of kind "rate", one per number at once, and of kind "part", one per part of a job, in their order."""
     from data.corpus import prepare
 
-    asked = bench.settings.sweep
-    config = resolve(compose_values("config", asked.run), asked.run)
+    settings = bench.settings.sweep
+    config = resolve(compose_values("config", settings.run), settings.run)
     prepare(config.data, Path(bench.settings.cache))  # no job has to
-    overrides = [*asked.run, f"cache={Path(bench.settings.cache).resolve()}", "trainer.progress=false", "group=sweep"]
-    numbers = asked.at_once or ((1, 2, 4, 8) if bench.device.type == "cuda" else (1, 2))
-    rates = [rate(overrides, number, asked.rounds) for number in tqdm(numbers, desc="sweep", leave=False)]
+    overrides = [
+        *settings.run,
+        f"cache={Path(bench.settings.cache).resolve()}",
+        "trainer.progress=false",
+        "group=sweep",
+    ]
+    numbers = settings.at_once or ((1, 2, 4, 8) if bench.device.type == "cuda" else (1, 2))
+    rates = [rate(overrides, number, settings.rounds) for number in tqdm(numbers, desc="sweep", leave=False)]
     return [row | {"steps": config.steps} for row in rates] + parts(overrides, config, bench.settings.repeats)
 
 
@@ -71,8 +76,8 @@ def parts(overrides: Sequence[str], config: Config, repeats: int) -> list[dict]:
             left = time.time()
         if done.returncode:
             return [{"kind": "part", "part": "one job", "failure": complaint(done.stderr)}]
-        told = json.loads(done.stdout.splitlines()[-1])
-        for part, took in {**told["seconds"], "leaving Python": left - told["ended"]}.items():
+        report = json.loads(done.stdout.splitlines()[-1])
+        for part, took in {**report["seconds"], "leaving Python": left - report["ended"]}.items():
             seconds.setdefault(part, []).append(took)
     return [{"kind": "part", "part": part, "failure": None, "seconds": each} for part, each in seconds.items()]
 
@@ -98,10 +103,10 @@ def table(rows: list[dict]) -> str:
     lines += ["", f"{'one job alone':<22} seconds"]
     alone = [row for row in rows if row["kind"] == "part"]
     for row in alone:
-        lines.append(f"{row['part']:<22} {row['failure'] or shown(asdict(spread(row['seconds'])))}")
+        lines.append(f"{row['part']:<22} {row['failure'] or format_spread(asdict(spread(row['seconds'])))}")
     if not any(row["failure"] for row in alone):
         first = [row["part"] for row in alone].index(START_UP_ENDS) + 1
         for label, some in (("start-up, first step in", alone[:first]), ("all", alone)):
             total = spread([sum(each) for each in zip(*(row["seconds"] for row in some), strict=True)])
-            lines.append(f"{label:<22} {shown(asdict(total))}")
+            lines.append(f"{label:<22} {format_spread(asdict(total))}")
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REGROUPING = ("self_extend", "rerope")  # extensions that replace scores, and leave the fast attention
-Found = Iterator[tuple[str, float]]  # the row, as it is said, and its number
+Numbers = Iterator[tuple[str, float]]  # a row in words, and its number
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Target:
 
     what: str
     section: str
-    found: Callable[[list[dict]], Found]
+    found: Callable[[list[dict]], Numbers]
     limit: float
     at_least: bool  # else at most
     any_one: bool = False  # the best row decides, not the worst
@@ -36,13 +36,13 @@ class Target:
         return where, value, value >= self.limit if self.at_least else value <= self.limit
 
 
-def trainer_over_bare(rows: list[dict]) -> Found:
+def trainer_over_bare(rows: list[dict]) -> Numbers:
     for row in rows:
         if row["model"] == "nano" and row["contestant"] == "ours, train.py" and "speed_over_bare" in row:
             yield _shape(row), row["speed_over_bare"]["median"]
 
 
-def ours_over_fastest_peer(rows: list[dict]) -> Found:
+def ours_over_fastest_peer(rows: list[dict]) -> Numbers:
     """Of our bare loop, paired by round with each peer."""
     for shape in dict.fromkeys(map(_shape, rows)):
         peers = [row for row in rows if _shape(row) == shape and not row["contestant"].startswith("ours")]
@@ -52,16 +52,16 @@ def ours_over_fastest_peer(rows: list[dict]) -> Found:
             yield f"{shape}, {fastest['contestant']}", 1 / fastest["speed_over_bare"]["median"]
 
 
-def share_of_ceiling(rows: list[dict]) -> Found:
+def share_of_ceiling(rows: list[dict]) -> Numbers:
     for row in rows:
         if row["model"] == "micro" and row["contestant"] == "ours, bare loop" and "mfu" in row:
             yield _shape(row), row["mfu"]["median"]
 
 
-def step_over_reference(*left_out: str) -> Callable[[list[dict]], Found]:
+def step_over_reference(*left_out: str) -> Callable[[list[dict]], Numbers]:
     """Of every scheme or extension but these."""
 
-    def found(rows: list[dict]) -> Found:
+    def found(rows: list[dict]) -> Numbers:
         for row in rows:
             if row["name"] not in (row["reference"], *left_out) and "seconds_over_reference" in row["step"]:
                 yield f"{_shape(row)}, {row['name']}", row["step"]["seconds_over_reference"]["median"]
@@ -69,14 +69,14 @@ def step_over_reference(*left_out: str) -> Callable[[list[dict]], Found]:
     return found
 
 
-def reading_over_plain(rows: list[dict]) -> Found:
+def reading_over_plain(rows: list[dict]) -> Numbers:
     for row in rows:
         if "speed_over_plain" in row and row["context"] == 32_768 and row["protocol"] != "plain forward":
             where = f"{row['model']}, {row['context']} tokens, {row['scheme']}, {row['protocol']}"
             yield where, row["speed_over_plain"]["median"]
 
 
-def time_over_first(rows: list[dict]) -> Found:
+def time_over_first(rows: list[dict]) -> Numbers:
     best = [row for row in rows if row["kind"] == "best"]
     for row in best[1:]:
         if row["seconds_over_reference"] is not None:
@@ -109,9 +109,9 @@ def table(folder: Path) -> str:
         except KeyError:  # rows as another version of the lab wrote them
             judged, missing = None, "to be rerun"
         where, value, met = judged or ("", None, None)
-        said = missing if judged is None else "met" if met else "missed"
+        outcome = missing if judged is None else "met" if met else "missed"
         number = "-" if value is None else f"{value:.3f}"
-        lines.append(f"{target.what:<43} {bound:>7} {number:>8}  {said:<12} {where}".rstrip())
+        lines.append(f"{target.what:<43} {bound:>7} {number:>8}  {outcome:<12} {where}".rstrip())
     return "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ from conf.base import BadInput
 from conf.compose import compose_values
 from conf.resolve import resolve
 from conf.schema import Config
-from experiments.benchmark.timing import shown, spread
+from experiments.benchmark.timing import format_spread, spread
 from experiments.benchmark.workbench import Workbench
 from models.progress import Metrics
 from train import train
@@ -27,10 +27,10 @@ from train import train
 
 def run(bench: Workbench) -> list[dict]:
     """Rows of kind "run", one per optimizer, learning rate and length, and of kind "best", one per optimizer."""
-    asked = bench.settings.time_to_loss
-    configs = [configured(bench, *each) for each in arms(asked.rates, asked.steps)]
+    settings = bench.settings.time_to_loss
+    configs = [configured(bench, *each) for each in arms(settings.rates, settings.steps)]
     runs = [raced(config) for config in tqdm(configs, desc="time to loss", leave=False)]
-    return judged(runs, asked.target)
+    return judged(runs, settings.target)
 
 
 def arms(rates: dict[str, Sequence[float]], lengths: Sequence[int]) -> list[tuple[str, float, int]]:
@@ -42,9 +42,9 @@ def arms(rates: dict[str, Sequence[float]], lengths: Sequence[int]) -> list[tupl
 
 def configured(bench: Workbench, optimizer: str, rate: float, steps: int) -> Config:
     """The run of train.py, which validates and times its steps every so many of them and logs nowhere else."""
-    asked = bench.settings.time_to_loss
-    overrides = [*asked.run, f"optimizer={optimizer}", f"optimizer.lr={rate}", f"steps={steps}", "logger=none"]
-    overrides += [f"validate_every={asked.every}", f"log_every={asked.every}", f"checkpoint_every={steps}"]
+    settings = bench.settings.time_to_loss
+    overrides = [*settings.run, f"optimizer={optimizer}", f"optimizer.lr={rate}", f"steps={steps}", "logger=none"]
+    overrides += [f"validate_every={settings.every}", f"log_every={settings.every}", f"checkpoint_every={steps}"]
     values = compose_values("config", [*overrides, "trainer.progress=false", "name=benchmark"])
     return resolve({**values, "cache": bench.settings.cache}, overrides)
 
@@ -109,8 +109,8 @@ def judged(runs: list[dict], target: float | None) -> list[dict]:
             rows.append({**each, "target": target, "tokens_to_target": tokens, "seconds_to_target": seconds})
         reached = [row for row in rows if row["optimizer"] == name and row["tokens_to_target"] is not None]
         row = min(reached, key=lambda row: row["tokens_to_target"], default={})
-        kept = {key: row.get(key) for key in ("lr", "steps", "tokens_to_target", "seconds_to_target")}
-        best[name] = {"kind": "best", "optimizer": name, "target": target, "pace": asdict(pace), **kept}
+        numbers = {key: row.get(key) for key in ("lr", "steps", "tokens_to_target", "seconds_to_target")}
+        best[name] = {"kind": "best", "optimizer": name, "target": target, "pace": asdict(pace), **numbers}
     for row in best.values():
         for unit in ("tokens", "seconds"):
             mine, theirs = (each[f"{unit}_to_target"] for each in (row, best[reference]))
@@ -135,7 +135,7 @@ def table(rows: list[dict]) -> str:
             continue
         over = [row[f"{unit}_over_reference"] for unit in ("tokens", "seconds")]
         ratios = ", ".join("-" if each is None else f"{each:.2f}" for each in over)
-        pace = shown({key: 1000 * value for key, value in row["pace"].items()})
+        pace = format_spread({key: 1000 * value for key, value in row["pace"].items()})
         lines.append(f"{start}{row['lr']:>7g} {row['steps']:>6} {_reached(row)}  {ratios:<14} {pace}")
     lines += [
         "",

@@ -51,7 +51,7 @@ def ratio(above: Outcome, below: Outcome) -> Spread:
     return spread(np.divide(above.seconds, below.seconds))
 
 
-def shown(values: dict | None) -> str:
+def format_spread(values: dict | None) -> str:
     """A spread as a table shows it, from the plain values of a row; a dash where there is none."""
     return "{median:.2f} [{low:.2f}, {high:.2f}]".format(**values) if values else "-"
 
@@ -118,8 +118,8 @@ def compare(
         try:
             work()
         except (ImportError, RuntimeError, BadInput) as error:  # RuntimeError: out of memory, or does not compile
-            said = str(error).strip().splitlines() or [""]
-            outcomes[name] = Outcome(failure=f"{type(error).__name__}: {said[0]}"[:200])
+            lines = str(error).strip().splitlines() or [""]
+            outcomes[name] = Outcome(failure=f"{type(error).__name__}: {lines[0]}"[:200])
             runs.pop(name, None)
 
     def enter(name: str) -> None:

@@ -28,7 +28,7 @@ CLIP = 1.0  # largest norm of the gradient, in every loop
 
 @dataclass(frozen=True)
 class Workbench:
-    """The device and what is asked of it. Precision is bf16 autocast on a GPU, float32 on a CPU, for everyone."""
+    """The device and the settings. Precision is bf16 autocast on a GPU, float32 on a CPU, for everyone."""
 
     settings: "Benchmark"
     device: torch.device
@@ -61,17 +61,17 @@ class Workbench:
 
     @property
     def compiled(self) -> bool:
-        """Whether trained models are compiled: as asked, and if nothing is said on a GPU."""
-        asked = self.settings.compile
-        return self.device.type == "cuda" if asked is None else asked
+        """Whether trained models are compiled: as set, else on a GPU."""
+        compiled = self.settings.compile
+        return self.device.type == "cuda" if compiled is None else compiled
 
     def sequences(self, window: int) -> int:
-        """The batch that makes a step of about so many tokens as were asked for, at least one window."""
+        """The batch that makes a step of about as many tokens as are set, at least one window."""
         default = 2**16 if self.device.type == "cuda" else 2**11
         return max(1, (self.settings.tokens or default) // window)
 
     def config(self, model: str, position: str, window: int, *more: str) -> "Config":
-        """The run that train.py would do at this model, scheme and window with nothing, or these overrides, said."""
+        """The run that train.py would do at this model, scheme and window with these overrides, or none."""
         overrides = [f"model={model}", f"position={position}", f"window={window}", f"batch={self.sequences(window)}"]
         overrides += [f"trainer={'gpu' if self.device.type == 'cuda' else 'cpu'}", "trainer.progress=false"]
         overrides.append(f"trainer.compile={self.compiled}")

@@ -32,16 +32,16 @@ def cost_figure(path: Path, rows: list[dict], fits: list[dict], paper: list[dict
         panel.tick_params(axis="y", which="both", labelsize=7)
         panel.grid(alpha=0.3, which="both")
         panel.legend(fontsize=7, frameon=False)
-    asked = about["settings"]
+    settings = about["settings"]
     title = "How the cost of a training step grows"
     caption = (
         f"{about['device']}, {about['threads']} threads, {about['precision']}. Each axis is scaled alone from "
-        f"{asked['model']} at window {asked['window']}; medians and range of the rounds; lines are power laws "
+        f"{settings['model']} at window {settings['window']}; medians and range of the rounds; lines are power laws "
         "fitted to the points they pass. Devices are worked out from the bytes they exchange, nothing overlapping."
     )
     headed(figure, title, caption)
-    said = [f"{fit['axis']} {fit['low']}-{fit['high']}: seconds ~ x^{fit['seconds']['exponent']:.2f}" for fit in fits]
-    save(Drawing(figure, title, "; ".join(said) + "."), path)
+    laws = [f"{fit['axis']} {fit['low']}-{fit['high']}: seconds ~ x^{fit['seconds']['exponent']:.2f}" for fit in fits]
+    save(Drawing(figure, title, "; ".join(laws) + "."), path)
 
 
 def _axis(panel, rows: list[dict], fit: dict, key: str) -> None:

@@ -162,8 +162,8 @@ def table(found: list[dict], paper: list[dict], bandwidths) -> str:
             fit["seconds"],
             fit["peak"],
         )
-        said = f"{fit['axis']:<7} {fit['low']:>5} - {fit['high']:<5}  {rounds:<20} {seconds['off']:>5.2f}"
-        lines.append(f"{said}  {fit['operations']['exponent']:>20.2f}  {peak['exponent']:>14.2f} {peak['off']:>5.2f}")
+        line = f"{fit['axis']:<7} {fit['low']:>5} - {fit['high']:<5}  {rounds:<20} {seconds['off']:>5.2f}"
+        lines.append(f"{line}  {fit['operations']['exponent']:>20.2f}  {peak['exponent']:>14.2f} {peak['off']:>5.2f}")
     speeds = ", ".join(f"{each / 1e9:g}" for each in bandwidths)
     lines.append(f"\nOn paper, the same batch shared and nothing overlapping; seconds a step at {speeds} GB/s:")
     for row in paper:

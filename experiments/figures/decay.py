@@ -57,7 +57,7 @@ class Trained:
     position: Position
     pairs: list[tuple[Tensor, Tensor]]
     window: int
-    said: str
+    description: str
 
 
 def entering(model: "GPT", tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -118,11 +118,11 @@ def trained(gallery: "Gallery", count: int = 256) -> Trained:
     with torch.no_grad():
         nll = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten()).item()
     unit = "byte" if config.data.tokenizer.kind == "bytes" else "token"
-    said = (
+    description = (
         f"{config.model.name}, {record['step']} steps of {config.batch * config.window:,} {unit}s at window "
         f"{config.window}, held-out perplexity {math.exp(nll):.1f} per {unit}"
     )
-    return Trained(model.position.double(), pairs, config.window, said)
+    return Trained(model.position.double(), pairs, config.window, description)
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def decay(gallery: "Gallery") -> Drawing:
     headed(
         figure,
         "Do RoPE's scores decay with distance? It depends on q and k",
-        f"Trained: {model.said}; a query and a key from random places of one window are set r tokens apart. "
+        f"Trained: {model.description}; a query and a key from random places of one window are set r tokens apart. "
         f"All scores turn at the model's frequencies, {width} channels per head; dotted: its window.",
     )
     bands = bands_of(model.window)
@@ -195,7 +195,7 @@ def decay(gallery: "Gallery") -> Drawing:
         f"{'; '.join(means)}. For constant q and k that is g(r), to {gap:.0e}. Of {len(by_head)} trained heads "
         f"{(near > middle).sum()} fall from the first band to the second, and {(middle > far).sum()} from the second "
         "to the third. The bound knows the frequencies alone: it is one curve for all three cases, and does not tell "
-        f"them apart. The model: {model.said}."
+        f"them apart. The model: {model.description}."
     )
     return Drawing(figure, "RoFormer's decay curve", text)
 

@@ -9,7 +9,7 @@ from experiments.figures.rotary import rotation
 from experiments.figures.settings import Gallery
 from experiments.figures.sinusoid import clocks, codes, shift
 from experiments.figures.spectra import expansion
-from experiments.lab.canvas import Drawing, told
+from experiments.lab.canvas import Drawing, read_caption
 
 FIGURES: dict[str, Callable[[Gallery], Drawing]] = {
     "codes": codes,
@@ -31,6 +31,6 @@ def page(folder: Path) -> str:
     ]
     for name in FIGURES:
         if (folder / f"{name}.svg").exists():
-            title, text = told(folder / f"{name}.svg")
+            title, text = read_caption(folder / f"{name}.svg")
             parts.append(f"## {title}\n\n{text} ([{name}.svg]({name}.svg))\n\n![{title}]({name}.png)")
     return "\n\n".join(parts) + "\n"

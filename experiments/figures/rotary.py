@@ -25,15 +25,15 @@ def turned(position: Position, q: Tensor, length: int) -> Tensor:
 
 def rotation(_: "Gallery") -> Drawing:
     """Where the pairs of a query point, position by position, and what its channels are over positions."""
-    width, near, far, shown = 32, 16, 100, (0, 2, 4, 7)
+    width, near, far, chosen = 32, 16, 100, (0, 2, 4, 7)
     position = scheme("rope", width)
     q = torch.randn(width, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     path = turned(position, q, far)
     frequencies = position.frequencies(q.device)
 
     plt = pyplot()
-    figure, grid = plt.subplots(2, len(shown), figsize=(13, 5.9), height_ratios=(1.8, 1), layout="constrained")
-    for column, pair in enumerate(shown):
+    figure, grid = plt.subplots(2, len(chosen), figsize=(13, 5.9), height_ratios=(1.8, 1), layout="constrained")
+    for column, pair in enumerate(chosen):
         plane, lines = grid[:, column]
         points, radius = path[:, pair].numpy(), path[0, pair].norm().item()
         plane.add_patch(plt.Circle((0, 0), radius, fill=False, color="#bbbbbb", linewidth=0.8))
@@ -63,7 +63,7 @@ def rotation(_: "Gallery") -> Drawing:
     drift = (path.norm(dim=-1) - path[0].norm(dim=-1)).abs().max()
     text = (
         f"Every pair keeps its length (to {drift:.0e} in float64) and turns at its own speed: pair 0 goes round in "
-        f"{2 * math.pi / frequencies[0]:.1f} tokens, pair {shown[-1]} in {2 * math.pi / frequencies[shown[-1]]:.0f}. "
+        f"{2 * math.pi / frequencies[0]:.1f} tokens, pair {chosen[-1]} in {2 * math.pi / frequencies[chosen[-1]]:.0f}. "
         "What position adds to the angle between a query and a key depends on how far apart they are alone."
     )
     return Drawing(figure, "RoPE's rotation of a query", text)

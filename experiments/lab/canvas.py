@@ -51,8 +51,8 @@ def save(drawing: Drawing, path: Path) -> None:
     from PIL import Image
 
     svg, png = with_ending(path, ".svg"), with_ending(path, ".png")
-    told = {"Title": drawing.title, "Description": drawing.text, "Date": None}  # no date: same figure, same file
-    drawing.figure.savefig(svg, metadata=told)
+    metadata = {"Title": drawing.title, "Description": drawing.text, "Date": None}  # no date: same figure, same file
+    drawing.figure.savefig(svg, metadata=metadata)
     svg.write_text(re.sub(r"(?m)^L (\S+) (\S+) $", _shorter, svg.read_text(encoding="utf-8")), encoding="utf-8")
     drawing.figure.savefig(png, dpi=110)
     with Image.open(png) as image:
@@ -67,7 +67,7 @@ def _shorter(line: re.Match) -> str:
     return f"L {x:g} {y:g} "
 
 
-def told(svg: Path) -> tuple[str, str]:
+def read_caption(svg: Path) -> tuple[str, str]:
     """The title and the text that an SVG file of `save` carries."""
     root = ElementTree.parse(svg).getroot()
     title, text = (next(root.iter(f"{DUBLIN_CORE}{part}")).text for part in ("title", "description"))

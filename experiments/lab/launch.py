@@ -51,7 +51,7 @@ def cores() -> int:
 
 
 def jobs(launcher: Launcher, on_gpu: int) -> int:
-    """How many runs are trained at once; on_gpu: where it is not said and there is a GPU."""
+    """How many runs are trained at once; on_gpu: where launcher.jobs is null and there is a GPU."""
     if launcher.jobs is None:
         import torch
 
@@ -64,20 +64,20 @@ def threads(launcher: Launcher, at_once: int) -> int | None:
     return max(1, cores() // at_once) if launcher.shared else None
 
 
-def job(asked) -> str | None:
+def job(settings) -> str | None:
     """Train the run of one job, in whatever process; why it failed, in a sentence, or None."""
     import torch
 
     from conf.schema import Config, validate
     from train import train
 
-    if asked.threads is not None:
-        torch.set_num_threads(asked.threads)
-    if asked.parent is not None:
-        signals.serve(asked.parent, asked.stop)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    if settings.parent is not None:
+        signals.serve(settings.parent, settings.stop)
     try:
         with signals.working():
-            config = validate(Config, json.loads(Path(asked.run).read_text()))
+            config = validate(Config, json.loads(Path(settings.run).read_text()))
             _wait_until_free(RunFolder.of(config).path / ".lock")
             train(config)
     except SystemExit as error:
@@ -209,15 +209,15 @@ class Progress:
         self.ended += 1
         self.left -= tokens(config)
         if status["state"] == "failed":
-            said = f"failed: {status['error']}"
+            outcome = f"failed: {status['error']}"
         else:
             self.done += tokens(config)
-            said = f"validation perplexity {RunFolder.of(config).results['metrics']['validation/perplexity']:.3f}"
+            outcome = f"validation perplexity {RunFolder.of(config).results['metrics']['validation/perplexity']:.3f}"
         ahead = ""
         if self.done and self.left:
             seconds = self.left / self.done * (time.perf_counter() - self.began)
             ahead = f"; about {seconds / 60:.0f} min of training left"
-        print(f"[{self.ended}/{self.count}] {config.name}: {said}{ahead}", flush=True)
+        print(f"[{self.ended}/{self.count}] {config.name}: {outcome}{ahead}", flush=True)
 
 
 def tokens(config: "Config") -> int:

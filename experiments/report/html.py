@@ -88,7 +88,7 @@ def _group(anchor: str, title: str, under: str, rows: list[tuple[str, str]]) -> 
 
 
 def _claim(label: str, result: dict, figure: str | None) -> str:
-    """A claim: what was said, what came of it, the figure, our numbers beside the paper's, how to have them again."""
+    """A claim: the statement, what came of it, the figure, our numbers beside the paper's, how to have them again."""
     name = escape(label)
     title = result["title"] + (f", scale {result['scale']['name']}" if result.get("scale") else "")
     parts = "".join(
@@ -124,8 +124,8 @@ def _claim(label: str, result: dict, figure: str | None) -> str:
 def _figure(uri: str | None, title: str) -> str:
     if uri is None:
         return ""
-    told = escape(f"Figure: {title}. The numbers are in the tables that follow.")
-    image = f'<img src="{uri}" alt="{told}">'
+    alternative = escape(f"Figure: {title}. The numbers are in the tables that follow.")
+    image = f'<img src="{uri}" alt="{alternative}">'
     return f"<figure>{_scrolled(image, f'Figure of {title}')}</figure>\n"
 
 
@@ -133,16 +133,16 @@ def _table(rows: list[dict], title: str) -> str:
     """Rows with the same columns, numbers to the right and words to the left; the first column names the row."""
     words = {column for column in rows[0] if all(isinstance(row[column], str | None) for row in rows)}
 
-    def told(name: str, column: str, text: str, scope: str = "") -> str:
+    def table_cell(name: str, column: str, text: str, scope: str = "") -> str:
         kind = ' class="words"' if column in words else ""
         return f"<{name}{scope}{kind}>{escape(text)}</{name}>"
 
-    head = "".join(told("th", column, column, ' scope="col"') for column in rows[0])
+    head = "".join(table_cell("th", column, column, ' scope="col"') for column in rows[0])
     body = ""
     for row in rows:
         (first, value), *rest = row.items()
-        cells = [told("th", first, cell(value), ' scope="row"')]
-        cells += [told("td", column, cell(each)) for column, each in rest]
+        cells = [table_cell("th", first, cell(value), ' scope="row"')]
+        cells += [table_cell("td", column, cell(each)) for column, each in rest]
         body += f"<tr>{''.join(cells)}</tr>\n"
     by = f"by {next(iter(rows[0]))}"
     parts = f"<caption><span>{escape(by)}</span></caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>"
@@ -159,8 +159,8 @@ def _made(result: dict) -> str:
         "Commit": commit and commit[:12] + (", with changes" if result.get("changed") else ""),
         "Versions": ", ".join(f"{name} {each}" for name, each in result.get("versions", {}).items() if each),
     }
-    told = "".join(f"<div><dt>{name}</dt><dd>{escape(fact)}</dd></div>\n" for name, fact in facts.items() if fact)
-    return f"{_command(result['command'])}\n<dl>\n{told}</dl>\n"
+    entries = "".join(f"<div><dt>{name}</dt><dd>{escape(fact)}</dd></div>\n" for name, fact in facts.items() if fact)
+    return f"{_command(result['command'])}\n<dl>\n{entries}</dl>\n"
 
 
 def _command(words: str) -> str:
@@ -171,12 +171,12 @@ def _missing(missing: dict[str, dict[str, str]]) -> str:
     """Claims that wait for their runs, and how to run them."""
     if not missing:
         return ""
-    told = "".join(
+    articles = "".join(
         f'<article id="{_waiting(name)}"><h3>{escape(claim["title"])} {_badge(NOT_RUN)}</h3>\n'
         f"<p>{escape(claim['statement'])}</p>\n{_command(claim['command'])}</article>\n"
         for name, claim in missing.items()
     )
-    return f'<section aria-labelledby="not-run">\n<h2 id="not-run">Not run</h2>\n{told}</section>\n'
+    return f'<section aria-labelledby="not-run">\n<h2 id="not-run">Not run</h2>\n{articles}</section>\n'
 
 
 def _waiting(name: str) -> str:
@@ -197,27 +197,27 @@ def prose(text: str) -> str:
     """The little Markdown that a page of conclusions is written in: headings, paragraphs, lists of dashes, and in them
     **strong**, *emphasis*, `code` and [links](https://…); everything else is text.
     """
-    told = []
+    parts = []
     for block in re.split(r"\n\s*\n", text.strip()):
         if heading := re.fullmatch(r"(#+) (.+)", block):
             # The page has its own heading above; a first one of the file would say it twice.
-            told.append("" if len(heading[1]) == 1 else f"<h3>{_inline(heading[2])}</h3>\n")
+            parts.append("" if len(heading[1]) == 1 else f"<h3>{_inline(heading[2])}</h3>\n")
         elif block.startswith("- "):
             items = re.split(r"\n- ", block.removeprefix("- "))
-            told.append(f"<ul>{''.join(f'<li>{_inline(item)}</li>' for item in items)}</ul>\n")
+            parts.append(f"<ul>{''.join(f'<li>{_inline(item)}</li>' for item in items)}</ul>\n")
         else:
-            told.append(f"<p>{_inline(block)}</p>\n")
-    return "".join(told)
+            parts.append(f"<p>{_inline(block)}</p>\n")
+    return "".join(parts)
 
 
 def _inline(text: str) -> str:
     """Marks within a line; what stands in backquotes stays as it is."""
-    told = []
+    parts = []
     for number, piece in enumerate(re.split(r"`([^`]+)`", escape(" ".join(text.split())))):
         if number % 2:
-            told.append(f"<code>{piece}</code>")
+            parts.append(f"<code>{piece}</code>")
             continue
         piece = re.sub(r"\[([^\]]+)\]\(((?:https?://|#)[^)\s]+)\)", r'<a href="\2">\1</a>', piece)
         piece = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", piece)
-        told.append(re.sub(r"\*(?! )([^*]+)(?<! )\*", r"<em>\1</em>", piece))
-    return "".join(told)
+        parts.append(re.sub(r"\*(?! )([^*]+)(?<! )\*", r"<em>\1</em>", piece))
+    return "".join(parts)
