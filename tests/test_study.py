@@ -9,6 +9,7 @@ import pytest
 
 from conf.base import BadInput
 from conf.compose import FOLDER, compose_values
+from conf.schema import validate
 from experiments.extend.arms import base_runs, make_arms, study_settings
 from experiments.extend.findings import Findings, Measured, Reading
 from experiments.extend.report import (
@@ -20,7 +21,10 @@ from experiments.extend.report import (
     tables,
 )
 from experiments.extend.seeds import seeds_table
-from tests.runs import run_program, tiny
+from experiments.lab.scale import Scale
+from experiments.reproduce.arms import arms_of
+from experiments.reproduce.claims import CLAIMS
+from tests.runs import ROOT, reproduce_request, run_program, tiny
 from train import compose, train
 
 
@@ -28,7 +32,9 @@ def prepared(tmp_path, *words):
     """The settings of a study, and a function that gives the base run of a scheme."""
     words = tiny(tmp_path, *words)
     values = compose_values("extend_study", words)
-    return study_settings(values["study"]), lambda position: base_runs(values["scale"], words, position, 1)[0]
+    return study_settings(values["study"]), lambda position: base_runs(
+        validate(Scale, values["scale"]), words, position, 1
+    )[0]
 
 
 @pytest.mark.parametrize("position", ["rope", "sinusoidal"])
@@ -107,7 +113,7 @@ def test_what_cannot_be_had_is_said_before_anything_runs(tmp_path, override, sai
 def composed(*words):
     """The settings of a study and the base run of rope."""
     values = compose_values("extend_study", list(words))
-    return study_settings(values["study"]), base_runs(values["scale"], words, "rope", 1)[0]
+    return study_settings(values["study"]), base_runs(validate(Scale, values["scale"]), words, "rope", 1)[0]
 
 
 @pytest.mark.parametrize("choice", [path.stem for path in (FOLDER / "experiment").glob("*.yaml")])
@@ -136,11 +142,18 @@ def test_what_is_said_wins_over_the_scale(tmp_path):
     assert (base.window, base.optimizer.name, base.group, base.model.name) == (64, "adamw", "mine", "micro")
 
 
+def test_a_scale_says_nothing_of_a_tokenizer_where_there_is_none():
+    _, base = composed("data=chains")
+    assert (base.data.name, base.window, base.group) == ("chains", composed()[1].window, "extend-nano")
+    request = reproduce_request(ROOT, "convergence", "seeds=1", 'train=["data=chains"]')
+    assert {run.data.name for (run,) in arms_of(CLAIMS["convergence"](), request).values()} == {"chains"}
+
+
 def test_the_demo_is_the_small_study(tmp_path):
     words = ["experiment=demo", f"runs={tmp_path}"]
     values = compose_values("extend_study", words)
     for position in ("rope", "sinusoidal"):
-        base = base_runs(values["scale"], words, position, 1)[0]
+        base = base_runs(validate(Scale, values["scale"]), words, position, 1)[0]
         found, left_out = make_arms(base, study_settings(values["study"]))
         assert base.name == f"{position}-pico-s1" and left_out == []
         tuned = sorted((arm.method, arm.factor) for arm in found if arm.tuning)

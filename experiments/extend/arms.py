@@ -13,6 +13,7 @@ from pydantic import Field
 
 from conf.base import BadInput, Count, Counts, Listed, Settings
 from experiments.lab.finetuning import Factors, checkpoint_after, existing_base, fine_tuned
+from experiments.lab.scale import Scale, key_of
 
 if TYPE_CHECKING:
     from conf.schema import Config
@@ -193,7 +194,7 @@ def _depends_on_length(base: "Config", extend: dict, length: int) -> bool:
     return position.extension.depends_on_length
 
 
-def base_runs(scale: dict, overrides: Sequence[str], position: str, seeds: int) -> list["Config"]:
+def base_runs(scale: Scale, overrides: Sequence[str], position: str, seeds: int) -> list["Config"]:
     """The base runs of a scheme, one for each seed: of the size that the scale or an experiment gives them.
 
     overrides: of the command line; what is not for the study alone holds for the base runs.
@@ -204,15 +205,16 @@ def base_runs(scale: dict, overrides: Sequence[str], position: str, seeds: int) 
     from conf.compose import compose_values
     from conf.resolve import resolve
 
-    words = [word for word in overrides if _key(word) != "position" and _key(word).split(".")[0] not in OWN_KEYS]
-    keys = {_key(word) for word in words}
-    size = [f"group=extend-{scale['name']}", *scale["train"]]
+    words = [word for word in overrides if key_of(word) != "position" and key_of(word).split(".")[0] not in OWN_KEYS]
+    keys = {key_of(word) for word in words}
     if "experiment" in keys:
         size = []
         if scales := [word for word in overrides if word.startswith("scale=")]:
             raise BadInput(f"{scales[0]}: an experiment has a size of its own, so leave one of the two out")
-    unused = {"snapshots", "validation_windows"}  # a study reads the last checkpoint, and measures on its own
-    size = [word for word in size if _key(word) not in keys | unused]
+    else:
+        group = [] if "group" in keys else [f"group=extend-{scale.name}"]
+        unused = {"snapshots", "validation_windows"}  # a study reads the last checkpoint, and measures on its own
+        size = [*group, *(word for word in scale.beside(words) if key_of(word) not in unused)]
     values = compose_values("config", [*size, *words, f"position={position}"])
     first = resolve(values, words)
     return [first, *(resolve({**values, "seed": first.seed + number}, words) for number in range(1, seeds))]
@@ -226,15 +228,11 @@ def existing_base_run(checkpoint: Path, values: dict, overrides: Sequence[str]) 
     """
     allowed = ("trainer", "logger", "cache", "runs", "group", "hydra")
     for word in overrides:
-        key = _key(word)
+        key = key_of(word)
         if key in ("study.positions", "scale") or (key.split(".")[0] not in (*OWN_KEYS, *allowed)):
             raise BadInput(f"{key} cannot be set beside checkpoint={checkpoint}: that base model is trained already")
-    placed = {key: values[key] for key in ("runs", "group") if key in map(_key, overrides)}
+    placed = {key: values[key] for key in ("runs", "group") if key in map(key_of, overrides)}
     return existing_base(checkpoint, **placed, **{key: values[key] for key in ("trainer", "logger", "cache")})
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
 
 
 def tuned_run(base: "Config", start: Path, arm: Arm, study: Study) -> "Config":

@@ -24,6 +24,7 @@ from experiments.lab.launch import Engine
 from experiments.lab.measure.passkey import Passkey, passkey_is_measured
 from experiments.lab.measure.perplexity import Measurement, cut, perplexity_is_measured
 from experiments.lab.plan import Plan, describe, make_plan
+from experiments.lab.scale import Scale
 from experiments.lab.speed import reading_speed
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
 
 
 class Seeds(Engine):
-    """How many seeds, what they start from and how runs are trained, as in conf/extend_study.yaml."""
+    """The size of the base models, their seeds or where they are, and how runs are trained: conf/extend_study.yaml."""
 
+    scale: Scale
     seeds: Count
     checkpoint: str | None
 
@@ -108,7 +110,7 @@ def make_study_plan(values: dict, overrides: Sequence[str]) -> StudyPlan:
     if values["checkpoint"] is not None:
         study, bases, checkpoints = _existing(study, engine, values, overrides)
     else:
-        bases = {each: base_runs(values["scale"], overrides, each, engine.seeds) for each in study.positions}
+        bases = {each: base_runs(engine.scale, overrides, each, engine.seeds) for each in study.positions}
         checkpoints = {base.name: checkpoint_after(base) for runs in bases.values() for base in runs}
     first = next(iter(bases.values()))[0]
     _check(study, first)

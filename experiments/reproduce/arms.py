@@ -11,6 +11,7 @@ from conf.resolve import resolve
 from experiments.lab.finetuning import checkpoint_after, fine_tuned
 from experiments.lab.launch import Launcher
 from experiments.lab.plan import Arms, run_key
+from experiments.lab.scale import Scale, key_of
 from experiments.reproduce.claim import Claim
 
 if TYPE_CHECKING:
@@ -21,19 +22,6 @@ if TYPE_CHECKING:
 FROM = "checkpoint=@"
 # As train.py names runs, but two arms of claims may differ in what is recorded alone.
 OUT_OF_NAMES = UNNAMED - {"log_every", "validate_every", "validation_windows", "checkpoint_every", "snapshots"}
-
-
-class Scale(Settings):
-    """The size at which a claim is tested, as in conf/scale.
-
-    train: overrides of every run; text: further ones for claims that need text, where `train` has a corpus without.
-    """
-
-    name: str
-    seeds: Count
-    segments: Count
-    train: Words
-    text: Words = ()
 
 
 class Request(Settings):
@@ -67,8 +55,8 @@ def arms_of(claim: Claim, request: Request, known: dict[str, "Config"] | None = 
     Raises:
         BadInput: an arm cannot be composed, or is fine-tuned from one that there is not, or from itself.
     """
-    text = request.scale.text if claim.needs_text else ()
-    shared = [*request.scale.train, *text, *request.train]
+    further = [*(request.scale.text if claim.needs_text else ()), *request.train]
+    shared = [*request.scale.beside(further), *further]
     common = compose_values("config", shared)
     arms = claim.arms(common["window"])
     fixed = {"group": request.group or f"claims-{request.scale.name}", "checkpoint": None}
@@ -110,10 +98,6 @@ def _root(arm: str, arms: dict[str, list[str]]) -> str:
     return arm
 
 
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
-
-
 def _value(values: dict, key: str):
     """What nested values have under a dotted key, or None."""
     for part in key.split("."):
@@ -125,7 +109,7 @@ def changing(own: list[str], common: dict) -> list[str]:
     """The overrides that change anything, in the order of their keys: two ways to write one thing give one name."""
 
     def changes(override: str) -> bool:
-        before = _value(common, _key(override))
+        before = _value(common, key_of(override))
         return override.partition("=")[2] != str(
             before["name"] if isinstance(before, dict) and "name" in before else before
         )
@@ -145,7 +129,7 @@ def _from_another(base: "Config", root: "Config", values: dict, own: list[str], 
 
     values: composed with the arm's own overrides, which are its changes.
     """
-    keys = list(map(_key, own))
+    keys = list(map(key_of, own))
     step = None if share == 1 else nearest(base, share)
     run = fine_tuned(base, checkpoint_after(base, step), {key: _value(values, key) for key in ["steps", *keys]}, root)
     extend = run.extend.label if {"extend", "extend.factor"} & set(keys) else ""
