@@ -88,7 +88,9 @@ class Attention(nn.Module):
         if shape.qk_norm == "learned":
             self.q_norm, self.k_norm = (nn.RMSNorm(self.head_width, eps=shape.norm_epsilon) for _ in range(2))
 
-    def forward(self, x: Tensor, position: Position, where, temperature: float | Tensor, mask: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, position: Position, prepared, temperature: float | Tensor, mask: Tensor | None
+    ) -> Tensor:
         batch, length, _ = x.shape
         count = self.heads + 2 * self.kv_heads  # nothing is inferred: B may be 0
         heads = self.qkv(x).view(batch, length, count, self.head_width).transpose(1, 2)  # (B, H + 2 kv_heads, T, D)
@@ -99,12 +101,12 @@ class Attention(nn.Module):
             q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
         if self.kv_heads < self.heads:  # before positions, which some schemes tell each head in its own way
             k, v = (shared.repeat_interleave(self.heads // self.kv_heads, dim=1) for shared in (k, v))
-        q, k = position.rotate(q, k, where)  # each (B, H, T, D)
+        q, k = position.rotate(q, k, prepared)  # each (B, H, T, D)
         rows = rows_at_once(length, x.device)
         if rows == length:
-            x = attend(q, k, v, position.bias(q, k, where), mask, temperature)  # (B, H, T, D)
+            x = attend(q, k, v, position.bias(q, k, prepared), mask, temperature)  # (B, H, T, D)
         else:
-            x = attend_in_chunks(q, k, v, position, where, temperature, mask, rows)
+            x = attend_in_chunks(q, k, v, position, prepared, temperature, mask, rows)
         return self.out(x.transpose(1, 2).reshape(batch, length, self.heads * self.head_width))
 
 
@@ -133,12 +135,12 @@ def attend(
     return x[..., :width]
 
 
-def attend_in_chunks(q, k, v, position: Position, where, temperature, mask: Tensor | None, rows: int) -> Tensor:
+def attend_in_chunks(q, k, v, position: Position, prepared, temperature, mask: Tensor | None, rows: int) -> Tensor:
     """`attend` with so many queries at a time, and only the keys up to the last of them: no bias is ever (H, T, T)."""
     parts = []
     for first, last in row_chunks(q.shape[-2], rows):
         queries, keys, values = q[..., first:last, :], k[..., :last, :], v[..., :last, :]
-        bias = position.bias(queries, keys, where, first)
+        bias = position.bias(queries, keys, prepared, first)
         if bias is None and mask is None:  # the fast kernels make nothing large, and skip what nobody may see
             return attend(q, k, v, None, None, temperature)
         visible = None if mask is None else mask[..., first:last, :last]
@@ -160,8 +162,10 @@ class Block(nn.Module):
         self.up = nn.Linear(shape.width, shape.inner * (2 if gated else 1), bias=bias)  # swiglu: rows of the gate first
         self.down = nn.Linear(shape.inner, shape.width, bias=bias)
 
-    def forward(self, x: Tensor, position: Position, where, temperature: float | Tensor, mask: Tensor | None) -> Tensor:
-        attended = x + self.attention(self.attention_norm(x), position, where, temperature, mask)
+    def forward(
+        self, x: Tensor, position: Position, prepared, temperature: float | Tensor, mask: Tensor | None
+    ) -> Tensor:
+        attended = x + self.attention(self.attention_norm(x), position, prepared, temperature, mask)
         inner = self.up(self.network_norm(x if self.parallel else attended))
         if self.network == "swiglu":
             gate, inner = inner.chunk(2, dim=-1)
@@ -232,11 +236,11 @@ class GPT(nn.Module):
         positions = positions.to(torch.promote_types(torch.float32, self.embedding.weight.dtype))
         length = length_of(positions)
         with torch.autocast(tokens.device.type, enabled=False):
-            where = self.position.prepare(self.position.extension.positions(positions))
-        x = self.position.embed(self.embedding(tokens) * self.position.geometry.embedding_scale, where)  # (B, T, C)
+            prepared = self.position.prepare(self.position.extension.positions(positions))
+        x = self.position.embed(self.embedding(tokens) * self.position.geometry.embedding_scale, prepared)  # (B, T, C)
         for index, block in enumerate(self.blocks):
             position = self.position.layer(index)
-            given = (x, position, where, position.temperature_at(length), mask)
+            given = (x, position, prepared, position.temperature_at(length), mask)
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False)  # no block draws numbers
             else:

@@ -133,14 +133,14 @@ def doors(position: Position, layer: int) -> Position:
     return position.layer(layer) if hasattr(position, "layer") else position
 
 
-def leaves(where) -> list[Tensor]:
+def leaves(prepared) -> list[Tensor]:
     """Every tensor in what `prepare` returned, whatever holds it."""
-    if isinstance(where, Tensor):
-        return [where]
-    if isinstance(where, dict):
-        where = where.values()
-    elif hasattr(where, "__dataclass_fields__"):
-        where = vars(where).values()
-    elif not isinstance(where, (tuple, list)):
+    if isinstance(prepared, Tensor):
+        return [prepared]
+    if isinstance(prepared, dict):
+        prepared = prepared.values()
+    elif hasattr(prepared, "__dataclass_fields__"):
+        prepared = vars(prepared).values()
+    elif not isinstance(prepared, (tuple, list)):
         return []
-    return [leaf for part in where for leaf in leaves(part)]
+    return [leaf for part in prepared for leaf in leaves(part)]

@@ -20,9 +20,9 @@ def rotation_keeps_norms(case: Case) -> None:
     """Queries and keys leave the second door as long as they entered, in every layer."""
     position = case.position().double()
     q, k = vectors(2, 1, HEADS, LENGTH, WIDTH // HEADS)  # each (B, H, T, D)
-    where = position.prepare(torch.arange(LENGTH, dtype=torch.float64))
+    prepared = position.prepare(torch.arange(LENGTH, dtype=torch.float64))
     for layer in range(LAYERS):
-        for before, after in zip((q, k), doors(position, layer).rotate(q, k, where), strict=True):
+        for before, after in zip((q, k), doors(position, layer).rotate(q, k, prepared), strict=True):
             same(before.norm(dim=-1), after.norm(dim=-1), 1e-12)
 
 
@@ -45,10 +45,10 @@ def scores_know_the_offset_alone(case: Case) -> None:
 
 def scores(position, layer: int, positions, q, k):
     """What enters the softmax in a layer, (B, H, T, T), from queries and keys (B, H, T, D)."""
-    where = position.prepare(position.extension.positions(positions))
+    prepared = position.prepare(position.extension.positions(positions))
     door = doors(position, layer)
-    q, k = door.rotate(q, k, where)
-    bias = door.bias(q, k, where)
+    q, k = door.rotate(q, k, prepared)
+    bias = door.bias(q, k, prepared)
     return q @ k.mT * (WIDTH // HEADS) ** -0.5 + (0 if bias is None else bias)
 
 
@@ -113,14 +113,14 @@ def equals_its_twin(case: Case) -> None:
     for (name, knobs), longest in product(extensions(case), bases):
         position = case.position(extend=name, spectrum=Geometric(base=longest), **knobs).double()
         positions = position.extension.positions(skipping.double())
-        where = position.prepare(positions)
-        added = position.embed(x, where)
+        prepared = position.prepare(positions)
+        added = position.embed(x, prepared)
         for layer in range(LAYERS):
             setting = Setting.of(position, layer, positions.numpy(), normal)
             reference = twin(setting, x[0].numpy(), q[0].numpy(), k[0].numpy())
             door = doors(position, layer)
-            turned = door.rotate(q, k, where)
-            bias = door.bias(*turned, where)
+            turned = door.rotate(q, k, prepared)
+            bias = door.bias(*turned, prepared)
             same(added[0], torch.from_numpy(reference.embedded), 1e-9)
             same(turned[0][0], torch.from_numpy(reference.queries), 1e-9)
             same(turned[1][0], torch.from_numpy(reference.keys), 1e-9)

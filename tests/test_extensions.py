@@ -252,7 +252,7 @@ def test_temperatures_are_the_published_ones_unless_set():
 class Sloped(RoPE):
     """RoPE with a bias beside it, which no scheme of the table has."""
 
-    def bias(self, q, k, where, first=0):
+    def bias(self, q, k, prepared, first=0):
         rows = torch.arange(first, first + q.shape[-2])[:, None]
         return 0.1 * (torch.arange(k.shape[-2]) - rows).float().expand(q.shape[1], -1, -1)
 

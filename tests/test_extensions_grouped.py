@@ -40,9 +40,9 @@ def score(q, k, distance: int) -> float:
 def test_scores_are_those_of_a_double_loop(extend):
     position = Case("rope").position(extend=extend, **READ[extend]).double()
     q, k = vectors(2, 1, HEADS, LENGTH, WIDTH // HEADS)
-    where = position.prepare(torch.arange(LENGTH, dtype=torch.float64))
-    a, b = position.rotate(q, k, where)
-    ours = a @ b.mT * (WIDTH // HEADS) ** -0.5 + position.bias(a, b, where)
+    prepared = position.prepare(torch.arange(LENGTH, dtype=torch.float64))
+    a, b = position.rotate(q, k, prepared)
+    ours = a @ b.mT * (WIDTH // HEADS) ** -0.5 + position.bias(a, b, prepared)
     for i in range(LENGTH):
         for j in range(i + 1):
             distance = i - j if i - j < NEAR[extend] else stand(extend, i, j)

@@ -20,23 +20,23 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 class Unrotated(RoPE):
     """Computes the rotation and returns its input."""
 
-    def rotate(self, q, k, where):
-        super().rotate(q, k, where)
+    def rotate(self, q, k, prepared):
+        super().rotate(q, k, prepared)
         return q, k
 
 
 class KeysOnly(RoPE):
     """Rotates keys but forgets queries."""
 
-    def rotate(self, q, k, where):
-        return q, super().rotate(q, k, where)[1]
+    def rotate(self, q, k, prepared):
+        return q, super().rotate(q, k, prepared)[1]
 
 
 class OppositeTurns(RoPE):
     """Turns keys the other way, so that scores know the sum of positions."""
 
-    def rotate(self, q, k, where):
-        cos, sin = where
+    def rotate(self, q, k, prepared):
+        cos, sin = prepared
         return rotate_pairs(q, cos, sin), rotate_pairs(k, cos, -sin)
 
 
@@ -88,8 +88,8 @@ class HiddenBuffer(BufferedTable):
 class RoundedRotation(RoPE):
     """Casts cosines and sines to the dtype of the queries before it multiplies."""
 
-    def rotate(self, q, k, where):
-        return super().rotate(q, k, tuple(part.to(q.dtype) for part in where))
+    def rotate(self, q, k, prepared):
+        return super().rotate(q, k, tuple(part.to(q.dtype) for part in prepared))
 
 
 class Cached(RoPE):
@@ -118,8 +118,8 @@ class WrongExponent(RoPE):
 class Interleaved(RoPE):
     """Computes the table half-split and rotates interleaved pairs."""
 
-    def rotate(self, q, k, where):
-        cos, sin = (part.repeat_interleave(2, -1) for part in where)
+    def rotate(self, q, k, prepared):
+        cos, sin = (part.repeat_interleave(2, -1) for part in prepared)
 
         def turn(x):
             partner = torch.stack((-x[..., 1::2], x[..., 0::2]), dim=-1).flatten(-2)
@@ -131,8 +131,8 @@ class Interleaved(RoPE):
 class CentredByLength(RoPE):
     """Centres positions by the largest one, so that the past changes as text follows (after xPos code)."""
 
-    def rotate(self, q, k, where):
-        q, k = super().rotate(q, k, where)
+    def rotate(self, q, k, prepared):
+        q, k = super().rotate(q, k, prepared)
         scale = 1.02 ** (torch.arange(q.shape[-2]) - q.shape[-2] // 2)[:, None]
         return (q * scale).to(q.dtype), (k * scale).to(q.dtype)
 
@@ -245,7 +245,7 @@ def test_the_layer_law_sees_a_scheme_at_work_in_the_first_layer_only(monkeypatch
     forward = models.gpt.GPT.hidden
 
     def first_layer_only(self, *given):
-        silent = SimpleNamespace(rotate=lambda q, k, where: (q, k), bias=lambda q, k, where: None)
+        silent = SimpleNamespace(rotate=lambda q, k, prepared: (q, k), bias=lambda q, k, prepared: None)
         hooks = [
             block.attention.register_forward_pre_hook(lambda module, given: (given[0], silent, *given[2:]))
             for block in self.blocks[1:]
@@ -264,8 +264,8 @@ def test_the_layer_law_sees_a_scheme_at_work_in_the_first_layer_only(monkeypatch
 def test_the_layer_law_sees_an_embedding_added_in_every_layer(monkeypatch):
     forward = models.gpt.Block.forward
 
-    def added_again(self, x, position, where, *rest):
-        return forward(self, position.embed(x, where), position, where, *rest)
+    def added_again(self, x, position, prepared, *rest):
+        return forward(self, position.embed(x, prepared), position, prepared, *rest)
 
     monkeypatch.setattr(models.gpt.Block, "forward", added_again)
     with pytest.raises(AssertionError):

@@ -31,8 +31,8 @@ class FlippedALiBi(ALiBi):
 class DividedALiBi(ALiBi):
     """Adds the bias before the division by √D."""
 
-    def bias(self, q, k, where, first=0):
-        return super().bias(q, k, where, first) * q.shape[-1] ** -0.5
+    def bias(self, q, k, prepared, first=0):
+        return super().bias(q, k, prepared, first) * q.shape[-1] ** -0.5
 
 
 class GeometricForAnyHeads(ALiBi):
@@ -98,8 +98,8 @@ class KerpleWithoutItsLog(Kerple):
 class LeftToRightCoPE(CoPE):
     """Counts gates from the start of the text instead of back from the query."""
 
-    def bias(self, q, k, where, first=0):
-        return super().bias(q, k.flip(-2), where, first).flip(-1)
+    def bias(self, q, k, prepared, first=0):
+        return super().bias(q, k.flip(-2), prepared, first).flip(-1)
 
 
 class SharedTableCoPE(CoPE):
@@ -112,8 +112,8 @@ class SharedTableCoPE(CoPE):
 class XPosWithoutTheInverse(XPos):
     """Scales keys as it scales queries, so that scores know absolute positions."""
 
-    def rotate(self, q, k, where):
-        return rotate_pairs(q, *where[:2]), rotate_pairs(k, *where[:2])
+    def rotate(self, q, k, prepared):
+        return rotate_pairs(q, *prepared[:2]), rotate_pairs(k, *prepared[:2])
 
 
 class OnesForStillPairs(FoPE):
@@ -160,10 +160,10 @@ class DetachedFrequencies(LearnedRoPE):
 class RealPartsOnly(PoPE):
     """Keeps cosines and forgets sines."""
 
-    def rotate(self, q, k, where):
+    def rotate(self, q, k, prepared):
         return tuple(
             torch.cat((half, torch.zeros_like(half)), -1)
-            for half, _ in (x.chunk(2, -1) for x in super().rotate(q, k, where))
+            for half, _ in (x.chunk(2, -1) for x in super().rotate(q, k, prepared))
         )
 
 
@@ -250,8 +250,8 @@ def test_the_attention_law_sees_scores_divided_by_the_width_of_pope(monkeypatch,
 
 def test_the_chunk_law_sees_a_chunk_that_starts_at_the_wrong_row():
     class FromTheTop(ALiBi):
-        def bias(self, q, k, where, first=0):
-            return super().bias(q, k, where)
+        def bias(self, q, k, prepared, first=0):
+            return super().bias(q, k, prepared)
 
     with pytest.raises(AssertionError):
         LAWS["chunks_are_the_whole"](Case("alibi", scheme=FromTheTop))

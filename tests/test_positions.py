@@ -67,11 +67,11 @@ def test_shift_matrices_are_a_group_of_rotations():
 
 def test_sinusoid_is_added_once_to_the_embeddings():
     position = Case("sinusoidal").position()
-    where = position.prepare(torch.arange(5.0))
+    prepared = position.prepare(torch.arange(5.0))
     x = vectors(1, 5, WIDTH, dtype=torch.float32)
-    assert torch.equal(position.embed(x, where), x + where)
-    assert position.rotate(x, x, where) == (x, x)
-    assert position.bias(x, x, where) is None
+    assert torch.equal(position.embed(x, prepared), x + prepared)
+    assert position.rotate(x, x, prepared) == (x, x)
+    assert position.bias(x, x, prepared) is None
 
 
 def rotated(x: torch.Tensor, fraction: float = 1.0) -> torch.Tensor:

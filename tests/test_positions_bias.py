@@ -21,9 +21,9 @@ TWELVE = [*EIGHT, 2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5]
 def table(case: Case, length: int = 12, **choices) -> torch.Tensor:
     """The bias of the first layer as the causal mask leaves it, (H, T, T) in float64."""
     position = case.position(**choices).double()
-    where = position.prepare(position.extension.positions(torch.arange(length, dtype=torch.float64)))
+    prepared = position.prepare(position.extension.positions(torch.arange(length, dtype=torch.float64)))
     q, k = vectors(2, 1, HEADS, length, WIDTH // HEADS)
-    return doors(position, 0).bias(q, k, where).reshape(HEADS, length, length).tril()
+    return doors(position, 0).bias(q, k, prepared).reshape(HEADS, length, length).tril()
 
 
 @pytest.mark.parametrize(("heads", "published"), [(8, EIGHT), (12, TWELVE)])

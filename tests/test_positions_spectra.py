@@ -144,7 +144,7 @@ def test_a_scheme_turns_at_the_spectrum_it_is_given(name):
     window = 64  # long enough for something to turn in it
     positions = torch.arange(5.0)
     one, two = (Case(name).position(spectrum=s, window=window).prepare(positions) for s in (Geometric(), Linear()))
-    flat = [torch.cat([x.flatten() for x in leaves(where)]) for where in (one, two)]
+    flat = [torch.cat([x.flatten() for x in leaves(prepared)]) for prepared in (one, two)]
     assert not torch.equal(*flat)
 
 

@@ -64,9 +64,9 @@ def entering(model: "GPT", tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Queries and keys of a text (B, T) as they enter the second door, not yet rotated: (B, H, T, D) per layer."""
     caught, rotate = [], model.position.rotate
 
-    def recorder(q, k, where):
+    def recorder(q, k, prepared):
         caught.append((q, k))
-        return rotate(q, k, where)
+        return rotate(q, k, prepared)
 
     model.position.rotate = recorder
     try:

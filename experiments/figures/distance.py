@@ -50,11 +50,11 @@ def scores(position: Position, layer: int, q: Tensor, k: Tensor, length: int) ->
     every position: (N, H, T), r = 0 … T - 1.
     """
     positions = torch.arange(length, dtype=q.dtype)
-    where = position.prepare(position.extension.positions(positions))
+    prepared = position.prepare(position.extension.positions(positions))
     queries, keys = (x.unsqueeze(-2).expand(*x.shape[:-1], length, -1) for x in (q, k))  # (N, H, T, D)
     door = position.layer(layer)
-    queries, keys = door.rotate(queries, keys, where)
-    bias = door.bias(queries, keys, where)
+    queries, keys = door.rotate(queries, keys, prepared)
+    bias = door.bias(queries, keys, prepared)
     temperature = door.temperature_at(length_of(positions))
     last = queries[..., -1:, :] @ keys.mT * q.shape[-1] ** -0.5 / temperature  # (N, H, 1, T)
     if bias is not None:
@@ -65,8 +65,8 @@ def scores(position: Position, layer: int, q: Tensor, k: Tensor, length: int) ->
 def added_scores(position: Position, length: int) -> Tensor:
     """x_i·x_j/√C of what a scheme adds to the embeddings, the last position i with the one r before it, (1, 1, T)."""
     empty = torch.zeros(1, length, position.geometry.width, dtype=torch.float64)
-    where = position.prepare(position.extension.positions(torch.arange(length, dtype=torch.float64)))
-    x = position.embed(empty, where)  # (1, T, C)
+    prepared = position.prepare(position.extension.positions(torch.arange(length, dtype=torch.float64)))
+    x = position.embed(empty, prepared)  # (1, T, C)
     return (x[:, -1:] @ x.mT * x.shape[-1] ** -0.5).flip(-1)
 
 

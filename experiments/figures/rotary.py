@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 def turned(position: Position, q: Tensor, length: int) -> Tensor:
     """A query (D,) at the positions 0 … T - 1, by pair: (T, K, 2), whose channels are (i, i + K)."""
-    where = position.prepare(torch.arange(length, dtype=q.dtype))
+    prepared = position.prepare(torch.arange(length, dtype=q.dtype))
     everywhere = q.expand(1, 1, length, -1)
-    return position.rotate(everywhere, everywhere, where)[0][0, 0].unflatten(-1, (2, -1)).mT
+    return position.rotate(everywhere, everywhere, prepared)[0][0, 0].unflatten(-1, (2, -1)).mT
 
 
 def rotation(_: "Gallery") -> Drawing:

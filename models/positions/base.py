@@ -68,7 +68,7 @@ class Position(nn.Module):
     - `bias`, in every layer, added to q·k/√D.
 
     What a forward pass needs (sines, a bias) is made once per forward by `prepare` from the positions, in float32,
-    and handed to the doors as `where`. A scheme keeps no buffer and no cache and knows no maximum length; only
+    and handed to the doors as `prepared`. A scheme keeps no buffer and no cache and knows no maximum length; only
     learned parameters enter the state dict. They are shared by all layers unless the scheme says otherwise; a layer
     always goes through `layer(i)`, so that a scheme may differ from one to the next.
     """
@@ -123,15 +123,15 @@ class Position(nn.Module):
         """The two inner doors as the layer of this index, from 0, goes through them."""
         return self
 
-    def embed(self, x: Tensor, where: Any) -> Tensor:
+    def embed(self, x: Tensor, prepared: Any) -> Tensor:
         """(B, T, C) → (B, T, C), once, on the token embeddings."""
         return x
 
-    def rotate(self, q: Tensor, k: Tensor, where: Any) -> tuple[Tensor, Tensor]:
+    def rotate(self, q: Tensor, k: Tensor, prepared: Any) -> tuple[Tensor, Tensor]:
         """(B, H, T, D) twice → the same shapes (PoPE's are twice as wide), in every layer, after any QK-norm."""
         return q, k
 
-    def bias(self, q: Tensor, k: Tensor, where: Any, first: int = 0) -> Tensor | None:
+    def bias(self, q: Tensor, k: Tensor, prepared: Any, first: int = 0) -> Tensor | None:
         """What to add to q·k/√D before the softmax, (H, Q, N) or (B, H, Q, N); None keeps it fast.
 
         q (B, H, Q, D) may be a chunk of the queries, of which the first stands at row `first`, and k (B, H, N, D)
@@ -149,8 +149,8 @@ class Layer:
     def temperature_at(self, length: Tensor) -> float | Tensor:
         return self.doors.temperature_at(length)
 
-    def rotate(self, q: Tensor, k: Tensor, where: Any) -> tuple[Tensor, Tensor]:
-        return self.doors.rotate(q, k, where[self.index])
+    def rotate(self, q: Tensor, k: Tensor, prepared: Any) -> tuple[Tensor, Tensor]:
+        return self.doors.rotate(q, k, prepared[self.index])
 
-    def bias(self, q: Tensor, k: Tensor, where: Any, first: int = 0) -> Tensor | None:
-        return self.doors.bias(q, k, where[self.index], first)
+    def bias(self, q: Tensor, k: Tensor, prepared: Any, first: int = 0) -> Tensor | None:
+        return self.doors.bias(q, k, prepared[self.index], first)

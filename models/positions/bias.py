@@ -49,13 +49,13 @@ class Biased(Position):
         blocks = (self.scores(positions[..., first:last], positions[..., :last]) for first, last in places)
         return Pairs(positions, rows, tuple(blocks))
 
-    def bias(self, q: Tensor, k: Tensor, where: Pairs, first: int = 0) -> Tensor:
+    def bias(self, q: Tensor, k: Tensor, prepared: Pairs, first: int = 0) -> Tensor:
         """As the contract has it, for the chunks of `rows_at_once` where scores were made in advance."""
-        if where.blocks is not None:
-            return where.blocks[first // where.rows]
+        if prepared.blocks is not None:
+            return prepared.blocks[first // prepared.rows]
         with torch.autocast(q.device.type, enabled=False):
             last, keys = first + q.shape[-2], k.shape[-2]
-            return self.scores(where.positions[..., first:last], where.positions[..., :keys])
+            return self.scores(prepared.positions[..., first:last], prepared.positions[..., :keys])
 
 
 def distances(queries: Tensor, keys: Tensor) -> Tensor:

@@ -37,15 +37,15 @@ class CoPE(Position):
         """The table of every layer, (reach, D) each, in the dtype of the positions."""
         return tuple(self.table.to(positions.dtype))
 
-    def bias(self, q: Tensor, k: Tensor, where: Tensor, first: int = 0) -> Tensor:
+    def bias(self, q: Tensor, k: Tensor, prepared: Tensor, first: int = 0) -> Tensor:
         """The bias (B, H, Q, N) of queries (B, H, Q, D) from row `first` on keys (B, H, N, D), by the layer's table."""
         with torch.autocast(q.device.type, enabled=False):
-            q, k = q.to(where.dtype), k.to(where.dtype)
+            q, k = q.to(prepared.dtype), k.to(prepared.dtype)
             gates = torch.sigmoid(q @ k.mT * q.shape[-1] ** -0.5)
             seen = torch.ones(gates.shape[-2:], dtype=torch.bool, device=q.device).tril(first)
             counted = gates.where(seen, 0).flip(-1).cumsum(-1).flip(-1)  # gates from the key up to the query
-            counted = counted.clamp(max=len(where) - 1)
-            meaning = q @ where.mT  # (B, H, Q, reach): every whole position, as this query reads it
+            counted = counted.clamp(max=len(prepared) - 1)
+            meaning = q @ prepared.mT  # (B, H, Q, reach): every whole position, as this query reads it
             below = counted.detach().floor()
             low, high = (meaning.gather(-1, place.long()) for place in (below, counted.detach().ceil()))
             return torch.lerp(low, high, counted - below)

@@ -15,8 +15,8 @@ class Added(Position):
 
     relative = False  # the sum enters queries, keys and values, where absolute positions survive
 
-    def embed(self, x: Tensor, where: Tensor) -> Tensor:
-        return (x + where).to(x.dtype)
+    def embed(self, x: Tensor, prepared: Tensor) -> Tensor:
+        return (x + prepared).to(x.dtype)
 
 
 class Sinusoidal(Added):

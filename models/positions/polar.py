@@ -46,9 +46,9 @@ class PoPE(Position):
         delta = bounded(self.delta.to(positions.dtype), -2 * math.pi, 0).unsqueeze(-2)  # (layers, H, 1, D)
         return tuple((cos, sin, *turn) for turn in zip(delta.cos(), delta.sin(), strict=True))
 
-    def rotate(self, q: Tensor, k: Tensor, where: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def rotate(self, q: Tensor, k: Tensor, prepared: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """(B, H, T, D) twice → (B, H, T, 2D) twice."""
-        cos, sin, delta_cos, delta_sin = where
+        cos, sin, delta_cos, delta_sin = prepared
         key_cos, key_sin = cos * delta_cos - sin * delta_sin, sin * delta_cos + cos * delta_sin  # of φ + δ, (H, T, D)
         return polar(q, cos, sin), polar(k, key_cos, key_sin)
 

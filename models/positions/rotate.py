@@ -95,12 +95,12 @@ class Rotary(Position):
         further = [self.rotation(stand - positions) for stand in self.extension.far(positions)]
         return *self.rotation(positions), Far(positions, *further)
 
-    def rotate(self, q: Tensor, k: Tensor, where: tuple) -> tuple[Tensor, Tensor]:
-        return rotate_pairs(q, *where[:2]), rotate_pairs(k, *where[:2])
+    def rotate(self, q: Tensor, k: Tensor, prepared: tuple) -> tuple[Tensor, Tensor]:
+        return rotate_pairs(q, *prepared[:2]), rotate_pairs(k, *prepared[:2])
 
-    def bias(self, q: Tensor, k: Tensor, where: tuple, first: int = 0) -> Tensor | None:
+    def bias(self, q: Tensor, k: Tensor, prepared: tuple, first: int = 0) -> Tensor | None:
         """What far scores are short of what they would be if the extension's positions were the tokens' own."""
-        return None if self.extension.near is None else where[-1].bias(q, k, self.extension.near, first)
+        return None if self.extension.near is None else prepared[-1].bias(q, k, self.extension.near, first)
 
 
 class Far(NamedTuple):
@@ -220,5 +220,5 @@ class XPos(Rotary):
         grow, shrink = exponent.view(cos.shape).exp(), (-exponent).view(cos.shape).exp()
         return cos * grow, sin * grow, cos * shrink, sin * shrink
 
-    def rotate(self, q: Tensor, k: Tensor, where: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        return rotate_pairs(q, *where[:2]), rotate_pairs(k, *where[2:])
+    def rotate(self, q: Tensor, k: Tensor, prepared: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        return rotate_pairs(q, *prepared[:2]), rotate_pairs(k, *prepared[2:])
