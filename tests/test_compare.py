@@ -165,3 +165,36 @@ def test_a_torn_reading_is_left_out_and_named(recorded, tmp_path, capsys):
     (folder / "config.json").write_text("")
     with pytest.raises(BadInput, match=r"config\.json is torn"):
         read(str(folder))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_that_are_none_are_shown_and_drawn(tmp_path, value):
+    """Of a run that diverged, or a model whose losses overflow."""
+    losses = {"validation/nll": [(1, value), (2, value)]}
+    points = {"none": [Point(16, value, value, value), Point(32, value, value, value)]}
+    runs = [
+        Recorded("a", "a", "done", {"x": 1}, {"validation/nll": value}, losses, points),
+        Recorded("b", "b", "done", {"x": 2}, {}, {"train/loss": [(1, 2.0)]}, {"none": [Point(16, 3.0, 2.0, 4.0)]}),
+    ]
+    assert str(value) in text(runs)
+    draw(runs).figure.savefig(tmp_path / "drawn.svg")
+
+
+def test_files_are_named_as_they_were_asked_for(recorded, tmp_path):
+    """A dot in a name is no suffix."""
+    folders, *_ = recorded
+    compare(list(map(str, folders)), tmp_path / "cmp.v1")
+    assert {path.name for path in tmp_path.iterdir()} == {"cmp.v1.txt", "cmp.v1.png", "cmp.v1.svg"}
+
+
+@pytest.mark.parametrize("broken", ["", "[1, 2]", '{"label": "none"}'])
+def test_a_broken_file_is_named(recorded, tmp_path, broken):
+    (folder, _), *_ = recorded
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("checkpoints"))
+    (copy / "perplexity" / "z.json").write_text(broken)
+    if broken.startswith("{"):
+        with pytest.raises(BadInput, match=r"z.json is no reading: it lacks rows, split, step"):
+            read(str(copy))
+    else:
+        assert len(read(str(copy)).readings) == 1
