@@ -72,8 +72,7 @@ def train(config: Config, overrides: Sequence[str] = ()) -> Result:
     Of several processes that train together the first keeps the folder and logs; all return the same.
 
     Raises:
-        BadInput: the folder belongs to another run or to a process still at work, the corpus cannot be had, the
-            devices asked for are not there, the loss is no longer finite, or nothing can be written.
+        BadInput: another run or process has the folder; corpus, devices or disk are not there; the loss is not finite.
         SystemExit: a signal stopped the run, after it was saved; the status is 128 + signal.
     """
     from models.processes import place_of
@@ -146,7 +145,9 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
     metrics = Metrics(folder.metrics)
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint_every, config.snapshots, folder.set_saved)
     scoring = (held_out, config.validate_every, checkpoints.stopping)
-    recorder = Recorder(metrics, config.log_every, config.batch, *scoring)
+    recorder = Recorder(
+        metrics, config.log_every, config.batch, *scoring
+    )  # before the checkpoints: recorded, then saved
     trainer = L.Trainer(
         accelerator=accelerator,
         devices=config.trainer.devices,
@@ -159,7 +160,6 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
         log_every_n_steps=config.log_every,
         limit_val_batches=0,  # the Recorder validates
         logger=WandbLogger(experiment=run) if run is not None else False,
-        # The state is saved after it was recorded.
         callbacks=[recorder, checkpoints, *([Bar(config.name, recorder)] if config.trainer.progress else [])],
         plugins=[AtomicCheckpointIO(), place.environment],
         default_root_dir=folder.path,
