@@ -145,9 +145,7 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
     metrics = Metrics(folder.metrics)
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint_every, config.snapshots, folder.set_saved)
     scoring = (held_out, config.validate_every, checkpoints.stopping)
-    recorder = Recorder(
-        metrics, config.log_every, config.batch, *scoring
-    )  # before the checkpoints: recorded, then saved
+    recorder = Recorder(metrics, config.log_every, config.batch, *scoring)  # before checkpoints: recorded, then saved
     trainer = L.Trainer(
         accelerator=accelerator,
         devices=config.trainer.devices,
