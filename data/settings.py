@@ -33,8 +33,6 @@ class Tokenizer(Settings):
         if self.kind == "bpe":
             if self.vocabulary is None or self.vocabulary < 257:
                 raise ValueError(f"tokenizer.vocabulary must be at least 257 for kind=bpe; it is {self.vocabulary}")
-            if self.vocabulary > 2**20:
-                raise ValueError(f"tokenizer.vocabulary must be at most {2**20} for kind=bpe; it is {self.vocabulary}")
         elif self.vocabulary is not None:
             raise ValueError(f"tokenizer.vocabulary is for kind=bpe only; kind={self.kind} has its own, leave it null")
         if self.kind in ("file", "hub") and not self.path:
