@@ -310,3 +310,6 @@ def test_claims_that_need_text_have_it_at_a_scale_of_chains(tmp_path):
     asked = validate(Request, compose_values("reproduce", [*overrides, 'train=["data=files","data.train=a.txt"]']))
     (run, *_) = arms_of(CLAIMS["effective_window"](), asked)["retrieving"]
     assert run.data.source == "files"
+    asked = validate(Request, compose_values("reproduce", [*overrides, "scale=nano", 'train=["data=chains"]']))
+    for (run,) in arms_of(CLAIMS["convergence"](), asked).values():  # the scale's tokenizer is set aside
+        assert (run.data.source, run.model.name) == ("chains", "nano")

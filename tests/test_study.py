@@ -459,3 +459,16 @@ def test_the_sentences_say_what_was_found_whatever_it_is(found):
     assert "untuned extrapolation 20.00, the best other, yarn 10.00 (better: 0.500" in recovery
     assert "after 5 steps extrapolation 5.00, the best other, interpolate 4.00 (better: 0.800" in recovery
     assert recovery.endswith("the control tuned at 32 then stands at 19.00.")
+
+
+def test_a_study_of_chains_shows_who_reads_how_far(tmp_path):
+    words = [each for each in tiny(tmp_path, "group=far") if not each.startswith(("data.", "cache="))]
+    words += ["data=chains", "data.length=300", "data.documents={train: 4, validation: 2, test: 4}"]
+    words += [f"cache={tmp_path}/cache", "study.positions=[rope]", "study.extends=[none,interpolate]"]
+    words += ["study.factors=[2]", "study.finetune_steps=[1]", "study.segments=4"]
+    status, out, err = run_program(*words, module="experiments.extend")
+    assert status == 0, err
+    folder, results = study_folder(tmp_path, "far")
+    assert "Effective context" in out
+    assert all(row["effective_context"] and row["optimum"] for r in results["readings"] for row in r["rows"])
+    assert (folder / "effective.png").stat().st_size > 10_000

@@ -23,7 +23,8 @@ FEW = 6  # methods that can share a panel
 
 
 def study_figures(folder: Path, findings: "Findings") -> list[Path]:
-    """Perplexity against context length and against fine-tuning steps at the longer windows; k_max and keys likewise.
+    """Perplexity against context length and against fine-tuning steps at the longer windows; k_max and keys likewise,
+    and effective context where the optimum is known.
 
     With one factor and few methods all share a panel, and one figure shows both; else every scheme has figures with a
     panel for each method and a colour for each factor.
@@ -37,6 +38,8 @@ def study_figures(folder: Path, findings: "Findings") -> list[Path]:
     else:
         kinds = {"figure": (_reading, "reading further"), "recovery": (_recovering, "recovery by fine-tuning")}
         drawn = _panels(findings, folder, kinds)
+    if findings.readings[0].effective_context(findings.window) is not None:
+        drawn.append(_effective(findings, folder / "effective"))
     if findings.study.passkey:
         drawn += _panels(
             findings, folder, {"k_max": (_reaching, "the farthest key found"), "passkey": (_finding, "keys found")}
@@ -56,6 +59,37 @@ def _together(findings: "Findings", path: Path) -> Path:
         row[0].set_ylabel("perplexity (same targets)")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     return _written(figure, path)
+
+
+def _effective(findings: "Findings", path: Path) -> Path:
+    """Effective against given context, a panel for every scheme: extrapolation, and all methods at the largest factor,
+    untuned and fine-tuned to the end."""
+    from experiments.lab.measure.context import draw_effective
+
+    positions, largest = findings.study.positions, max(findings.study.factors)
+    figure, panels = pyplot().subplots(1, len(positions), figsize=(5.2 * len(positions), 5.6), sharey=True,
+                                       squeeze=False, layout="constrained")  # fmt: skip
+    for axes, position in zip(panels[0], positions, strict=True):
+        curves = {}
+        for method in findings.methods(position):
+            for reading in _first_and_last(findings, position, method):
+                if method != CONTROL and (reading.factor == largest or (method, reading.steps) == (PLAIN, 0)):
+                    label = f"{LABELS.get(method, method)}, {reading.steps or 'no'} steps"
+                    curves[label] = [_effective_row(reading, context) for context in reading.contexts]
+        draw_effective(axes, curves, findings.window)
+        axes.set_title(f"{position}: how much of it is used")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    return _written(figure, path)
+
+
+def _effective_row(reading: "Reading", context: int) -> dict:
+    """With one seed the interval over documents; of several the geometric mean, the least and the most."""
+    seeds = [row["effective_context"] for row in reading.at(context)]
+    if len(seeds) == 1:
+        return {"context": context, "effective_context": seeds[0]}
+    values = [each["value"] for each in seeds]
+    spread = {"value": reading.effective_context(context), "low": min(values), "high": max(values)}
+    return {"context": context, "effective_context": spread}
 
 
 def _panels(findings: "Findings", folder: Path, kinds: dict) -> list[Path]:
@@ -201,6 +235,10 @@ def _contexts(axes: "Axes", findings: "Findings") -> None:
     axes.annotate("trained window", (findings.window, 1), (0, 2), xycoords=("data", "axes fraction"),
                   textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
     contexts = findings.contexts
+    rows = findings.readings[0].models[0].rows
+    if "optimum" in rows[0]:
+        best = {row["context"]: row["optimum"]["perplexity"] for row in rows}
+        axes.plot(contexts, [best[context] for context in contexts], color="black", label="the best reader")
     axes.set(xscale="log", yscale="log", xlabel="context, tokens")
     axes.set_xticks(contexts, [str(context) for context in contexts])
     axes.tick_params(axis="x", which="minor", bottom=False)

@@ -23,6 +23,9 @@ from experiments.lab.statistics import Estimate, bootstrap, mean
 if TYPE_CHECKING:
     from experiments.lab.measure.protocols import TokenLosses
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 ALLOWED = 5  # standard errors by which chance may let a model beat the optimum
 
 
@@ -192,10 +195,22 @@ def figure(curves: dict[str, Sequence[dict]], window: int, title: str, path: Pat
         curves: rows of `with_optimum` for each label.
         window: tokens that the models were trained on.
     """
-    from experiments.lab.canvas import COLOURS, pyplot
+    from experiments.lab.canvas import pyplot
 
     plt = pyplot()
     drawn, axes = plt.subplots(figsize=(6, 5), layout="constrained")
+    draw_effective(axes, curves, window)
+    axes.set_title(title, fontsize=8)
+    axes.legend(frameon=False, fontsize=8)
+    for suffix in (".png", ".svg"):
+        drawn.savefig(with_ending(path, suffix), dpi=150)
+    plt.close(drawn)
+
+
+def draw_effective(axes: "Axes", curves: dict[str, Sequence[dict]], window: int) -> None:
+    """Draw what `figure` shows: the best reader is the diagonal."""
+    from experiments.lab.canvas import COLOURS
+
     contexts = sorted({row["context"] for rows in curves.values() for row in rows})
     axes.plot(contexts, contexts, color="black", linewidth=0.8, label="the best reader")
     axes.axvline(window, color="black", linewidth=0.8, linestyle=":", label="trained window")
@@ -208,9 +223,4 @@ def figure(curves: dict[str, Sequence[dict]], window: int, title: str, path: Pat
     axes.set_xticks(contexts, [str(context) for context in contexts])
     axes.set_yticks(contexts, [str(context) for context in contexts])
     axes.minorticks_off()
-    axes.set_title(title, fontsize=8)
-    axes.legend(frameon=False, fontsize=8)
     axes.grid(alpha=0.3)
-    for suffix in (".png", ".svg"):
-        drawn.savefig(with_ending(path, suffix), dpi=150)
-    plt.close(drawn)
