@@ -247,6 +247,28 @@ def test_options_that_are_refused(copy, name, changes, sentence):
         read_checkpoint(configure(copy(name), **changes))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_parameters": [1]},
+        {"rope_parameters": "default"},
+        {"rope_parameters": YARN | {"original_max_position_embeddings": "32"}},
+        {"rope_parameters": {"rope_type": ["yarn"]}},
+        {"layer_types": 3},
+        {"model_type": ["llama"]},
+        {"rms_norm_eps": None},
+        {"hidden_act": []},
+        {"hidden_size": 33},
+        {"num_key_value_heads": 3},
+        {"max_position_embeddings": 1e3},
+    ],
+    ids=str,
+)
+def test_values_of_the_wrong_kind_are_refused(copy, changes):
+    with pytest.raises(BadInput):
+        read_checkpoint(configure(copy(), **changes))
+
+
 # Files that are refused.
 
 

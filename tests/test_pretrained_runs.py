@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from conf.base import BadInput
 from conf.compose import compose_values
 from data.corpus import prepare
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
-from experiments.pretrained import export_run, import_run
+from experiments.pretrained import export_run, find, import_run
 from models.checkpoint_files import find_checkpoint
 from tests import transformers_models as theirs
 from tests.runs import CACHE, run_program, tiny
@@ -141,6 +142,21 @@ def test_in_out_in_is_the_identity_tokenizer_included(checkpoint, tmp_path):
     settings = [{key: record["config"][key] for key in kept} for _, _, record in (one, two)]
     assert settings[0]["model"].pop("name") == "tiny" and settings[1]["model"].pop("name") == "again"
     assert settings[0] == settings[1]
+
+
+def test_the_preset_takes_the_package_if_it_is_installed_and_else_the_hub(tmp_path, monkeypatch):
+    preset = compose_values("pretrained", ["pretrained=smollm2"])
+    package, _, file = preset["from"].removeprefix("package:").partition("/")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(BadInput, match=f"from={preset['otherwise']}: .*the hub cannot be reached"):
+        find(preset["from"], preset["otherwise"])
+    monkeypatch.undo()
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert find(preset["from"], preset["otherwise"]) == tmp_path / package / file
 
 
 # One sentence, status 1, and nothing left behind.

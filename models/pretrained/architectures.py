@@ -68,13 +68,18 @@ def describe(config: dict, window: int | None = None) -> Described:
         BadInput: an architecture or an option that is not supported, or settings that contradict each other.
     """
     name = config.get("model_type")
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise BadInput(f"model_type={name} is not supported; supported are {', '.join(ARCHITECTURES)}")
     if config.get("auto_map"):
         raise BadInput(f"{name} with auto_map needs code of its own repository, and none is ever run")
     if config.get("quantization_config"):
         raise BadInput(f"{name} with quantization_config is not supported: take the weights before quantisation")
-    return Described(name, *ARCHITECTURES[name](Options(config, name), window))
+    try:
+        return Described(name, *ARCHITECTURES[name](Options(config, name), window))
+    except BadInput:
+        raise
+    except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError) as error:  # a list for a number, say
+        raise BadInput(f"{name}: config.json holds a value of a kind that it cannot have ({error})") from None
 
 
 def _sizes(options: Options, layers: str, heads: str, width: str) -> dict:

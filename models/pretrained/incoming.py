@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor
 
-from conf.base import BadInput
+from conf.base import BadInput, cannot_take
 from models.gpt import Shape
 from models.pretrained.architectures import Described, describe
 from models.pretrained.layouts import LAYOUTS
@@ -57,28 +58,24 @@ def read_checkpoint(path: Path, window: int | None = None, tokenizer: Path | Non
 
 def _weights(described: Described, tensors: Tensors) -> tuple[dict, dict[str, Tensor]]:
     """The model as its weights show it, and the weights."""
-    shape = Shape(name=described.architecture, **described.model)
-    if shape.tied and HEAD in tensors and not tensors[HEAD].equal(tensors[_embedding(described)]):
-        raise BadInput("config.json says tie_word_embeddings=true, and the head of the weights is not the embedding")
+    name, model = described.architecture, described.model
+    try:
+        shape = Shape(name=name, **model)
+    except ValidationError as error:
+        raise BadInput(f"{name}: {cannot_take('config.json', error)}") from None
     if not shape.tied and HEAD not in tensors:
         raise BadInput(f"config.json says tie_word_embeddings=false, and the weights have no {HEAD}")
-    weights = {
-        row.ours: row.read(tensors.__getitem__) for row in LAYOUTS[described.architecture](shape, described.rope.window)
-    }
+    weights = {row.ours: row.read(tensors.__getitem__) for row in LAYOUTS[name](shape, described.rope.window)}
+    if shape.tied and HEAD in tensors and not tensors[HEAD].equal(weights["embedding.weight"]):
+        raise BadInput("config.json says tie_word_embeddings=true, and the head of the weights is not the embedding")
     if unread := tensors.unread():
-        raise BadInput(f"{unread[0]} has no place in {described.architecture} as config.json describes it")
-    model, biases = described.model, [name for name in weights if name.endswith(".bias")]
-    if described.architecture == "gpt_neox" and shape.biases == "network" and not any(weights[b].any() for b in biases):
+        raise BadInput(f"{unread[0]} has no place in {name} as config.json describes it")
+    biases = {bias for bias in weights if bias.endswith(".bias")}
+    if name == "gpt_neox" and shape.biases == "network" and not any(weights[bias].any() for bias in biases):
         # The architecture has no option for a model without biases: one that left the lab comes back as it was.
         model = model | {"biases": "none", "norm_bias": False}
         weights = {name: tensor for name, tensor in weights.items() if name not in biases}
     return model, weights
-
-
-def _embedding(described: Described) -> str:
-    shape = Shape(name=described.architecture, **described.model)
-    rows = LAYOUTS[described.architecture](shape, described.rope.window)
-    return next(row.theirs[0] for row in rows if row.ours == "embedding.weight")
 
 
 def _read_json(path: Path) -> dict:

@@ -78,7 +78,7 @@ def read_rope(
     if unknown := sorted(key for key, value in given.items() if key not in TYPES[kind] | COMMON and value is not None):
         raise BadInput(f"{name}: {unknown[0]} of rope_type={kind} is not supported")
     base, remarks = _theta(config, given, name, theta)
-    length, said = _window(config, given, kind, name, window)
+    length, of_window = _window(config, given, kind, name, window)
     places = _places(given, config, "partial_rotary_factor", "rotary_pct")
     shares = {_number(source[key], key, name) for source, key in places}
     if len(shares) > 1:
@@ -93,7 +93,7 @@ def read_rope(
             f"({share:g} of it), and the lab scales whole scores"
         )
     frequencies = {"name": "geometric", "base": float(base), "slowest": None}
-    return Rope(position, frequencies, extend, length, (*remarks, *said))
+    return Rope(position, frequencies, extend, length, (*remarks, *of_window))
 
 
 def _number(value, key: str, name: str) -> float:
@@ -134,6 +134,8 @@ def _window(config: dict, given: dict, kind: str, name: str, window: int | None)
     if window is not None:
         return window, []
     originals = {source[key] for source, key in _places(given, config, "original_max_position_embeddings")}
+    if wrong := [each for each in originals if not isinstance(each, int) or each < 1]:
+        raise BadInput(f"{name}: original_max_position_embeddings={wrong[0]} must be a number of tokens")
     if len(originals) > 1:
         both = " and ".join(map(str, sorted(originals)))
         raise BadInput(f"{name}: original_max_position_embeddings is {both} in one config.json; name original_window=")

@@ -97,3 +97,4 @@ def save_safetensors(folder: Path, tensors: dict[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
     save_file(tensors, folder / WHOLE, metadata={"format": "pt"})
+    (folder / WHOLE).chmod(0o644)  # as the files beside it
