@@ -20,8 +20,10 @@ class Scale(Settings):
 
     def beside(self, words: Sequence[str]) -> list[str]:
         """The overrides of every run that still hold beside other ones, which win: a language has no tokenizer."""
-        given, values = set(map(key_of, words)), compose_values("config", list(words))
-        return [word for word in self.train if key_of(word) not in given and _known(values, key_of(word))]
+        given = set(map(key_of, words))
+        own = [word for word in self.train if key_of(word) not in given]
+        values = compose_values("config", [*(word for word in own if "." not in key_of(word)), *words])
+        return [word for word in own if _known(values, key_of(word))]
 
 
 def key_of(override: str) -> str:
