@@ -286,12 +286,17 @@ KILLABLE = "from tests.test_plan import CLAIMS, Pair, reproduce; CLAIMS['pair'] 
 def test_killed_it_goes_on(tmp_path, two_claims, capsys, one_thread):
     words = ["claim=pair", *tiny_claims(tmp_path), "seeds=1"]
     process = subprocess.Popen([sys.executable, "-c", KILLABLE, *words], cwd=ROOT)
-    while not list(tmp_path.glob("claims-tiny/*/results.json")):
+
+    def done() -> set:
+        states = {path: json.loads(path.read_text())["state"] for path in tmp_path.glob("claims-tiny/*/status.json")}
+        return {path.with_name("results.json") for path, state in states.items() if state == "done"}
+
+    while not done():
         assert process.poll() is None
         time.sleep(0.02)
     process.kill()
     process.wait()
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("claims-tiny/*/results.json")}
+    kept = {path: path.stat().st_mtime_ns for path in done()}
     assert 0 < len(kept) < 3
     reproduce.reproduce(["pair"], reproduce_request(tmp_path, "pair", "seeds=1"), [])
     assert (
