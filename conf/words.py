@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from conf.base import BadInput, nearest
 
@@ -171,9 +172,9 @@ def known_settings() -> list[str]:
 
     keys = {"seed", "name", "group", "original_window"}
     for path in FOLDER.glob("*/*.yaml"):
-        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        keys |= {f"{path.parent.name}.{key}" for key in _flat(values)} if isinstance(values, dict) else set()
-    values = OmegaConf.to_container(OmegaConf.load(FOLDER / "config.yaml"), resolve=False)
+        choice = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        keys |= {f"{path.parent.name}.{key}" for key in _flat(choice)} if isinstance(choice, dict) else set()
+    values: Any = OmegaConf.to_container(OmegaConf.load(FOLDER / "config.yaml"), resolve=False)
     values = {key: value for key, value in values.items() if key not in ("defaults", "hydra")}
     return sorted({*keys, *_flat(values)})
 

@@ -153,7 +153,7 @@ def _check_zip(path: Path) -> None:
 
 def _parts(folder: Path) -> list[Path]:
     """The files of a sharded checkpoint, one a process, in their order."""
-    ranks = len(list(folder.glob("part-*")))
+    ranks = max((int(part.stem.rpartition("-")[2]) for part in folder.glob("part-*-of-*.ckpt")), default=0)
     parts = [folder / part_name(rank, ranks) for rank in range(ranks)]
     if missing := [part.name for part in parts if not part.is_file()]:
         raise Damaged(f"checkpoint={folder} is damaged: it lacks {missing[0]}")
