@@ -74,7 +74,7 @@ MISTAKES = [
     ("config", "name=???", "name must be given"),
     ("config", "group=a/b", "group: 'a/b'"),
     ("config", "group=@x", "group: '@x'"),
-    ("config", "name: 'a b'", "name='a b'"),
+    ("config", "name='a b'", "name: 'a b'"),
     # Numbers that cannot be.
     ("config", "window=0", "window=0"),
     ("config", "window=-1", "window=-1"),

@@ -65,7 +65,8 @@ def test_without_a_key_it_is_built_but_not_saved(capsys, monkeypatch, tmp_path):
 def checkpoint(tmp_path_factory):
     """What compose reads of a checkpoint: how it was trained."""
     path = tmp_path_factory.mktemp("runs") / "step-00001000.ckpt"
-    torch.save({"lab": {"config": compose([]).model_dump(mode="json")}, "global_step": 1000, "state_dict": {}}, path)
+    record = {"config": compose([]).model_dump(mode="json"), "vocabulary": 2048, "separator": 0, "corpus": "text"}
+    torch.save({"lab": record, "global_step": 1000, "state_dict": {}}, path)
     return path
 
 

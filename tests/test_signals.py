@@ -95,7 +95,9 @@ def test_a_closed_pipe_is_silence(monkeypatch, tmp_path, capfd):
 
 
 def test_a_stopped_multirun_ends_whole_and_leaves_no_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "files").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "files"))
     monkeypatch.setattr(sys, "argv", ["report", "-m", "readme=a,b,c"])
     seen = []
 
@@ -105,7 +107,7 @@ def test_a_stopped_multirun_ends_whole_and_leaves_no_file(tmp_path, monkeypatch)
 
     with pytest.raises(SystemExit) as end:
         command_line("report", stop)
-    assert end.value.code == 143 and seen == ["a", "b"] and list(tmp_path.iterdir()) == []
+    assert end.value.code == 143 and seen == ["a", "b"] and list((tmp_path / "files").iterdir()) == []
 
 
 @pytest.mark.slow
