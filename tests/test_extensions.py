@@ -309,7 +309,7 @@ def test_found_factors_come_from_a_file_and_travel_with_the_settings(tmp_path):
     assert EXTENSIONS["longrope"].Knobs.model_validate(values) == config.extend
     for text, fault in (
         ("[1, 2]", "mapping"),
-        ("a: [", "no YAML"),
+        ("a: [", "no plain YAML"),
         ("long: 3", "mapping"),
         ("long: [1]\nfactor: 9", "9"),
     ):

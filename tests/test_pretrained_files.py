@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -379,6 +380,12 @@ def test_gguf_is_the_folder_it_was_made_of(saved, tmp_path):
 def test_gguf_gives_the_logits_of_transformers(saved, tmp_path):
     imported = read_checkpoint(write_gguf(saved["llama"], tmp_path / "a.gguf"), None, saved["llama"] / "tokenizer.json")
     agree(theirs.build(*theirs.MODELS["llama"][:1], **theirs.MODELS["llama"][1]), rebuild(imported))
+
+
+def test_without_its_package_gguf_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(BadInput, match=r"requirements-pretrained\.txt"):
+        read_checkpoint(tmp_path / "a.gguf")
 
 
 def test_gguf_that_is_refused(saved, tmp_path):
