@@ -194,6 +194,12 @@ def test_the_study_measures_every_arm_and_reuses_what_it_has(tmp_path):
     assert "left out: extend=self_extend" in plan and results["left_out"] and "not fine-tuned: self_extend" in plan
     assert results["found"] in rest and "extrapolation" in rest
     assert (folder / "table.txt").read_text().strip() in rest
+    small = json.loads((folder / "summary.json").read_text())
+    for reading, whole in zip(small["readings"], results["readings"], strict=True):
+        for row, full in zip(reading["rows"], whole["rows"], strict=True):
+            assert row["low"] <= row["perplexity"] == full["perplexity"] <= row["high"] and "document_nll" not in row
+            assert row["documents"] == len(full["documents"])
+    assert small["command"] and small["commit"] and small["versions"]["torch"]
     drawn = {f"{name}-{position}" for name in ("figure", "recovery") for position in both}
     assert {path.stem for path in folder.glob("*.png")} == {path.stem for path in folder.glob("*.svg")} == drawn
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("all/*/results.json") if path.parent != folder}

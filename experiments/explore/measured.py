@@ -3,10 +3,7 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import yaml
-
-from experiments.lab.statistics import mean
 
 TITLES = {
     "none": "extrapolation, fine-tuned directly",
@@ -27,7 +24,7 @@ def measured(results: Path) -> dict:
         {"studies", "claims", "spacing", "longrope"}; plain values.
     """
     studies = [
-        study for path in sorted(results.glob("*/results.json")) for study in _studies(json.loads(path.read_text()))
+        study for path in sorted(results.glob("*/summary.json")) for study in _studies(json.loads(path.read_text()))
     ]
     return {
         "studies": studies,
@@ -38,9 +35,7 @@ def measured(results: Path) -> dict:
 
 
 def _studies(results: dict) -> list[dict]:
-    """The curves of a study, one entry for every positional scheme; none if the results are of something else."""
-    if "readings" not in results or "study" not in results:
-        return []
+    """The curves of a study (its summary.json), one entry for every positional scheme."""
     base, entries = results["base"], []
     for position in results["study"]["positions"]:
         readings = [each for each in results["readings"] if each["position"] == position]
@@ -67,18 +62,16 @@ def _curve(reading: dict) -> dict:
     """Perplexity by context, [context, value, low, high], with 95 % over documents."""
     points, effective = [], []
     for row in reading["rows"]:
-        nats = mean(row["document_nll"], row["document_tokens"], draws=2000)
-        values = np.exp([nats.value, nats.low, nats.high])
-        points.append([row["context"], *(round(float(value), 4) for value in values)])
-        if row.get("effective_context") is not None:
-            effective.append([row["context"], row["effective_context"]["value"]])
+        points.append([row["context"], *(round(row[key], 4) for key in ("perplexity", "low", "high"))])
+        if "effective_context" in row:
+            effective.append([row["context"], round(row["effective_context"]["value"], 2)])
     return {"method": reading["arm"], "steps": reading["steps"], "points": points, "effective": effective}
 
 
 def _optimum(readings: list[dict]) -> list[list[float]]:
     """Perplexity of the best possible reader by context, where it is known."""
     rows = readings[0]["rows"]
-    return [[row["context"], round(row["optimum_perplexity"], 4)] for row in rows if row.get("optimum_perplexity")]
+    return [[row["context"], round(row["optimum"]["perplexity"], 4)] for row in rows if "optimum" in row]
 
 
 def _claim(result: dict) -> dict:

@@ -241,7 +241,7 @@ def _contexts(axes: "Axes", findings: "Findings") -> None:
         axes.plot(contexts, [best[context] for context in contexts], color="black", label="the best reader")
     axes.set(xscale="log", yscale="log", xlabel="context, tokens")
     axes.set_xticks(contexts, [str(context) for context in contexts])
-    axes.tick_params(axis="x", which="minor", bottom=False)
+    axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     _grid(axes)
 
 

@@ -13,6 +13,7 @@ from statistics import mean, median
 
 from experiments.extend.arms import CONTROL, DECODED, PLAIN, Study, method_name
 from experiments.lab.statistics import Estimate, compare, paired_ratio
+from experiments.lab.statistics import mean as document_mean
 
 
 @dataclass(frozen=True)
@@ -163,3 +164,18 @@ class Findings:
         """The rows of a table by steps: scheme, method, factor."""
         return [(position, method, factor) for position in self.study.positions for factor in sorted(self.study.factors)
                 for method in self.methods(position)]  # fmt: skip
+
+
+def summarise(results: dict) -> dict:
+    """Plain results of a study without sums by document; each perplexity has its interval over documents instead."""
+    return results | {
+        "readings": [reading | {"rows": [_summary(row) for row in reading["rows"]]} for reading in results["readings"]]
+    }
+
+
+def _summary(row: dict) -> dict:
+    nats = document_mean(row["document_nll"], row["document_tokens"])
+    summary = {key: value for key, value in row.items() if not key.startswith("document")}
+    if "optimum" in row:
+        summary["optimum"] = {"perplexity": row["optimum"]["perplexity"]}
+    return summary | {"documents": len(row["documents"]), "low": math.exp(nats.low), "high": math.exp(nats.high)}

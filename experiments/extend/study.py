@@ -12,16 +12,18 @@ for a list of N; a control arm is fine-tuned at L for the same steps on as many 
 weights and see their data in the same order. What is to come is printed first; killed anywhere, the same command goes
 on.
 
-Results: runs/<group>/study-<name>/ with results.json, table.txt and figures.
+Results: runs/<group>/study-<name>/ with results.json, summary.json (without sums by document, small enough to commit),
+table.txt and figures.
 """
 
 import re
 from pathlib import Path
 
 from conf.base import BadInput
+from conf.environment import environment
 from conf.files import write_json
 from experiments.extend.arms import DECODED, method_name
-from experiments.extend.findings import Findings, Measured, Reading
+from experiments.extend.findings import Findings, Measured, Reading, summarise
 from experiments.extend.plan import StudyPlan, describe_study, make_study_plan
 from experiments.extend.report import sentences, tables
 from experiments.lab.measure.passkey import measure_passkey
@@ -72,10 +74,10 @@ def run_command(values: dict, overrides: list[str]) -> None:
     if complaint:
         raise BadInput(complaint)
     findings = Findings(plan.base.window, plan.study, [reading for its in readings.values() for reading in its])
-    write_page(plan, findings, results_folder(plan, overrides))
+    write_page(plan, findings, results_folder(plan, overrides), overrides)
 
 
-def write_page(plan: StudyPlan, findings: Findings, folder: Path) -> None:
+def write_page(plan: StudyPlan, findings: Findings, folder: Path, overrides: list[str]) -> None:
     """Tables, sentences and figures: in the folder, on the terminal, in W&B."""
     from conf.tracking import tracked_page
     from experiments.extend.figures import study_figures
@@ -90,6 +92,7 @@ def write_page(plan: StudyPlan, findings: Findings, folder: Path) -> None:
         text = f"{text}\n\n{over_seeds}"
     results["readings"] = [each for reading in findings.readings for each in reading.plain]
     write_json(folder / "results.json", results)
+    write_json(folder / "summary.json", environment(overrides) | summarise(results))
     (folder / "table.txt").write_text(f"{text}\n\n{summary}\n")
     figures = study_figures(folder, findings)
     if base.logger.name == "wandb":
@@ -108,8 +111,7 @@ def write_page(plan: StudyPlan, findings: Findings, folder: Path) -> None:
         images = {figure.name: figure.with_suffix(".png") for figure in figures}
         identity["config"] = settings
         tracked_page(base.logger, Path(base.runs), identity, {"found": summary}, images, curves, table)
-    print(
-        f"\n{text}\n\n{summary}\n\nIn {folder}: table.txt, results.json, {', '.join(f'{f.name}.png' for f in figures)}"
-    )
+    drawn = ", ".join(f"{figure.name}.png" for figure in figures)
+    print(f"\n{text}\n\n{summary}\n\nIn {folder}: table.txt, results.json, summary.json, {drawn}")
     following = "other factors (study.factors=[2,8]), more fine-tuning (study.finetune_steps=[4,256]), or other methods"
     print(f"Try next: {following} (study.extends=[none,yarn]); README.md shows more.")
