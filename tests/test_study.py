@@ -261,6 +261,38 @@ def test_a_base_model_that_exists_is_not_trained_again(tmp_path):
         assert status == 1 and sentence in err and err.count("\n") == 1
 
 
+def test_another_text_is_measured_in_the_tokens_of_the_base_model_and_named(tmp_path):
+    (tmp_path / "book.txt").write_text("It was the best of times, it was the worst of times. " * 40)
+    small = ["study.positions=[rope]", "study.extends=[none]", "study.factors=[2]", "study.finetune_steps=[1]"]
+    words = tiny(tmp_path, "group=book", *small, "study.segments=4")
+    book = ["data@study.data=files", "study.data.name=book", f"study.data.test={tmp_path}/book.txt"]
+    status, out, err = run_program(*words, *book, module="experiments.extend")
+    assert status == 0, err
+    assert "4 segments each of book, test, at" in out and "Measured on book, test." in out
+    _, results = study_folder(tmp_path, "book")
+    assert results["text"]["name"] == "book" and results["text"]["trained_on"] == 0
+    readings = [json.loads(path.read_text()) for path in tmp_path.glob("book/*/perplexity/*.json")]
+    assert {reading["corpus"]["fingerprint"] for reading in readings} == {results["text"]["fingerprint"]}
+    assert len(readings) == 3 and {reading["corpus"]["name"] for reading in readings} == {"book"}
+    assert results["base"]["data"]["name"] == "sotu"  # what the runs are trained on is not touched
+    status, again, _ = run_program(*words, *book, module="experiments.extend")
+    assert status == 0 and ", 0 to do: " in again
+    status, own, _ = run_program(*words, module="experiments.extend")  # the runs are the same, the readings are others
+    assert status == 0 and "All of it" not in own and "0 to train" in own and "4 segments each of sotu" in own
+    other = [word.replace("name=book", "name=novel") for word in book]
+    status, _, err = run_program(*words, *other, module="experiments.extend")
+    assert status == 0, err
+    folders = list(tmp_path.glob("book/study-*"))
+    assert len(folders) == 3 and all(len(path.name) <= 160 for path in folders)  # long names, cut, are still different
+    for wrong, sentence in {
+        "study.data.tokenizer.kind=bytes": "a text is read with the checkpoint's own tokenizer",
+        "study.split=validation": "study.data=book has no text for study.split=validation",
+        "study.data.test=[]": "study.data.test",
+    }.items():
+        status, _, err = run_program(*words, *book, wrong, module="experiments.extend")
+        assert status == 1 and sentence in err and err.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_stages_start_from_one_another_and_keys_are_asked_for(tmp_path):
     words = tiny(tmp_path, "group=stages", "study.positions=[rope]", "study.extends=[none,interpolate]",

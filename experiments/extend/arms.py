@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from conf.base import BadInput, Count, Counts, Listed, Settings
+from data.settings import DataSettings
 from experiments.lab.finetuning import Factors, checkpoint_after, existing_base, fine_tuned
 from experiments.lab.scale import Scale, key_of
 
@@ -45,6 +46,9 @@ class Study(Settings):
     progressive: bool
     segments: Count
     split: Literal["validation", "test"]
+    data: DataSettings | None = (
+        None  # the text that is measured, in the base model's tokens; None: what it learned from
+    )
     passkey: bool
     depths: Count
     trials: Count
@@ -194,6 +198,11 @@ def _depends_on_length(base: "Config", extend: dict, length: int) -> bool:
     return position.extension.depends_on_length
 
 
+def of_study(override: str) -> bool:
+    """Whether an override is for the study alone, and not for its runs."""
+    return key_of(override).removeprefix("data@").split(".")[0] in OWN_KEYS
+
+
 def base_runs(scale: Scale, overrides: Sequence[str], position: str, seeds: int) -> list["Config"]:
     """The base runs of a scheme, one for each seed: of the size that the scale or an experiment gives them.
 
@@ -205,7 +214,7 @@ def base_runs(scale: Scale, overrides: Sequence[str], position: str, seeds: int)
     from conf.compose import compose_values
     from conf.resolve import resolve
 
-    words = [word for word in overrides if key_of(word) != "position" and key_of(word).split(".")[0] not in OWN_KEYS]
+    words = [word for word in overrides if key_of(word) != "position" and not of_study(word)]
     keys = {key_of(word) for word in words}
     if "experiment" in keys:
         size = []
@@ -229,7 +238,7 @@ def existing_base_run(checkpoint: Path, values: dict, overrides: Sequence[str]) 
     allowed = ("trainer", "logger", "cache", "runs", "group", "hydra")
     for word in overrides:
         key = key_of(word)
-        if key in ("study.positions", "scale") or (key.split(".")[0] not in (*OWN_KEYS, *allowed)):
+        if key in ("study.positions", "scale") or not (of_study(word) or key.split(".")[0] in allowed):
             raise BadInput(f"{key} cannot be set beside checkpoint={checkpoint}: that base model is trained already")
     placed = {key: values[key] for key in ("runs", "group") if key in map(key_of, overrides)}
     return existing_base(checkpoint, **placed, **{key: values[key] for key in ("trainer", "logger", "cache")})

@@ -21,8 +21,10 @@ from experiments.extend.arms import (
 )
 from experiments.lab.finetuning import check_batch, checkpoint_after
 from experiments.lab.launch import Engine
+from experiments.lab.measure.held_out import count_trained_on
 from experiments.lab.measure.passkey import Passkey, passkey_is_measured
 from experiments.lab.measure.perplexity import Measurement, cut, perplexity_is_measured
+from experiments.lab.measure.request import check_text
 from experiments.lab.plan import Plan, describe, make_plan
 from experiments.lab.scale import Scale
 from experiments.lab.speed import reading_speed
@@ -52,6 +54,7 @@ class StudyPlan:
     left_out: list[str]
     how: Measurement
     segments: int  # that there are, at most study.segments
+    text: dict  # that is measured: its name and fingerprint, documents, and how many of them were trained on
     runs: Plan
 
     @property
@@ -81,6 +84,11 @@ class StudyPlan:
             return [self.checkpoints[base.name] for base in bases]
         return [checkpoint_after(self.tuned[base.name, arm.method, arm.factor], steps) for base in bases]
 
+    @property
+    def data(self) -> dict | None:
+        """Plain settings of the text that is measured; None: that the base models were trained on."""
+        return None if self.study.data is None else self.study.data.model_dump(mode="json")
+
     def perplexity(self, reading: str) -> Measurement:
         """How perplexity is measured."""
         return self.how.model_copy(update={"reading": reading})
@@ -105,6 +113,7 @@ def make_study_plan(values: dict, overrides: Sequence[str]) -> StudyPlan:
     from conf.schema import validate
     from data.corpus import prepare
 
+    check_text(overrides, "study.data")
     study = study_settings(values["study"])
     engine = validate(Seeds, {key: values[key] for key in Seeds.model_fields})
     if values["checkpoint"] is not None:
@@ -130,11 +139,14 @@ def make_study_plan(values: dict, overrides: Sequence[str]) -> StudyPlan:
                 tuned[base.name, method, factor] = run
                 runs[position].setdefault(f"{method} at {run.window}", []).append(run)
     corpus = prepare(first.data, Path(first.cache), progress=first.trainer.progress)
-    segments = len(cut(corpus.split(study.split), longest + 1, study.segments).tokens)
+    text = _text(study, first, corpus)
+    segments = len(cut(text.split(study.split), longest + 1, study.segments).tokens)
+    about = {"name": text.name, "fingerprint": text.fingerprint, "documents": len(text.split(study.split))}
+    about["trained_on"] = count_trained_on(text, study.split, corpus)
     if study.passkey:
         _check_passkey(study, first, corpus)
     plan = make_plan(runs, engine.launcher, engine.jobs_on_gpu)
-    return StudyPlan(study, bases, checkpoints, tuned, arms, left_out, how, segments, plan)
+    return StudyPlan(study, bases, checkpoints, tuned, arms, left_out, how, segments, about, plan)
 
 
 def _existing(study: Study, engine: Seeds, values: dict, overrides: Sequence[str]):
@@ -147,6 +159,20 @@ def _existing(study: Study, engine: Seeds, values: dict, overrides: Sequence[str
     base = existing_base_run(checkpoint, values, overrides)
     position = base.position.name
     return study.model_copy(update={"positions": (position,)}), {position: [base]}, {base.name: checkpoint}
+
+
+def _text(study: Study, base: "Config", corpus: "Corpus") -> "Corpus":
+    """What is measured: the corpus of the base models, or study.data in its tokens."""
+    from data.corpus import prepare
+
+    if study.data is None:
+        return corpus
+    text = prepare(study.data, Path(base.cache), progress=base.trainer.progress, tokenizer=corpus.tokenizer_text)
+    if not len(text.split(study.split)):
+        raise BadInput(
+            f"study.data={text.name} has no text for study.split={study.split}: name study.data.{study.split}="
+        )
+    return text
 
 
 def _check(study: Study, base: "Config") -> None:
@@ -176,14 +202,16 @@ def describe_study(plan: StudyPlan) -> str:
     readings = [each for position in plan.bases for each in plan.measurements(position)]
     left = [each for each in readings if not _is_read(plan, *each)]
     notes = [
-        f"{'readings':<20} {seeds * len(readings)}, {seeds * len(left)} to do: {plan.segments} segments each, at "
-        f"{', '.join(map(str, plan.how.contexts))} tokens"
+        f"{'readings':<20} {seeds * len(readings)}, {seeds * len(left)} to do: {plan.segments} segments each of "
+        f"{plan.text['name']}, {study.split}, at {', '.join(map(str, plan.how.contexts))} tokens"
         + f", and {study.depths} x {study.trials} keys at a length"
         * study.passkey,
         f"fine-tuning: {max(study.finetune_steps)} steps of {base.batch * base.window:,} tokens, at "
         f"{', '.join(map(str, plan.windows))}{', from stage to stage' * study.progressive}",
     ]
     names = {arm.extend["name"] for arm in plan.arms}
+    if count := plan.text["trained_on"]:
+        notes.append(f"trained on: {count} of the {plan.text['documents']} documents that are measured")
     for why in dict.fromkeys(ZERO_SHOT.values()):
         if methods := [name for name in ZERO_SHOT if name in names and ZERO_SHOT[name] == why]:
             notes.append(f"not fine-tuned: {', '.join(methods)}: {why}")
@@ -210,7 +238,7 @@ def _is_read(plan: StudyPlan, arm: Arm, steps: int, reading: str) -> bool:
     keys, cache = plan.passkey(arm, reading), plan.base.cache
     return all(
         checkpoint.exists()
-        and perplexity_is_measured(checkpoint, arm.extend, plan.perplexity(reading), cache)
-        and (keys is None or passkey_is_measured(checkpoint, arm.extend, keys, cache))
+        and perplexity_is_measured(checkpoint, arm.extend, plan.perplexity(reading), cache, plan.data)
+        and (keys is None or passkey_is_measured(checkpoint, arm.extend, keys, cache, plan.data))
         for checkpoint in plan.models(arm, steps)
     )

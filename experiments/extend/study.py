@@ -4,6 +4,7 @@
     python -m experiments.extend experiment=demo           interpolation against extrapolation alone
     python -m experiments.extend seeds=3                   with intervals over seeds and documents
     python -m experiments.extend checkpoint=runs/default/rope-nano-s1     of a base model that exists
+    python -m experiments.extend data@study.data=files study.data.test=book.txt      measured on another text
 
 For every positional scheme a base model is trained on windows of L tokens (or found, if it was). It is then read at
 growing context by every method at every factor, without fine-tuning and after N fine-tuning steps on windows of s·L,
@@ -16,6 +17,7 @@ Results: runs/<group>/study-<name>/ with results.json, summary.json (without sum
 table.txt and figures.
 """
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -39,10 +41,10 @@ def read_scheme(plan: StudyPlan, position: str) -> list[Reading]:
     for number, (arm, steps, how) in enumerate(measurements, 1):
         models, results, keys = [], [], plan.passkey(arm, how)
         for seed, checkpoint in zip(plan.seeds, plan.models(arm, steps), strict=True):
-            results.append(measure_checkpoint(checkpoint, arm.extend, plan.perplexity(how), cache))
+            results.append(measure_checkpoint(checkpoint, arm.extend, plan.perplexity(how), cache, data=plan.data))
             rows, passkey = results[-1]["rows"], []
             if keys is not None:
-                results.append(measure_passkey(checkpoint, arm.extend, keys, cache)[0])
+                results.append(measure_passkey(checkpoint, arm.extend, keys, cache, data=plan.data)[0])
                 passkey = results[-1]["lengths"]
             models.append(Measured(seed, rows, passkey))
         reading = Reading(position, arm.method + DECODED * (how == "decoded"), arm.factor, steps, models)
@@ -59,11 +61,15 @@ def results_folder(plan: StudyPlan, overrides: list[str]) -> Path:
     """Where the results go: the folder is named as the base runs are, and by the study's own overrides."""
     base = plan.base
     words = [
-        word.removeprefix("study.").replace("=", "") for word in overrides if word.startswith(("study.", "seeds="))
+        word.removeprefix("data@").removeprefix("study.").replace("=", "")
+        for word in overrides
+        if word.startswith(("study.", "data@study.", "seeds="))
     ]
     labels = [re.sub(r"[^A-Za-z0-9.]+", "_", word).strip("_") for word in words]
     name = "-".join(["study", base.name.removeprefix(f"{base.position.name}-"), *labels])
-    return Path(base.runs) / base.group / name[:160]
+    if len(name) > 160:  # what tells it from another study may be at its end
+        name = f"{name[:150]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return Path(base.runs) / base.group / name
 
 
 def run_command(values: dict, overrides: list[str]) -> None:
@@ -86,11 +92,13 @@ def write_page(plan: StudyPlan, findings: Findings, folder: Path, overrides: lis
     folder.mkdir(parents=True, exist_ok=True)
     text, summary, base = tables(findings), sentences(findings), plan.base
     settings = {"study": plan.study.model_dump(mode="json"), "base": base.model_dump(mode="json")}
-    results = settings | {"seeds": plan.seeds, "left_out": plan.left_out, "found": summary}
+    results = settings | {"seeds": plan.seeds, "text": plan.text, "left_out": plan.left_out, "found": summary}
     if len(plan.seeds) > 1:
         over_seeds, results["over seeds"] = seeds_table(findings)
         text = f"{text}\n\n{over_seeds}"
     results["readings"] = [each for reading in findings.readings for each in reading.plain]
+    if plan.data is not None:
+        text = f"Measured on {plan.text['name']}, {plan.study.split}.\n\n{text}"
     write_json(folder / "results.json", results)
     write_json(folder / "summary.json", environment(overrides) | summarise(results))
     (folder / "table.txt").write_text(f"{text}\n\n{summary}\n")

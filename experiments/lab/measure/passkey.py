@@ -82,9 +82,11 @@ def measure_passkey(
     return cached_reading("passkey", subject, settings, settings.label, (settings.split,), measured)
 
 
-def passkey_is_measured(checkpoint: Path, extend: dict | None, settings: Passkey, cache: str) -> bool:
+def passkey_is_measured(
+    checkpoint: Path, extend: dict | None, settings: Passkey, cache: str, data: dict | None = None
+) -> bool:
     """Whether measure_passkey would read back what it is asked."""
-    return reading_path(open_subject(checkpoint, extend, cache), "passkey", settings, settings.label).is_file()
+    return reading_path(open_subject(checkpoint, extend, cache, data), "passkey", settings, settings.label).is_file()
 
 
 def format_table(result: dict) -> str:

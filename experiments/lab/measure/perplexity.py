@@ -127,9 +127,11 @@ def measure_perplexity(
     return cached_reading("perplexity", subject, settings, settings.label, (settings.split,), measured)
 
 
-def perplexity_is_measured(checkpoint: Path, extend: dict | None, settings: Measurement, cache: str) -> bool:
+def perplexity_is_measured(
+    checkpoint: Path, extend: dict | None, settings: Measurement, cache: str, data: dict | None = None
+) -> bool:
     """Whether measure_checkpoint would read back what it is asked."""
-    return reading_path(open_subject(checkpoint, extend, cache), "perplexity", settings, settings.label).is_file()
+    return reading_path(open_subject(checkpoint, extend, cache, data), "perplexity", settings, settings.label).is_file()
 
 
 def by_document(row: dict, owners: list[int]) -> dict:

@@ -47,16 +47,26 @@ def read_request(values: dict, overrides: Sequence[str] = ()) -> Request:
     for key in ("checkpoint", "cache", "runs"):
         if not isinstance(values[key], str):
             raise BadInput(f"{key}={values[key]} must be a path")
-    for override in overrides:
-        key = override.lstrip("+~").split("=")[0]
-        if key.startswith(tuple(f"data.{name}" for name in OF_THE_CHECKPOINT)):
-            raise BadInput(f"{key} cannot be set: a text is read with the checkpoint's own {key.split('.')[1]}")
+    check_text(overrides, "data")
     checkpoint = find_checkpoint(Path(values.pop("checkpoint")).expanduser())
     extend, data = values.pop("extend", None), values.pop("data", None)
     cache, runs = (str(Path(values.pop(key)).expanduser()) for key in ("cache", "runs"))
     logger = validate(Logger, values.pop("logger"))
     trained = validate(Config, read_record(checkpoint)["config"])
     return Request(checkpoint, extend, data, cache, runs, logger, trained)
+
+
+def check_text(overrides: Sequence[str], group: str) -> None:
+    """Refuse settings of a text that are the checkpoint's own; group: where those of the text are, such as data.
+
+    Raises:
+        BadInput: it names the setting.
+    """
+    for override in overrides:
+        key = override.lstrip("+~").split("=")[0]
+        name = key.removeprefix(f"{group}.").split(".")[0]
+        if key.startswith(f"{group}.") and name in OF_THE_CHECKPOINT:
+            raise BadInput(f"{key} cannot be set: a text is read with the checkpoint's own {name}")
 
 
 def choose_passes(request: Request, reading: str) -> tuple[list[str], str]:
