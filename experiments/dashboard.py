@@ -1,10 +1,11 @@
-"""The lab's workspace in Weights & Biases: curves over tokens and over context, and what runs came to, by position.
+"""A workspace in Weights & Biases: curves over tokens and over context, and final metrics by positional scheme.
 
     python -m experiments.dashboard dry_run=true
     python -m experiments.dashboard tags=[convergence]
     python -m experiments.dashboard entity=me by=[position.name,frequencies.base]
 
-Runs are those of a project, or of a claim, by its tag. Each call saves a view of its own and prints its address.
+It shows the runs of a project, or those with certain tags, such as a claim's. Each call saves a new view and prints its
+address.
 """
 
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +25,7 @@ FINAL = ("validation/nll", "validation/perplexity", "validation/bits_per_byte", 
 
 
 class Request(Settings):
-    """Which workspace, as in conf/dashboard.yaml."""
+    """The settings of a workspace, as in conf/dashboard.yaml."""
 
     entity: str | None
     project: Project
@@ -34,26 +35,31 @@ class Request(Settings):
 
 
 def workspace(request: Request, entity: str) -> "Workspace":
-    """The workspace as an object of wandb-workspaces, which asks no server for anything until it is saved."""
+    """Build the workspace as an object of wandb-workspaces, which contacts no server until it is saved."""
     import wandb_workspaces.reports.v2 as panels
     import wandb_workspaces.workspaces as ws
 
-    together = {"groupby": panels.Config(request.by[0]), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
+    grouping = {"groupby": panels.Config(request.by[0]), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
 
     def curve(metric: str, x: str):
         log = metric.endswith("perplexity")
-        across = x == "context/length"
-        return panels.LinePlot(title=metric, x=x, y=[metric], log_x=across, log_y=log, title_x=x, max_runs_to_show=100)
+        log_x = x == "context/length"
+        return panels.LinePlot(title=metric, x=x, y=[metric], log_x=log_x, log_y=log, title_x=x, max_runs_to_show=100)
 
     sections = [
-        ws.Section(name="Training", panels=[curve(each, "tokens") for each in TRAINING], is_open=True),
+        ws.Section(name="Training", panels=[curve(key, "tokens") for key in TRAINING], is_open=True),
         ws.Section(
-            name="Perplexity against context", panels=[curve(each, "context/length") for each in CONTEXT], is_open=True
+            name="Perplexity against context",
+            panels=[curve(key, "context/length") for key in CONTEXT],
+            is_open=True,
         ),
         ws.Section(
             name=f"By {request.by[0]}",
             panels=[
-                *(panels.BarPlot(title=f"final/{each}", metrics=[f"final/{each}"], **together) for each in FINAL[:3]),
+                *(
+                    panels.BarPlot(title=f"final/{metric}", metrics=[f"final/{metric}"], **grouping)
+                    for metric in FINAL[:3]
+                ),
                 panels.RunComparer(diff_only=True),
             ],
             is_open=True,
@@ -61,13 +67,12 @@ def workspace(request: Request, entity: str) -> "Workspace":
         ws.Section(
             name="At the end",
             panels=[
-                panels.ScalarChart(title=f"final/{each}", metric=f"final/{each}", groupby_aggfunc="mean")
-                for each in FINAL
+                panels.ScalarChart(title=f"final/{key}", metric=f"final/{key}", groupby_aggfunc="mean") for key in FINAL
             ],
         ),
     ]
-    tagged = ws.And(*(ws.Tags().isin([tag]) for tag in request.tags)) if request.tags else ""
-    runs = ws.RunsetSettings(filters=tagged, groupby=[ws.Config(key) for key in request.by])
+    filters = ws.And(*(ws.Tags().isin([tag]) for tag in request.tags)) if request.tags else ""
+    runs = ws.RunsetSettings(filters=filters, groupby=[ws.Config(key) for key in request.by])
     name = ", ".join(["Positions", *request.tags])
     settings = ws.WorkspaceSettings(x_axis="tokens", max_runs=100)
     return ws.Workspace(
@@ -76,7 +81,7 @@ def workspace(request: Request, entity: str) -> "Workspace":
 
 
 def outline(built: "Workspace") -> str:
-    """What a workspace shows, in lines."""
+    """Describe the contents of a workspace, one line each."""
     runs = built.runset_settings
     lines = [f"{built.name}: runs of {built.entity or '(the entity of the key)'}/{built.project}"]
     lines += [f"  where {runs.filters}"] if runs.filters else []
@@ -108,8 +113,8 @@ def _main(values: dict, overrides: list[str]) -> None:
         built = workspace(request, request.entity or wandb.Api(timeout=20).default_entity or "")
         built.save()
     except (wandb.Error, ValueError, OSError) as error:
-        said = str(error).splitlines()[0]
-        raise BadInput(f"the workspace was not saved: {said}; dry_run=true shows it without a server") from None
+        message = str(error).splitlines()[0]
+        raise BadInput(f"the workspace was not saved: {message}; dry_run=true shows it without a server") from None
     print(f"{outline(built)}\n\nSaved: {built.url}")
 
 

@@ -108,7 +108,7 @@ def test_rounds_alternate_and_a_timing_has_the_steps_it_needs():
 def test_steps_before_the_clock_are_done_and_not_counted(monkeypatch):
     ticks, seen = iter((10.0, 13.0)), []
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: seen.append("tick") or next(ticks)))
-    assert timing.looped(lambda: seen.append("step"), CPU, before=2)(3) == 3.0
+    assert timing.timed_loop(lambda: seen.append("step"), CPU, before=2)(3) == 3.0
     assert seen == ["step", "step", "tick", "step", "step", "step", "tick"]
 
 
@@ -144,7 +144,7 @@ def test_who_cannot_start_or_runs_out_of_memory_says_so_and_the_others_go_on():
 def test_a_lever_changes_one_thing_and_what_the_step_learns_not_at_all(bench, monkeypatch):
     """Every change leaves the weights of the step as it is, but Muon, which is another optimizer."""
     config, asked, ends = bench.config("nano", "rope", 16), [], {}
-    kept, trained, compile = Workbench.module, Workbench.trained, torch.compile
+    kept, trained, compile = Workbench.module, Workbench.training_loop, torch.compile
 
     def module(self, config):
         asked.append(kept(self, config))
@@ -156,9 +156,9 @@ def test_a_lever_changes_one_thing_and_what_the_step_learns_not_at_all(bench, mo
         return trained(self, model, loss, optimizer, window, compiled, read)
 
     monkeypatch.setattr(Workbench, "module", module)
-    monkeypatch.setattr(Workbench, "trained", loop)
+    monkeypatch.setattr(Workbench, "training_loop", loop)
     monkeypatch.setattr(torch, "compile", lambda loss: compile(loss, backend="eager"))
-    changed = {levers.AS_IT_IS: lambda: bench.ours(config), **levers.changes(bench, config)}
+    changed = {levers.AS_IT_IS: lambda: bench.lab_loop(config), **levers.changes(bench, config)}
     told = {}
     for name, build in changed.items():
         seen = {}
@@ -188,22 +188,22 @@ def test_the_share_of_the_ceiling_counts_a_reading_as_a_third_of_a_step(bench):
     operations = 32 * (6 * weights + 6 * 4 * 128 * 16)
     at = Workbench(bench.settings, CPU, bench.vocabulary, operations / 2)  # half of it a second
     outcome = timing.Outcome(seconds=[1.0, 2.0, 4.0])
-    assert at.used(config, outcome, 32, 16) == timing.Spread(*map(pytest.approx, (1.0, 0.75, 1.5)))
-    assert at.used(config, outcome, 32, 16, reading=True).median == pytest.approx(1 / 3)
+    assert at.mfu(config, outcome, 32, 16) == timing.Spread(*map(pytest.approx, (1.0, 0.75, 1.5)))
+    assert at.mfu(config, outcome, 32, 16, reading=True).median == pytest.approx(1 / 3)
 
 
 def test_all_queries_at_once_holds_for_the_run_alone(bench):
     from models.positions import base
 
     seen, kept = [], base.ROWS_IN_TRAINING
-    run = levers.all_at_once(lambda steps: seen.append((steps, base.rows_at_once(4096, CPU))) or 1.0)
+    run = levers.without_row_chunks(lambda steps: seen.append((steps, base.rows_at_once(4096, CPU))) or 1.0)
     assert run(3) == 1.0 and seen == [(3, 4096)] and base.ROWS_IN_TRAINING == kept < 4096
 
 
 def test_a_profile_shares_out_all_the_time(bench):
     rows = profile.run(bench)
     assert sum(row["share"] for row in rows) == pytest.approx(1) and all(row["seconds"] > 0 for row in rows)
-    assert [row["operation"] for row in rows][-1] == "others" and len(rows) == profile.SHOWN + 1
+    assert [row["operation"] for row in rows][-1] == "others" and len(rows) == profile.LISTED + 1
     (product,) = (row for row in rows if row["operation"] == "aten::mm")
     assert product["calls"] == 51  # three for each of 16 matrices, and for the head
     assert "aten::mm" in profile.table(rows)
@@ -270,8 +270,8 @@ def test_the_memory_of_a_training_step_holds_weights_gradients_and_both_moments(
     """And the activations: twice the batch costs more, by less than twice."""
     config = bench.config("nano", "rope", 16)
     weights = sum(p.numel() for p in bench.module(config).gpt.parameters()) * 4
-    small = peak_bytes(lambda: bench.ours(config)(2), CPU)
-    large = peak_bytes(lambda: bench.ours(bench.config("nano", "rope", 64))(2), CPU)
+    small = peak_bytes(lambda: bench.lab_loop(config)(2), CPU)
+    large = peak_bytes(lambda: bench.lab_loop(bench.config("nano", "rope", 64))(2), CPU)
     assert 4 * weights < small < 5 * weights and small < large < 2 * small
 
 
@@ -311,7 +311,7 @@ def test_a_search_scores_the_same_in_batches_and_one_at_a_time(one_thread):
     small = ["search_speed.window=16", "search_speed.factor=4", "search_speed.candidates=16", "search_speed.texts=[3]"]
     bench = Workbench(settings(*small, "search_speed.batch_tokens=[64,500]"), CPU, 256, 1.0)
     texts = Texts(list(bench.tokens(3, 65).numpy()), [0, 1, 2], 64)
-    candidates = search_speed.people([1.0 / 4**i for i in range(16)], bench.settings.search_speed)
+    candidates = search_speed.first_generation([1.0 / 4**i for i in range(16)], bench.settings.search_speed)
     assert len(set(candidates)) > 9 and {each.n_hat for each in candidates} > {0}
     ways = (search_speed.batched, search_speed.one_at_a_time)
     scores = [way(bench, "nano", texts, tokens)(candidates) for way in ways for tokens in (64, 500)]

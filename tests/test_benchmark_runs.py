@@ -10,7 +10,7 @@ from conf.schema import validate
 from experiments.benchmark import sweep, time_to_loss
 from experiments.benchmark.job import Ledger
 from experiments.benchmark.settings import Benchmark
-from experiments.benchmark.time_to_loss import arms, first_passage, judged
+from experiments.benchmark.time_to_loss import arms, compare_optimizers, first_passage
 from tests.runs import CACHE, TINY
 
 MODEL = [
@@ -65,7 +65,7 @@ def test_the_best_of_each_is_over_the_best_of_the_first():
         curve("muon", 1e-2, [5.0, 3.0, 1.0, 0.5], [3.0, 3.0]),
         curve("muon", 2e-2, [2.5, 1.5, 1.2, 1.1], [1.0, 3.0]),
     ]
-    rows = judged(runs, None)
+    rows = compare_optimizers(runs, None)
     adamw, muon = (row for row in rows if row["kind"] == "best")
     assert adamw["target"] == 2.0 and (adamw["lr"], adamw["tokens_to_target"]) == (4e-3, 400)
     assert adamw["seconds_to_target"] == 400 / 10 * 2.0
@@ -79,12 +79,12 @@ def test_the_best_of_each_is_over_the_best_of_the_first():
 
 def test_who_never_gets_there_has_no_ratio_and_a_reference_that_diverges_is_one_sentence():
     runs = [curve("adamw", 1e-3, [5.0, NAN], [2.0]), curve("muon", 1e-2, [5.0, 3.0], [3.0])]
-    rows = judged(runs, 4.0)
+    rows = compare_optimizers(runs, 4.0)
     adamw, muon = (row for row in rows if row["kind"] == "best")
     assert adamw["lr"] is None and muon["tokens_to_target"] == 150 and muon["tokens_over_reference"] is None
     assert "adamw      reaches it at none" in time_to_loss.table(rows)
     with pytest.raises(BadInput, match=r"rates\.adamw: every run diverged"):
-        judged(runs, None)
+        compare_optimizers(runs, None)
 
 
 def test_optimizers_take_turns():
@@ -133,8 +133,8 @@ def test_a_ledger_books_every_second_once():
 
 
 def test_runs_per_hour_once_going_leave_the_first_of_every_process_out():
-    assert sweep.going([100, 10, 40, 70], at_once=1) == 3600 / 30
-    assert sweep.going([20, 22, 31, 32], at_once=2) == 3600 * 2 / 10
+    assert sweep.steady_rate([100, 10, 40, 70], at_once=1) == 3600 / 30
+    assert sweep.steady_rate([20, 22, 31, 32], at_once=2) == 3600 * 2 / 10
 
 
 def test_a_small_sweep(one_thread):
@@ -160,7 +160,7 @@ def test_a_small_sweep(one_thread):
 
 
 def test_a_job_that_fails_says_why_in_the_table():
-    said = sweep.complaint(
+    said = sweep.error_line(
         "a warning\nfailed: RuntimeError: out of memory\nTraceback\n1 job(s) of the multirun failed\n"
     )
     assert said == "failed: RuntimeError: out of memory"
@@ -187,7 +187,7 @@ def test_a_bad_option_is_one_sentence(override, said):
 
 @pytest.mark.parametrize("section", [time_to_loss, sweep])
 def test_what_train_would_refuse_is_refused_before_anything_runs(section, monkeypatch):
-    monkeypatch.setattr(time_to_loss, "raced", None)
-    monkeypatch.setattr(sweep, "started", None)
+    monkeypatch.setattr(time_to_loss, "train_curve", None)
+    monkeypatch.setattr(sweep, "run_python", None)
     with pytest.raises(BadInput, match="position=roap is not known; allowed: alibi"):
         section.run(SimpleNamespace(settings=settings(f'{section.__name__.split(".")[-1]}.run=["position=roap"]')))

@@ -76,7 +76,7 @@ def kept(folder, rows):
 
 
 def test_the_row_that_decides_is_the_worst_and_for_the_optimizers_the_best():
-    found = [target.judged(ROWS[target.section]) for target in targets.TARGETS]
+    found = [target.judge(ROWS[target.section]) for target in targets.TARGETS]
     assert [(where, pytest.approx(value), met) for where, value, met in found] == [
         ("nano at 1024", 0.96, False),
         ("micro at 256, x-transformers", 1 / 0.9, True),
@@ -91,7 +91,7 @@ def test_the_row_that_decides_is_the_worst_and_for_the_optimizers_the_best():
 @pytest.mark.parametrize("over, met", [(0.97, True), (0.969, False)])
 def test_a_bound_is_met_on_the_bound(over, met):
     (target,) = (each for each in targets.TARGETS if each.limit == 0.97)
-    assert target.judged([contestant("nano", 256, "ours, train.py", over)])[2] is met
+    assert target.judge([contestant("nano", 256, "ours, train.py", over)])[2] is met
 
 
 def test_a_line_says_what_was_measured_and_what_was_not(tmp_path):

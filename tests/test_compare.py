@@ -86,7 +86,7 @@ def test_a_killed_run_is_read_as_far_as_it_came(recorded, tmp_path):
     torn.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
     half = read(str(torn))
     assert half.state == "running" and 0 < len(half.curves["train/loss"]) < 6
-    assert "Not finished, and shown as far as they came: killed, usual." in notes([run, half])
+    assert "These runs are not finished and are shown so far: killed, usual." in notes([run, half])
 
 
 def made(name="a", targets="x", state="done", **config):
@@ -95,7 +95,7 @@ def made(name="a", targets="x", state="done", **config):
 
 def test_what_cannot_be_compared_is_said():
     (said,) = notes([made(targets="x"), made(targets="y")])
-    assert said.startswith("Not all readings scored the same targets")
+    assert said.startswith("Some readings scored different targets")
     (said,) = notes([made(**{"data.name": "a"}), made(**{"data.name": "b"})])
     assert said.startswith("The runs differ in their data")
     assert not notes([made(), made()]) and "No setting differs." in text([made(), made()])

@@ -162,12 +162,12 @@ def test_the_table_is_markdown_and_goes_between_its_markers(folder):
     assert all(len(re.split(r"(?<!\\)\|", line)) == 7 for line in table.splitlines()), "five columns each"
     assert r"0.434 max\|h\|" in table and r"Loss \< 1" in table and "| nano, 5 seeds |" in table
     text = f"before\n{program.START}\nold\n{program.END}\nafter\n"
-    new = program.updated(text, table, "R.md")
+    new = program.insert_table(text, table, "R.md")
     assert new == f"before\n{program.START}\n{table}\n{program.END}\nafter\n"
-    assert program.updated(new, table, "R.md") == new
+    assert program.insert_table(new, table, "R.md") == new
     for broken in ("none", text + program.START, f"{program.END}{program.START}"):
         with pytest.raises(BadInput, match=r"R\.md must have one"):
-            program.updated(broken, table, "R.md")
+            program.insert_table(broken, table, "R.md")
 
 
 def test_what_is_no_result_is_one_sentence(tmp_path):
@@ -199,7 +199,7 @@ def test_page_and_readme_agree_with_the_results():
     assert (RESULTS / "report.html").read_text(encoding="utf-8") == render(found)
     page = ROOT / "experiments" / "reproduce" / "README.md"
     text = page.read_text(encoding="utf-8")
-    assert program.updated(text, program.markdown(found, RESULTS, page), str(page)) == text
+    assert program.insert_table(text, program.markdown(found, RESULTS, page), str(page)) == text
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
-"""The benchmark's command line: the sections in turn, and the files they leave.
+"""The benchmark's command line: runs the sections in turn and writes their files.
 
     python -m experiments.benchmark sections=[step] step_at=[nano/256,micro/1024]
 
-Each section leaves <section>.json and <section>.txt in the folder as soon as it is done, both with the device, the
+Each section writes <section>.json and <section>.txt into the folder as soon as it is done, both with the device, the
 versions and the command, so that sections may come from several runs.
 """
 
@@ -23,7 +23,7 @@ PEER_PACKAGES = ("transformers", "x-transformers", "litgpt")
 
 
 def run_sections(settings: Benchmark, overrides: list[str]) -> Path:
-    """Run every section asked for, print its table, and keep it; returns the folder."""
+    """Run the sections of the settings, print and save their tables; returns the folder."""
     from experiments.benchmark import targets
     from experiments.benchmark.memory import bound_memory
     from experiments.benchmark.workbench import Workbench
@@ -49,7 +49,7 @@ def run_sections(settings: Benchmark, overrides: list[str]) -> Path:
 
 
 def _about(bench: "Workbench", overrides: list[str]) -> dict:
-    """Device, versions, command: what one needs to run it again, and to judge it."""
+    """Device, versions and command, as needed to repeat and to judge the measurements."""
     import torch
 
     about = environment(overrides)
@@ -69,7 +69,7 @@ def _about(bench: "Workbench", overrides: list[str]) -> dict:
 
 
 def heading(about: dict) -> str:
-    """The circumstances of a table, above it."""
+    """The heading of a table: command, device, precision, versions and commit."""
     versions = ", ".join(f"{name} {about['versions'][name]}" for name in ("torch", "lightning", *PEER_PACKAGES))
     return (
         f"{about['command']}\n{about['device']}, {about['threads']} threads, {about['precision']}, "

@@ -1,8 +1,8 @@
-"""What the device can do at all: its matrix multiplication rate and the bandwidth of a copy."""
+"""The limits of the device: its matrix multiplication rate and the bandwidth of a copy."""
 
 import torch
 
-from experiments.benchmark.timing import looped
+from experiments.benchmark.timing import timed_loop
 from experiments.benchmark.workbench import Workbench, training_dtype
 
 
@@ -21,7 +21,7 @@ def copy_rate(device: torch.device) -> float:
     """Bytes read and written per second by a copy too large for any cache, the best of five."""
     source = torch.ones(2**28 if device.type == "cuda" else 2**26, device=device)  # float32: 1 GiB, or 256 MiB
     target = torch.empty_like(source)
-    copy = looped(lambda: target.copy_(source), device)
+    copy = timed_loop(lambda: target.copy_(source), device)
     copy(1)  # the first one fetches the pages
     return 2 * source.nbytes / min(copy(1) for _ in range(5))
 

@@ -1,15 +1,15 @@
-"""Reading long texts: the perplexity protocols against a plain forward pass, and the memory of the bias schemes.
+"""Evaluation on long texts: perplexity protocols against a plain forward pass, and the memory of the bias schemes.
 
-A plain forward makes the logits of every token at once, under inference mode and without a compiler, as the protocols
-run; Llama's is the same from transformers. Then every scheme that is a bias reads one long text, whose dense bias of
-H·T·T float32 numbers is what is never held.
+A plain forward pass computes the logits of every token at once, in inference mode and not compiled, like the protocols;
+transformers' Llama does the same. Then every scheme with a bias reads one long text; a dense bias would take H·T·T
+float32 numbers, which are never held at once.
 """
 
 from dataclasses import asdict
 
 from conf.schema import Config
 from experiments.benchmark.peers import PEERS
-from experiments.benchmark.timing import Run, format_spread, looped, ratio
+from experiments.benchmark.timing import Run, format_spread, ratio, timed_loop
 from experiments.benchmark.workbench import Workbench
 from experiments.lab.measure.protocols import measure
 from experiments.schemes import doors
@@ -17,11 +17,11 @@ from models.positions import SCHEMES
 
 PLAIN, LLAMA = "plain forward", "transformers Llama"
 PROTOCOLS = ("fixed_targets", "windows")  # the head on few targets, and on all; sliding is the latter, overlapping
-TRAINED = 256  # tokens of the window the model is taken to be trained at, and targets of fixed_targets
+TRAINED = 256  # assumed training window, and number of targets of fixed_targets
 
 
 def run(bench: Workbench) -> list[dict]:
-    """Rows of kind "speed", a reading per model, context, scheme and protocol, and of kind "bounded"."""
+    """Rows of kind "speed", one per model, context, scheme and protocol, and of kind "bounded", one per scheme."""
     rows = []
     for model, context in bench.settings.read_at:
         rows += _speed(bench, model, context)
@@ -45,8 +45,8 @@ def _speed(bench: Workbench, model: str, context: int) -> list[dict]:
         row |= {"protocol": protocol} | asdict(outcome)
         if outcome.failure is None:
             row["tokens_per_second"] = asdict(outcome.rate(texts * context))
-            config = bench.config(model, "rope", TRAINED)  # whoever computes it
-            row["mfu"] = asdict(bench.used(config, outcome, texts * context, context, reading=True))
+            config = bench.config(model, "rope", TRAINED)  # the same operations for every contestant
+            row["mfu"] = asdict(bench.mfu(config, outcome, texts * context, context, reading=True))
             if outcomes[scheme, PLAIN].failure is None:
                 row["speed_over_plain"] = asdict(ratio(outcomes[scheme, PLAIN], outcome))
         rows.append(row)
@@ -55,21 +55,21 @@ def _speed(bench: Workbench, model: str, context: int) -> list[dict]:
 
 def plain(bench: Workbench, config: Config, context: int) -> Run:
     gpt = bench.module(config).gpt
-    return bench.read(gpt, gpt, bench.tokens(bench.sequences(context), context))
+    return bench.forward_loop(gpt, gpt, bench.tokens(bench.sequences(context), context))
 
 
 def llama(bench: Workbench, config: Config, context: int) -> Run:
     model, logits = PEERS[LLAMA](config.model, bench.vocabulary, context)
-    return bench.read(model.to(bench.device), logits, bench.tokens(bench.sequences(context), context))
+    return bench.forward_loop(model.to(bench.device), logits, bench.tokens(bench.sequences(context), context))
 
 
 def measured(bench: Workbench, config: Config, context: int, protocol: str, texts: int) -> Run:
-    """The protocol on so many texts of context + 1 tokens, all in one forward pass."""
+    """The protocol on `texts` texts of context + 1 tokens, all in one forward pass."""
     gpt, documents = bench.module(config).gpt, list(bench.tokens(texts, context + 1).cpu())
     precision = "bfloat16" if bench.device.type == "cuda" else "float32"
     options = {"batch_tokens": context * texts, "device": bench.device, "precision": precision}
     stride = min(TRAINED, context)
-    return looped(lambda: measure(gpt, documents, [context], protocol, stride, **options), bench.device)
+    return timed_loop(lambda: measure(gpt, documents, [context], protocol, stride, **options), bench.device)
 
 
 def _bounded(bench: Workbench, model: str, context: int) -> list[dict]:

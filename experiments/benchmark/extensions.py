@@ -1,7 +1,6 @@
-"""What a longer window costs by each extension of RoPE, relative to none: a forward pass, a training step, its memory.
+"""The cost of each extension of RoPE relative to none: a forward pass, a training step and its memory.
 
-The window measured is the longer one; a quarter of it is the one the model is taken to have been trained at, as the
-factors of conf/extend have it. The model is new: what is read costs the same.
+The window measured is the extended one, four times the trained window. The model is untrained, which changes no cost.
 """
 
 from conf.schema import Config
@@ -16,11 +15,11 @@ def run(bench: Workbench) -> list[dict]:
     """A row per model, window and extension, as in schemes.py."""
     rows, names = [], dict.fromkeys((REFERENCE, *bench.settings.extensions))
     for model, window in bench.settings.schemes_at:
-        rows += schemes.beside(bench, {name: extended(bench, model, name, window) for name in names})
+        rows += schemes.compare_configs(bench, {name: extended(bench, model, name, window) for name in names})
     return rows
 
 
 def extended(bench: Workbench, model: str, name: str, window: int) -> Config:
-    """RoPE at this window, read by this extension of a quarter of it."""
+    """RoPE at this window, with an extension from a quarter of it."""
     config = bench.config(model, "rope", window, f"extend={name}")
     return config.model_copy(update={"original_window": window // FACTOR})

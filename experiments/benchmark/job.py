@@ -1,9 +1,9 @@
-"""One training run in a process of its own, and where its seconds go; the sweep section starts it.
+"""One training run in a fresh process, with the seconds of each part; started by the sweep section.
 
     python -m experiments.benchmark.job <time it was started> <packages, a comma between them> <overrides of train.py>
 
-The packages are imported one after another before anything else, so that each is seen alone: lightning's seconds are
-those it adds to torch's. The rest is train.py's own main(), its functions wrapped. The last line printed is JSON.
+The packages are imported one after another before anything else, so that lightning's seconds are those it adds to
+torch's. The rest is main() of train.py with its functions wrapped. The last line printed is JSON.
 """
 
 import json
@@ -15,33 +15,33 @@ from itertools import chain, repeat
 
 
 class Ledger:
-    """Seconds by part: every moment since the start belongs to exactly one."""
+    """Seconds by part; every moment since the start belongs to exactly one part."""
 
     def __init__(self, began: float, clock: Callable[[], float] = time.time):
         self.last, self.clock = began, clock
         self.seconds: dict[str, float] = {}
 
     def book(self, part: str) -> None:
-        """What has passed since the last booking belongs to this part."""
+        """Add the time since the last booking to this part."""
         now = self.clock()
         self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
         self.last = now
 
-    def around(self, owner, name: str, own: str, *before: str) -> None:
-        """Wrap a function: from now on what precedes a call of it is booked, and what the call takes.
+    def around(self, owner, name: str, part: str, *before: str) -> None:
+        """Wrap a function so that the time before each call and the time of the call are booked.
 
         Args:
-            own: the part of the call, save what is booked during it.
-            before: the part that precedes the first call, the second, …; the last holds for all further ones.
+            part: the part of the call, except what is booked during it.
+            before: the parts before the first call, the second, …; the last one serves all further calls.
         """
         work, preceding = getattr(owner, name), chain(before, repeat(before[-1]))
 
-        def booked(*positional, **named):
+        def booked(*arguments, **keywords):
             self.book(next(preceding))
             try:
-                return work(*positional, **named)
+                return work(*arguments, **keywords)
             finally:
-                self.book(own)
+                self.book(part)
 
         setattr(owner, name, booked)
 

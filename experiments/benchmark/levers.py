@@ -1,7 +1,7 @@
-"""What makes a training step fast: each lever on its own turned back, or tried, against the step as it is.
+"""How single changes affect a training step: each one alone, against the step as it is.
 
-Seconds and peak memory over those of our bare loop with RoPE, paired by round. Above one, the lab is better off without
-the change. A bias needs a scheme that has one: T5, whose queries attend all at once, against T5 as it is.
+Seconds and peak memory are relative to our bare loop with RoPE, paired by round; above one, the change makes the step
+worse. The chunks of queries used with a bias are measured on T5, with all queries at once against T5 as it is.
 """
 
 from collections.abc import Callable
@@ -27,9 +27,9 @@ def run(bench: Workbench) -> list[dict]:
 
 
 def _cell(bench: Workbench, rope: Config, t5: Config) -> list[dict]:
-    builders = {AS_IT_IS: lambda: bench.ours(rope), **changes(bench, rope), BIASED: lambda: bench.ours(t5)}
+    builders = {AS_IT_IS: lambda: bench.lab_loop(rope), **changes(bench, rope), BIASED: lambda: bench.lab_loop(t5)}
     if bench.device.type == "cpu":
-        builders[WHOLE] = lambda: all_at_once(bench.ours(t5))
+        builders[WHOLE] = lambda: without_row_chunks(bench.lab_loop(t5))
     outcomes = bench.compare(f"levers {rope.model.name} {rope.window}", builders)
     same = {"model": rope.model.name, "window": rope.window, "batch": rope.batch}
     return [
@@ -45,19 +45,19 @@ def _over(outcome: Outcome, reference: Outcome) -> dict:
 
 
 def changes(bench: Workbench, config: Config) -> dict[str, Callable[[], Run]]:
-    """The step with one thing changed, by what is changed."""
+    """Builders of the step with one change each, by the name of the change."""
     return {
-        "eager" if bench.compiled else "compiled": lambda: ours(bench, config, compiled=not bench.compiled),
-        "loss read in every step": lambda: ours(bench, config, read=True),
-        "logits whole": lambda: ours(bench, config, whole=True),
-        "AdamW one tensor at a time": lambda: ours(bench, config, {"fused": False, "foreach": False}),
-        "AdamW in lists of tensors": lambda: ours(bench, config, {"fused": False, "foreach": True}),
-        "activation checkpointing": lambda: ours(bench, config, recompute=True),
-        "Muon": lambda: bench.ours(bench.config(config.model.name, "rope", config.window, "optimizer=muon")),
+        "eager" if bench.compiled else "compiled": lambda: variant(bench, config, compiled=not bench.compiled),
+        "loss read in every step": lambda: variant(bench, config, read=True),
+        "logits whole": lambda: variant(bench, config, whole=True),
+        "AdamW one tensor at a time": lambda: variant(bench, config, {"fused": False, "foreach": False}),
+        "AdamW in lists of tensors": lambda: variant(bench, config, {"fused": False, "foreach": True}),
+        "activation checkpointing": lambda: variant(bench, config, recompute=True),
+        "Muon": lambda: bench.lab_loop(bench.config(config.model.name, "rope", config.window, "optimizer=muon")),
     }
 
 
-def ours(
+def variant(
     bench: Workbench,
     config: Config,
     adamw: dict | None = None,
@@ -67,14 +67,14 @@ def ours(
     whole: bool = False,
     recompute: bool = False,
 ) -> Run:
-    """Our bare loop, changed.
+    """Our bare loop with changes.
 
     Args:
-        adamw: how AdamW goes over its tensors, in place of fused.
-        compiled: instead of what the workbench does.
-        read: wait for the loss of every step, as a logger would that wants it at once.
-        whole: all logits at once, and cross-entropy of them.
-        recompute: keep a block's input and compute the rest again in the backward pass.
+        adamw: options of AdamW in place of fused.
+        compiled: whether to compile; None: as the workbench does.
+        read: wait for the loss of every step, as a logger would.
+        whole: compute all logits at once and their cross-entropy.
+        recompute: keep only a block's input and compute the rest again in the backward pass.
     """
     module = bench.module(config)
     gpt, optimizer = module.gpt, module.configure_optimizers()["optimizer"]
@@ -89,11 +89,11 @@ def ours(
             return F.cross_entropy(gpt(inputs).float().flatten(0, 1), targets.flatten())
         return gpt(inputs, targets=targets)[0]
 
-    return bench.trained(gpt, loss, optimizer, config.window, compiled, read)
+    return bench.training_loop(gpt, loss, optimizer, config.window, compiled, read)
 
 
-def all_at_once(run: Run) -> Run:
-    """Training without the chunks of queries in which a CPU adds a bias to the scores."""
+def without_row_chunks(run: Run) -> Run:
+    """The run without chunking: on a CPU a bias is otherwise added to the scores of a chunk of queries at a time."""
 
     def whole(steps: int) -> float:
         before, base.ROWS_IN_TRAINING = base.ROWS_IN_TRAINING, 2**62
@@ -106,7 +106,7 @@ def all_at_once(run: Run) -> Run:
 
 
 def table(rows: list[dict]) -> str:
-    """Ratios to the step as it is, medians with quartiles."""
+    """Ratios to the unchanged step, medians with quartiles."""
     lines = [
         f"{'model':<6} {'window':>6} {'batch':>5}  {'change':<27} {'seconds / as it is':<20} {'peak / as it is':>15}"
     ]

@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work, in bytes that torch's own allocator handed out for it, and a bound on it."""
+"""Peak memory of a piece of work, in bytes allocated by torch, and a limit on it."""
 
 import gc
 import json
@@ -11,18 +11,18 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler's greetings; above all levels it has
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # above all levels: silences the profiler
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """The most bytes that were live at once of those allocated during the work, what it built included.
+    """The largest number of live bytes among those allocated during the work, which includes what it builds.
 
-    On a GPU from the caching allocator's counter. On a CPU from the profiler's record of every allocation and release
-    by torch, so that the number does not depend on what else the machine does; what libraries take for themselves
-    (the code, MKL's buffers, Python's objects) is not in it.
+    On a GPU the caching allocator counts. On a CPU the profiler records every allocation and release by torch, so that
+    the number does not depend on other processes; memory of libraries (code, MKL's buffers, Python's objects) is not
+    counted.
     """
     if device.type == "cuda":
-        gc.collect()  # what is released during the work must not be another's
+        gc.collect()  # otherwise garbage of earlier work could be released during this
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -54,8 +54,10 @@ def _highest(events) -> int:
 
 
 def bound_memory(share: float = 0.9) -> None:
-    """Let what goes beyond this share of the machine's memory fail, where it is one contestant's failure, before the
-    kernel ends the process, which would be everybody's."""
+    """Limit the process to this share of the machine's memory.
+
+    Too large a contestant then fails alone with an error, instead of the kernel killing the whole process.
+    """
     limit = int(share * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))

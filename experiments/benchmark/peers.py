@@ -1,8 +1,8 @@
-"""The same shape from other libraries: weights from a configuration, nothing fetched, each in its fast setting.
+"""Models of the same shape from other libraries, with random weights, each in its fast setting.
 
-As many layers, heads and channels, the same vocabulary with the embedding tied to the head, no dropout, no biases where
-the library allows it, and the fused attention of torch. All are trained by the same loop and the same fused AdamW.
-litgpt stands in requirements-peers.txt and not beside the others: its model needs none of what it asks for.
+They have the same layers, heads, width and vocabulary, the embedding tied to the head, no dropout, no biases where the
+library allows it, and torch's fused attention. All are trained by the same loop and the same fused AdamW. litgpt is in
+a file of its own, requirements-peers.txt, because its model needs none of the packages it requires.
 """
 
 from collections.abc import Callable

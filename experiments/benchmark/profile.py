@@ -1,7 +1,7 @@
-"""Where the time of a training step goes, operation by operation: what stands between it and the ceiling.
+"""Where the time of a training step goes, by operation.
 
-The share of the ceiling that matrix products alone would reach, if nothing else took time, is the most any model of
-this shape can: the rest is attention, and what goes over memory once for every number.
+The share of the time that matrix products take bounds the MFU of any model of this shape. The rest is attention and
+elementwise operations, which are limited by memory bandwidth.
 """
 
 import torch
@@ -11,37 +11,37 @@ from experiments.benchmark.step import BARE
 from experiments.benchmark.workbench import Workbench
 
 STEPS, WARM = 5, 3
-SHOWN = 12  # operations with a line of their own
+LISTED = 12  # operations with a line of their own
 
 
 def run(bench: Workbench) -> list[dict]:
-    """A row per model, window and operation, the dearest first, then one for all others: its share of the time."""
+    """A row per model, window and operation with its share of the time, the slowest first; the last sums the others."""
     rows = []
     for model, window in bench.settings.levers_at:
         config = bench.config(model, "rope", window)
-        step = bench.ours(config)
+        step = bench.lab_loop(config)
         step(WARM)
         activity = ProfilerActivity.CUDA if bench.device.type == "cuda" else ProfilerActivity.CPU
         with profile(activities=[activity]) as recorded:
             step(STEPS - 1)  # after the one that no clock counts
             if bench.device.type == "cuda":
                 torch.cuda.synchronize()
-        took = [(each.key, _seconds(each, bench), each.count) for each in recorded.key_averages()]
-        took.sort(key=lambda each: -each[1])
-        total = sum(seconds for _, seconds, _ in took)
-        others = ("others", *(sum(each[i] for each in took[SHOWN:]) for i in (1, 2)))
+        operations = [(event.key, _seconds(event, bench), event.count) for event in recorded.key_averages()]
+        operations.sort(key=lambda row: -row[1])
+        total = sum(seconds for _, seconds, _ in operations)
+        rest = ("others", *(sum(row[i] for row in operations[LISTED:]) for i in (1, 2)))
         rows += [
             {"model": model, "window": window, "batch": config.batch, "contestant": BARE, "operation": name}
             | {"seconds": seconds / STEPS, "share": seconds / total, "calls": calls / STEPS}
-            for name, seconds, calls in (*took[:SHOWN], others)
+            for name, seconds, calls in (*operations[:LISTED], rest)
         ]
     return rows
 
 
 def _seconds(event, bench: Workbench) -> float:
-    """Its own time, without that of what it calls."""
-    own = event.self_device_time_total if bench.device.type == "cuda" else event.self_cpu_time_total
-    return own / 1e6
+    """Seconds in an operation itself, without the operations it calls."""
+    microseconds = event.self_device_time_total if bench.device.type == "cuda" else event.self_cpu_time_total
+    return microseconds / 1e6
 
 
 def table(rows: list[dict]) -> str:

@@ -10,52 +10,52 @@ REFERENCE = "rope"
 
 
 def run(bench: Workbench) -> list[dict]:
-    """A row per model, window and scheme; ratios are those of seconds or bytes, so above one is dearer than RoPE."""
+    """A row per model, window and scheme. Ratios are of seconds or bytes: above one costs more than RoPE."""
     rows, names = [], dict.fromkeys((REFERENCE, *bench.settings.schemes))
     for model, window in bench.settings.schemes_at:
-        rows += beside(bench, {name: bench.config(model, name, window) for name in names})
+        rows += compare_configs(bench, {name: bench.config(model, name, window) for name in names})
     return rows
 
 
-def beside(bench: Workbench, configs: dict[str, Config]) -> list[dict]:
-    """A row for each of these configurations, which differ in how they read positions, and its ratios to the first."""
+def compare_configs(bench: Workbench, configs: dict[str, Config]) -> list[dict]:
+    """A row for each configuration with its ratios to the first; they differ in scheme or extension only."""
     reference, *_ = configs
-    some = configs[reference]
-    tokens = bench.tokens(some.batch, some.window)
+    base = configs[reference]
+    tokens = bench.tokens(base.batch, base.window)
 
-    def reads(name: str):
+    def forward_run(name: str):
         gpt = bench.module(configs[name]).gpt
         if bench.compiled:
             gpt.compile()
-        return bench.read(gpt, gpt, tokens)
+        return bench.forward_loop(gpt, gpt, tokens)
 
-    label = f"{some.model.name} {some.window}"
-    forward = bench.compare(f"forward {label}", {name: lambda name=name: reads(name) for name in configs})
-    step = bench.compare(f"step {label}", {name: lambda name=name: bench.ours(configs[name]) for name in configs})
+    label = f"{base.model.name} {base.window}"
+    forward = bench.compare(f"forward {label}", {name: lambda name=name: forward_run(name) for name in configs})
+    step = bench.compare(f"step {label}", {name: lambda name=name: bench.lab_loop(configs[name]) for name in configs})
     rows = []
     for name, config in configs.items():
         row = {
-            "model": some.model.name,
-            "window": some.window,
-            "batch": some.batch,
+            "model": base.model.name,
+            "window": base.window,
+            "batch": base.batch,
             "reference": reference,
             "name": name,
         }
         for part, outcomes in (("forward", forward), ("step", step)):
-            row[part] = _against(outcomes[name], outcomes[reference])
+            row[part] = _with_ratios(outcomes[name], outcomes[reference])
             if outcomes[name].failure is None:
                 read = part == "forward"
-                row[part]["mfu"] = asdict(bench.used(config, outcomes[name], tokens.numel(), config.window, read))
+                row[part]["mfu"] = asdict(bench.mfu(config, outcomes[name], tokens.numel(), config.window, read))
         rows.append(row)
     return rows
 
 
-def _against(mine: Outcome, reference: Outcome) -> dict:
-    """An outcome with its ratios to the reference, where both have one."""
-    row = asdict(mine)
-    if mine.failure is None and reference.failure is None:
-        row["seconds_over_reference"] = asdict(ratio(mine, reference))
-        row["peak_over_reference"] = mine.peak / reference.peak
+def _with_ratios(outcome: Outcome, reference: Outcome) -> dict:
+    """The values of an outcome, with its ratios to the reference unless one of them failed."""
+    row = asdict(outcome)
+    if outcome.failure is None and reference.failure is None:
+        row["seconds_over_reference"] = asdict(ratio(outcome, reference))
+        row["peak_over_reference"] = outcome.peak / reference.peak
     return row
 
 

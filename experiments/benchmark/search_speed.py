@@ -1,7 +1,7 @@
-"""How many candidates a second a search for LongRoPE's factors scores: in batches, and one at a time.
+"""Candidates per second scored by a search for LongRoPE's factors, in batches and one at a time.
 
-One at a time means the same model read with extend=longrope and a candidate's factors as its settings, by the same
-protocol and on the same texts, whatever batch_tokens. The weights are untrained: speed does not ask what they say.
+One at a time, a model with extend=longrope takes a candidate's factors as its settings and reads the same texts by the
+same protocol. The weights are untrained, which does not change the speed.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conf.resolve import resolve
-from experiments.benchmark.timing import Run, format_spread, looped, ratio
+from experiments.benchmark.timing import Run, format_spread, ratio, timed_loop
 from experiments.benchmark.workbench import Workbench
 from experiments.lab.measure.subject import device_and_precision
 from experiments.longrope import Fitness, Individual, Texts, in_place, known, space
@@ -38,8 +38,8 @@ def _rows(bench: Workbench, model: str, count: int) -> list[dict]:
 
     def timed(contestant, tokens: int) -> Run:
         score, (_, frequencies) = contestant(bench, model, texts, tokens), in_place(_model(bench, model))
-        candidates = people(frequencies, settings)
-        return looped(lambda: score(candidates), bench.device)
+        candidates = first_generation(frequencies, settings)
+        return timed_loop(lambda: score(candidates), bench.device)
 
     builders = {
         (way, tokens): lambda contestant=contestant, tokens=tokens: timed(contestant, tokens)
@@ -58,17 +58,17 @@ def _rows(bench: Workbench, model: str, count: int) -> list[dict]:
     return rows
 
 
-def people(frequencies: list[float], settings: "SearchSpeed") -> list[Individual]:
-    """The first generation of a search: the seeds, and mutants of them in turn."""
-    arena = space(frequencies, settings.factor, settings.window, None, critical=False)
-    seeds = arena.seeds(list(known(frequencies, settings.factor, settings.window).values()))
+def first_generation(frequencies: list[float], settings: "SearchSpeed") -> list[Individual]:
+    """The first generation of a search: the seeds and mutants of each in turn."""
+    search_space = space(frequencies, settings.factor, settings.window, None, critical=False)
+    seeds = search_space.seeds(list(known(frequencies, settings.factor, settings.window).values()))
     random = np.random.default_rng(0)
-    mutants = [arena.mutate(seeds[number % len(seeds)], 0.3, random) for number in range(settings.candidates)]
+    mutants = [search_space.mutate(seeds[number % len(seeds)], 0.3, random) for number in range(settings.candidates)]
     return (seeds + mutants)[: settings.candidates]
 
 
 def _model(bench: Workbench, name: str) -> GPT:
-    """A model on the device that is read with extend=longrope."""
+    """A model with extend=longrope on the device."""
     settings = bench.settings.search_speed
     values = bench.config(name, "rope", settings.window).model_dump(mode="json", exclude={"original_window"})
     return build_model(resolve({**values, "extend": {"name": "longrope", "factor": settings.factor}}, [])).to(
@@ -77,21 +77,25 @@ def _model(bench: Workbench, name: str) -> GPT:
 
 
 def batched(bench: Workbench, name: str, texts: Texts, batch_tokens: int) -> Fitness:
-    """The fitness of a search, as it is used."""
+    """The fitness function of the search."""
     model = _model(bench, name)
     return Fitness(model, in_place(model)[0], texts, batch_tokens, device_and_precision())
 
 
 def one_at_a_time(bench: Workbench, name: str, texts: Texts, batch_tokens: int) -> Callable[[list], list[float]]:
-    """The same numbers by a plain loop: each candidate as the settings of the extension the model is read with."""
+    """The same scores by a plain loop that sets each candidate's factors in the model's extension."""
     model = _model(bench, name)
     (part,) = (part for part in model.position.modules() if isinstance(getattr(part, "extension", None), LongRoPE))
     knobs, window = part.extension.knobs, part.extension.window
 
     def score(individuals: list[Individual]) -> list[float]:
         scores = []
-        for each in individuals:
-            factors = {"long": tuple(each.long), "n_hat": each.n_hat, "temperature": part.extension.temperature}
+        for individual in individuals:
+            factors = {
+                "long": tuple(individual.long),
+                "n_hat": individual.n_hat,
+                "temperature": part.extension.temperature,
+            }
             part.extension = LongRoPE(knobs.model_copy(update=factors), window)
             scores.append(texts.row(model, batch_tokens=batch_tokens, **device_and_precision())["perplexity"])
         return scores
@@ -100,7 +104,7 @@ def one_at_a_time(bench: Workbench, name: str, texts: Texts, batch_tokens: int) 
 
 
 def table(rows: list[dict]) -> str:
-    """Candidates a second either way."""
+    """Candidates per second, both ways."""
     lines = [f"{'model':<6} {'texts':>9} {'a pass':>8}  {'way':<14} {'candidates/s':>12}  speed over one at a time"]
     for row in rows:
         start = f"{row['model']:<6} {row['texts']:>4} x {row['length']:<4}{row['batch_tokens']:>7}  {row['way']:<14} "

@@ -1,4 +1,4 @@
-"""What a benchmark measures, as in conf/benchmark.yaml: its sections and the settings of each."""
+"""The settings of a benchmark, as in conf/benchmark.yaml: its sections and the settings of each."""
 
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ SECTIONS += ("evaluation", "search_speed", "time_to_loss", "sweep")
 
 
 def choices(group: str) -> list[str]:
-    """What a group of the configuration offers."""
+    """The names of the choices in a group of the configuration."""
     return sorted(path.stem for path in (FOLDER / group).glob("*.yaml"))
 
 
@@ -34,7 +34,7 @@ Rates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Listed, Field(min_l
 
 
 class TimeToLoss(Settings):
-    """Which runs race to which validation loss."""
+    """The runs of the time_to_loss section and their target."""
 
     run: Names  # overrides of train.py
     rates: dict[str, Rates] = Field(min_length=1)  # optimizer → learning rates; the first is the reference
@@ -53,7 +53,7 @@ class TimeToLoss(Settings):
 
 
 class Sweep(Settings):
-    """Which jobs run side by side, and how many."""
+    """The jobs of the sweep section and how many run at once."""
 
     run: Names  # overrides of train.py
     at_once: Annotated[Counts, Field(min_length=1)] | None
@@ -61,7 +61,7 @@ class Sweep(Settings):
 
 
 class SearchSpeed(Settings):
-    """What candidates of a search for LongRoPE's factors are scored on, and how many at once."""
+    """The model, texts and batch sizes of the search_speed section."""
 
     model: str
     window: Count
@@ -79,7 +79,7 @@ class SearchSpeed(Settings):
 
 
 class Benchmark(Settings):
-    """What is measured, as in conf/benchmark.yaml."""
+    """The settings of the benchmark, as in conf/benchmark.yaml."""
 
     sections: Annotated[tuple[Literal[SECTIONS], ...], Listed, Field(min_length=1)]
     step_at: Cells

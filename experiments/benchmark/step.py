@@ -1,7 +1,7 @@
 """A training step at every model and window: through train.py, in a bare loop, and by peers of the same shape.
 
-MFU counts 6·N + 6·layers·C·T operations a token (models/compute.py), N and all of our shape, whoever computes it, and
-refers to a square matrix multiplication timed in the same round.
+MFU counts 6·N + 6·layers·C·T operations a token (models/compute.py), with N and C of our shape for every contestant.
+Its ceiling is a square matrix multiplication timed in the same round.
 """
 
 import tempfile
@@ -20,7 +20,7 @@ from models.compute import flops_per_token, matmul_size
 from train import train
 
 BARE, TRAINER, CEILING = "ours, bare loop", "ours, train.py", "matrix product"
-WARM = 3  # steps of train.py at least before those that count: the first ones also fetch their memory
+WARM = 3  # least number of uncounted steps of train.py: the first ones also fetch their memory
 
 
 def run(bench: Workbench) -> list[dict]:
@@ -35,7 +35,7 @@ def run(bench: Workbench) -> list[dict]:
 
 
 def _cell(bench: Workbench, config: Config) -> list[dict]:
-    builders = {CEILING: bench.product, BARE: lambda: bench.ours(config), TRAINER: lambda: trainer(config)}
+    builders = {CEILING: bench.matmul, BARE: lambda: bench.lab_loop(config), TRAINER: lambda: trainer(config)}
     builders |= {name: lambda name=name: peer(bench, config, name) for name in PEERS}
     outcomes = bench.compare(f"step {config.model.name} {config.window}", builders)
     tokens = config.batch * config.window
@@ -56,7 +56,7 @@ def _cell(bench: Workbench, config: Config) -> list[dict]:
 
 
 def trainer(config: Config) -> Run:
-    """train.py itself, in a folder of its own: the speed it reports for its last steps, the first ones left out."""
+    """A run of train.py in a temporary folder, timed by the speed it reports for its last steps."""
 
     def run(steps: int) -> float:
         total = steps * (1 + -(-WARM // steps))
@@ -70,7 +70,7 @@ def trainer(config: Config) -> Run:
 
 
 def peer(bench: Workbench, config: Config, name: str) -> Run:
-    """A peer in our bare loop, its loss that of its logits, by the same fused AdamW without groups of parameters."""
+    """A peer in our bare loop, with cross-entropy of its logits and one fused AdamW for all parameters."""
     model, logits = PEERS[name](config.model, bench.vocabulary, config.window)
     model.to(bench.device)
     optimizer_settings = config.optimizer
@@ -82,7 +82,7 @@ def peer(bench: Workbench, config: Config, name: str) -> Run:
     def loss(inputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(logits(inputs).float().flatten(0, 1), targets.flatten())
 
-    return bench.trained(model, loss, optimizer, config.window)
+    return bench.training_loop(model, loss, optimizer, config.window)
 
 
 def table(rows: list[dict]) -> str:

@@ -1,7 +1,7 @@
-"""A sweep of small jobs: runs per hour by how many run side by side, and where the seconds of one job alone go.
+"""Small jobs in a sweep: runs per hour by the number of jobs at once, and the seconds of each part of a single job.
 
-Side by side is a multirun of train.py over seeds under its joblib launcher, whose processes share the cores evenly and
-import once for all the jobs they do. One job alone is a fresh process, its files in the system's cache.
+Jobs at once are a multirun of train.py over seeds with the joblib launcher, whose processes share the cores evenly and
+import once for all their jobs. A single job is a fresh process, with its files in the system's cache.
 """
 
 import json
@@ -25,7 +25,7 @@ START_UP_ENDS = "first step"  # the last part of a job that is start-up
 
 
 def run(bench: Workbench) -> list[dict]:
-    """Rows of kind "rate", one per number at once, and of kind "part", one per part of a job, in their order."""
+    """Rows of kind "rate", one per number of jobs at once, and of kind "part", one per part of a job in their order."""
     from data.corpus import prepare
 
     settings = bench.settings.sweep
@@ -43,53 +43,53 @@ def run(bench: Workbench) -> list[dict]:
 
 
 def rate(overrides: Sequence[str], at_once: int, rounds: int) -> dict:
-    """A multirun of at_once × rounds seeds: its seconds, runs per hour, and runs per hour once it was going."""
+    """A multirun of at_once × rounds seeds: its seconds, runs per hour, and runs per hour after start-up."""
     jobs = at_once * rounds
     row = {"kind": "rate", "at_once": at_once, "runs": jobs}
     seeds = f"seed={','.join(map(str, range(1, jobs + 1)))}"
     with tempfile.TemporaryDirectory() as folder:
         words = [seeds, f"runs={folder}", "hydra/launcher=joblib", f"hydra.launcher.n_jobs={at_once}"]
         began = time.time()
-        done = started("-m", "train", "-m", *overrides, *words)
+        done = run_python("-m", "train", "-m", *overrides, *words)
         seconds = time.time() - began
         ends = [json.loads(path.read_text())["time"] for path in Path(folder).glob("sweep/*/status.json")]
     if done.returncode:
-        return row | {"failure": complaint(done.stderr)}
-    speeds = {"runs_per_hour": 3600 * jobs / seconds, "runs_per_hour_going": going(ends, at_once)}
+        return row | {"failure": error_line(done.stderr)}
+    speeds = {"runs_per_hour": 3600 * jobs / seconds, "runs_per_hour_going": steady_rate(ends, at_once)}
     return row | {"failure": None, "seconds": seconds, **speeds}
 
 
-def going(ends: Sequence[float], at_once: int) -> float:
-    """Runs per hour after every process had done its first, from the seconds at which runs ended."""
+def steady_rate(ends: Sequence[float], at_once: int) -> float:
+    """Runs per hour after every process has finished its first run, from the times at which runs ended."""
     ends = sorted(ends)
     return 3600 * (len(ends) - at_once) / (ends[-1] - ends[at_once - 1])
 
 
 def parts(overrides: Sequence[str], config: Config, repeats: int) -> list[dict]:
-    """The parts of a job, each with its seconds in every repetition, leaving Python included."""
+    """The parts of a job with their seconds in every repetition, leaving Python included."""
     packages = ["hydra", "torch", "lightning", *(["wandb"] if config.logger.name == "wandb" else [])]
     seconds: dict[str, list[float]] = {}
     for _ in tqdm(range(repeats), desc="one job alone", leave=False):
         with tempfile.TemporaryDirectory() as folder:
             words = [",".join(packages), *overrides, f"runs={folder}"]
-            done = started("-m", "experiments.benchmark.job", repr(time.time()), *words)
+            done = run_python("-m", "experiments.benchmark.job", repr(time.time()), *words)
             left = time.time()
         if done.returncode:
-            return [{"kind": "part", "part": "one job", "failure": complaint(done.stderr)}]
+            return [{"kind": "part", "part": "one job", "failure": error_line(done.stderr)}]
         report = json.loads(done.stdout.splitlines()[-1])
         for part, took in {**report["seconds"], "leaving Python": left - report["ended"]}.items():
             seconds.setdefault(part, []).append(took)
-    return [{"kind": "part", "part": part, "failure": None, "seconds": each} for part, each in seconds.items()]
+    return [{"kind": "part", "part": part, "failure": None, "seconds": values} for part, values in seconds.items()]
 
 
-def started(*words: str) -> subprocess.CompletedProcess:
-    """Run Python in the lab's folder to its end."""
+def run_python(*words: str) -> subprocess.CompletedProcess:
+    """Run Python in the project's folder and wait for it."""
     return subprocess.run([sys.executable, *words], cwd=FOLDER.parent, capture_output=True, text=True)
 
 
-def complaint(errors: str) -> str:
-    """The line that says why: the first failing job of a multirun, else the last line."""
-    lines = errors.strip().splitlines() or ["no word of why"]
+def error_line(errors: str) -> str:
+    """The line with the reason: that of the first failing job of a multirun, else the last line."""
+    lines = errors.strip().splitlines() or ["no message"]
     return next((line for line in lines if line.startswith("failed: ")), lines[-1])[:200]
 
 
@@ -106,7 +106,7 @@ def table(rows: list[dict]) -> str:
         lines.append(f"{row['part']:<22} {row['failure'] or format_spread(asdict(spread(row['seconds'])))}")
     if not any(row["failure"] for row in alone):
         first = [row["part"] for row in alone].index(START_UP_ENDS) + 1
-        for label, some in (("start-up, first step in", alone[:first]), ("all", alone)):
-            total = spread([sum(each) for each in zip(*(row["seconds"] for row in some), strict=True)])
+        for label, included in (("start-up, first step in", alone[:first]), ("all", alone)):
+            total = spread([sum(repetition) for repetition in zip(*(row["seconds"] for row in included), strict=True)])
             lines.append(f"{label:<22} {format_spread(asdict(total))}")
     return "\n".join(lines)

@@ -1,9 +1,9 @@
-"""What the lab holds its speed to, beside what was measured.
+"""Targets for the speed of this project, beside what was measured.
 
     python -m experiments.benchmark.targets experiments/results/benchmark-cpu
 
-Reads the sections kept in the folder. A target is judged by the worst of the rows it speaks of, or, where any one will
-do, by the best; a row that failed counts for nothing.
+Reads the sections saved in the folder. The worst of a target's rows decides, or the best where `any_one` is set; rows
+that failed do not count.
 """
 
 import json
@@ -22,18 +22,18 @@ class Target:
 
     what: str
     section: str
-    found: Callable[[list[dict]], Numbers]
+    numbers: Callable[[list[dict]], Numbers]
     limit: float
     at_least: bool  # else at most
     any_one: bool = False  # the best row decides, not the worst
 
-    def judged(self, rows: list[dict]) -> tuple[str, float, bool] | None:
+    def judge(self, rows: list[dict]) -> tuple[str, float, bool] | None:
         """The row that decides, its number and whether it meets the target; None where nothing was measured."""
         choose = max if self.at_least == self.any_one else min
-        where, value = choose(self.found(rows), key=lambda each: each[1], default=(None, None))
-        if where is None:
+        row, value = choose(self.numbers(rows), key=lambda number: number[1], default=(None, None))
+        if row is None:
             return None
-        return where, value, value >= self.limit if self.at_least else value <= self.limit
+        return row, value, value >= self.limit if self.at_least else value <= self.limit
 
 
 def trainer_over_bare(rows: list[dict]) -> Numbers:
@@ -61,19 +61,19 @@ def share_of_ceiling(rows: list[dict]) -> Numbers:
 def step_over_reference(*left_out: str) -> Callable[[list[dict]], Numbers]:
     """Of every scheme or extension but these."""
 
-    def found(rows: list[dict]) -> Numbers:
+    def numbers(rows: list[dict]) -> Numbers:
         for row in rows:
             if row["name"] not in (row["reference"], *left_out) and "seconds_over_reference" in row["step"]:
                 yield f"{_shape(row)}, {row['name']}", row["step"]["seconds_over_reference"]["median"]
 
-    return found
+    return numbers
 
 
 def reading_over_plain(rows: list[dict]) -> Numbers:
     for row in rows:
         if "speed_over_plain" in row and row["context"] == 32_768 and row["protocol"] != "plain forward":
-            where = f"{row['model']}, {row['context']} tokens, {row['scheme']}, {row['protocol']}"
-            yield where, row["speed_over_plain"]["median"]
+            name = f"{row['model']}, {row['context']} tokens, {row['scheme']}, {row['protocol']}"
+            yield name, row["speed_over_plain"]["median"]
 
 
 def time_over_first(rows: list[dict]) -> Numbers:
@@ -105,13 +105,13 @@ def table(folder: Path) -> str:
     for target in TARGETS:
         bound = f"{'≥' if target.at_least else '≤'} {target.limit:.2f}"
         try:
-            judged, missing = target.judged(sections.get(target.section, [])), "not measured"
+            judged, missing = target.judge(sections.get(target.section, [])), "not measured"
         except KeyError:  # rows as another version of the lab wrote them
             judged, missing = None, "to be rerun"
-        where, value, met = judged or ("", None, None)
+        row, value, met = judged or ("", None, None)
         outcome = missing if judged is None else "met" if met else "missed"
         number = "-" if value is None else f"{value:.3f}"
-        lines.append(f"{target.what:<43} {bound:>7} {number:>8}  {outcome:<12} {where}".rstrip())
+        lines.append(f"{target.what:<43} {bound:>7} {number:>8}  {outcome:<12} {row}".rstrip())
     return "\n".join(lines)
 
 

@@ -1,10 +1,10 @@
 """Time to loss: tokens and seconds to one validation loss by optimizer, on the same data, seed and initial weights.
 
-Every run is one of train.py's, at one optimizer, learning rate and length; the best of each optimizer counts, over that
-of the first, the reference, whose lowest final loss is the target if none is given. A cosine is stretched over its
-run, so each length has its own. Where the reference ends its learning rate has decayed; a faster run passes that loss
-midway, with a rate still high, and would get there sooner on a schedule of its own length. Its tokens to the target
-are an upper bound, which more lengths of run make tighter.
+train.py runs every optimizer, learning rate and length. The best run of each optimizer is compared with that of the
+first optimizer, the reference; without a target, the reference's lowest final loss is the target. The learning rate
+follows a cosine over the whole run. At the end of the reference's run the rate has decayed; a faster run passes that
+loss midway, at a rate still high, and would reach it sooner on a shorter schedule. Its tokens to the target are
+therefore an upper bound, which more lengths make tighter.
 """
 
 import math
@@ -28,20 +28,20 @@ from train import train
 def run(bench: Workbench) -> list[dict]:
     """Rows of kind "run", one per optimizer, learning rate and length, and of kind "best", one per optimizer."""
     settings = bench.settings.time_to_loss
-    configs = [configured(bench, *each) for each in arms(settings.rates, settings.steps)]
-    runs = [raced(config) for config in tqdm(configs, desc="time to loss", leave=False)]
-    return judged(runs, settings.target)
+    configs = [arm_config(bench, *arm) for arm in arms(settings.rates, settings.steps)]
+    runs = [train_curve(config) for config in tqdm(configs, desc="time to loss", leave=False)]
+    return compare_optimizers(runs, settings.target)
 
 
 def arms(rates: dict[str, Sequence[float]], lengths: Sequence[int]) -> list[tuple[str, float, int]]:
-    """(optimizer, learning rate, steps) of every run, the optimizers taking turns: a slow minute slows them all."""
-    turns = zip_longest(*([(name, rate) for rate in each] for name, each in rates.items()))
+    """(optimizer, learning rate, steps) of every run. Optimizers take turns, so that a slow minute slows them all."""
+    turns = zip_longest(*([(name, rate) for rate in values] for name, values in rates.items()))
     pairs = [pair for turn in turns for pair in turn if pair is not None]
     return [(*pair, steps) for steps in lengths for pair in pairs]
 
 
-def configured(bench: Workbench, optimizer: str, rate: float, steps: int) -> Config:
-    """The run of train.py, which validates and times its steps every so many of them and logs nowhere else."""
+def arm_config(bench: Workbench, optimizer: str, rate: float, steps: int) -> Config:
+    """The configuration of a run of train.py that validates and times its steps every `every` steps, unlogged."""
     settings = bench.settings.time_to_loss
     overrides = [*settings.run, f"optimizer={optimizer}", f"optimizer.lr={rate}", f"steps={steps}", "logger=none"]
     overrides += [f"validate_every={settings.every}", f"log_every={settings.every}", f"checkpoint_every={steps}"]
@@ -49,10 +49,10 @@ def configured(bench: Workbench, optimizer: str, rate: float, steps: int) -> Con
     return resolve({**values, "cache": bench.settings.cache}, overrides)
 
 
-def raced(config: Config) -> dict:
-    """Train, in a folder of its own: validation losses by tokens seen, and seconds per step between validations.
+def train_curve(config: Config) -> dict:
+    """Train in a temporary folder; returns validation losses by tokens seen and seconds per step between validations.
 
-    The seconds are those of training alone. Those up to the first validation are left out: a compiler is in them.
+    The seconds cover training alone. Those up to the first validation are left out, because they include compiling.
     """
     with tempfile.TemporaryDirectory() as folder:
         rows = Metrics(train(config.model_copy(update={"runs": folder})).folder / "metrics.jsonl").rows()
@@ -84,7 +84,7 @@ def first_passage(tokens: Sequence[float], losses: Sequence[float], target: floa
     return None
 
 
-def judged(runs: list[dict], target: float | None) -> list[dict]:
+def compare_optimizers(runs: list[dict], target: float | None) -> list[dict]:
     """The runs with their tokens and seconds to the target, then the best run of each optimizer over that of the first.
 
     Seconds are steps to the target times the median second per step of all the optimizer's runs, which cost the same
@@ -95,31 +95,31 @@ def judged(runs: list[dict], target: float | None) -> list[dict]:
     """
     reference = runs[0]["optimizer"]
     if target is None:
-        ends = [each["nll"][-1] for each in runs if each["optimizer"] == reference]
+        ends = [run["nll"][-1] for run in runs if run["optimizer"] == reference]
         target = min(filter(math.isfinite, ends), default=None)
         if target is None:
             raise BadInput(f"time_to_loss.rates.{reference}: every run diverged; give lower rates, or a target")
     rows, best = [], {}
-    for name in dict.fromkeys(each["optimizer"] for each in runs):
-        own = [each for each in runs if each["optimizer"] == name]
-        pace = spread([second for each in own for second in each["seconds_per_step"]])
-        for each in own:
-            tokens = first_passage(each["tokens"], each["nll"], target)
-            seconds = None if tokens is None else tokens / each["tokens_per_step"] * pace.median
-            rows.append({**each, "target": target, "tokens_to_target": tokens, "seconds_to_target": seconds})
+    for name in dict.fromkeys(run["optimizer"] for run in runs):
+        own_runs = [run for run in runs if run["optimizer"] == name]
+        pace = spread([second for run in own_runs for second in run["seconds_per_step"]])
+        for run in own_runs:
+            tokens = first_passage(run["tokens"], run["nll"], target)
+            seconds = None if tokens is None else tokens / run["tokens_per_step"] * pace.median
+            rows.append({**run, "target": target, "tokens_to_target": tokens, "seconds_to_target": seconds})
         reached = [row for row in rows if row["optimizer"] == name and row["tokens_to_target"] is not None]
         row = min(reached, key=lambda row: row["tokens_to_target"], default={})
         numbers = {key: row.get(key) for key in ("lr", "steps", "tokens_to_target", "seconds_to_target")}
         best[name] = {"kind": "best", "optimizer": name, "target": target, "pace": asdict(pace), **numbers}
     for row in best.values():
         for unit in ("tokens", "seconds"):
-            mine, theirs = (each[f"{unit}_to_target"] for each in (row, best[reference]))
-            row[f"{unit}_over_reference"] = mine / theirs if mine and theirs else None
+            amount, base = (best[name][f"{unit}_to_target"] for name in (row["optimizer"], reference))
+            row[f"{unit}_over_reference"] = amount / base if amount and base else None
     return rows + list(best.values())
 
 
 def table(rows: list[dict]) -> str:
-    """Every run, then the best of each optimizer, and what the comparison does about schedules."""
+    """Every run, then the best of each optimizer, and a note on schedules."""
     runs, best = ([row for row in rows if row["kind"] == kind] for kind in ("run", "best"))
     lines = [f"target: a validation loss of {rows[0]['target']:.4f} nats a token", ""]
     lines.append(f"{'optimizer':<10} {'lr':>7} {'steps':>6} {'final loss':>10} {'tokens to it':>13} {'seconds':>8}")
@@ -134,7 +134,7 @@ def table(rows: list[dict]) -> str:
             lines.append(f"{start}reaches it at none of its learning rates")
             continue
         over = [row[f"{unit}_over_reference"] for unit in ("tokens", "seconds")]
-        ratios = ", ".join("-" if each is None else f"{each:.2f}" for each in over)
+        ratios = ", ".join("-" if value is None else f"{value:.2f}" for value in over)
         pace = format_spread({key: 1000 * value for key, value in row["pace"].items()})
         lines.append(f"{start}{row['lr']:>7g} {row['steps']:>6} {_reached(row)}  {ratios:<14} {pace}")
     lines += [

@@ -1,6 +1,6 @@
-"""Alternating timings: every contestant once a round, so that what disturbs the machine disturbs them all.
+"""Alternating timings: every round times each contestant once, so that a disturbance of the machine affects them all.
 
-A ratio is formed within each round and only then summarised: a slow minute slows both of its sides.
+A ratio is formed within each round and only then summarised, because a slow minute slows both of its sides.
 """
 
 import time
@@ -34,7 +34,7 @@ def spread(values) -> Spread:
 
 @dataclass
 class Outcome:
-    """What became of a contestant: seconds per step in each round, steps per timing, peak bytes; or why nothing did."""
+    """Timings of a contestant: seconds per step in each round, steps per timing, peak bytes; or why it failed."""
 
     seconds: list[float] = field(default_factory=list)
     steps: int = 1
@@ -42,7 +42,7 @@ class Outcome:
     failure: str | None = None
 
     def rate(self, amount: float) -> Spread:
-        """So much work per step → work per second."""
+        """Work per second, from the work of one step."""
         return spread(amount / np.asarray(self.seconds))
 
 
@@ -52,14 +52,14 @@ def ratio(above: Outcome, below: Outcome) -> Spread:
 
 
 def format_spread(values: dict | None) -> str:
-    """A spread as a table shows it, from the plain values of a row; a dash where there is none."""
+    """A spread as text, from the plain values of a row; a dash if there is none."""
     return "{median:.2f} [{low:.2f}, {high:.2f}]".format(**values) if values else "-"
 
 
-def looped(step: Callable[[], object], device: torch.device, before: int = 0) -> Run:
-    """A step as something to time: steps one after another, by CUDA events on a GPU, by the wall clock elsewhere.
+def timed_loop(step: Callable[[], object], device: torch.device, before: int = 0) -> Run:
+    """A function that times steps one after another, by CUDA events on a GPU and by the wall clock elsewhere.
 
-    So many steps come before and are not counted: after the contestant before it, a first one fetches its memory.
+    `before` steps come first and are not counted: after another contestant, the first step has to fetch its memory.
     """
 
     def run(steps: int) -> float:
@@ -74,7 +74,7 @@ def looped(step: Callable[[], object], device: torch.device, before: int = 0) ->
 
 
 def _start(device: torch.device) -> Callable[[], float]:
-    """Start a clock; what is returned stops it and gives the seconds in between, the device's work included."""
+    """Start a clock. The function returned stops it and gives the seconds in between, the device's work included."""
     if device.type != "cuda":
         start = time.perf_counter()
         return lambda: time.perf_counter() - start
@@ -101,20 +101,20 @@ def compare(
 ) -> dict[str, Outcome]:
     """Build every contestant, warm it up while its memory is measured, then time all of them in alternating rounds.
 
-    A contestant that cannot be built or runs out of memory keeps its reason, and the others go on. Every other round
-    runs backwards, so that nobody is always first.
+    A contestant that cannot be built or runs out of memory records its failure, and the others go on. Every other round
+    runs backwards, so that no contestant is always first.
 
     Args:
-        builders: contestants by name; building returns what is timed.
-        repeats: rounds at most; none measures memory alone.
-        seconds: what one timing should last at least; as many steps are run as that needs.
+        builders: contestants by name; a builder returns the function to time.
+        repeats: rounds at most; with 0, only memory is measured.
+        seconds: the least duration of one timing, which sets its number of steps.
         budget: seconds after which no further round begins; the first always does.
         warm: steps before anything is timed, among them the one with the highest memory.
     """
     outcomes = {name: Outcome() for name in builders}
     runs: dict[str, Run] = {}
 
-    def attempt(name: str, work: Callable[[], None]) -> None:
+    def run_or_fail(name: str, work: Callable[[], None]) -> None:
         try:
             work()
         except (ImportError, RuntimeError, BadInput) as error:  # RuntimeError: out of memory, or does not compile
@@ -122,7 +122,7 @@ def compare(
             outcomes[name] = Outcome(failure=f"{type(error).__name__}: {lines[0]}"[:200])
             runs.pop(name, None)
 
-    def enter(name: str) -> None:
+    def warm_up(name: str) -> None:
         def build() -> None:
             runs[name] = builders[name]()
             for _ in range(warm):
@@ -131,19 +131,19 @@ def compare(
 
         outcomes[name].peak = peak_bytes(build, device)
 
-    def once(name: str) -> None:
+    def time_round(name: str) -> None:
         outcome = outcomes[name]
         outcome.seconds.append(runs[name](outcome.steps) / outcome.steps)
 
     with tqdm(total=len(builders) * (1 + repeats), desc=title, leave=False) as bar:
         for name in builders:
-            attempt(name, lambda name=name: enter(name))
+            run_or_fail(name, lambda name=name: warm_up(name))
             bar.update()
         began = time.perf_counter()
         for number in range(repeats):
             if number and time.perf_counter() - began > budget:
                 break
             for name in list(runs)[:: -1 if number % 2 else 1]:
-                attempt(name, lambda name=name: once(name))
+                run_or_fail(name, lambda name=name: time_round(name))
                 bar.update()
     return outcomes

@@ -1,4 +1,4 @@
-"""What every section works with: the device, the models of the lab as contestants, and the rounds they run in."""
+"""The device, this project's models as contestants and the timing rounds, shared by all sections."""
 
 import gc
 import platform
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from conf.compose import compose_values
 from conf.resolve import resolve
-from experiments.benchmark.timing import Outcome, Run, Spread, compare, looped
+from experiments.benchmark.timing import Outcome, Run, Spread, compare, timed_loop
 from models.compute import flops_per_token, flush_denormals, matmul_rate, matmul_size
 from models.language_model import LanguageModel
 from train import build_model
@@ -28,7 +28,7 @@ CLIP = 1.0  # largest norm of the gradient, in every loop
 
 @dataclass(frozen=True)
 class Workbench:
-    """The device and the settings. Precision is bf16 autocast on a GPU, float32 on a CPU, for everyone."""
+    """The device and the settings. All contestants run in bf16 autocast on a GPU and in float32 on a CPU."""
 
     settings: "Benchmark"
     device: torch.device
@@ -66,12 +66,12 @@ class Workbench:
         return self.device.type == "cuda" if compiled is None else compiled
 
     def sequences(self, window: int) -> int:
-        """The batch that makes a step of about as many tokens as are set, at least one window."""
+        """The batch size at which a step has about the `tokens` of the settings; at least 1."""
         default = 2**16 if self.device.type == "cuda" else 2**11
         return max(1, (self.settings.tokens or default) // window)
 
     def config(self, model: str, position: str, window: int, *more: str) -> "Config":
-        """The run that train.py would do at this model, scheme and window with these overrides, or none."""
+        """The configuration of train.py at this model, scheme and window, with further overrides."""
         overrides = [f"model={model}", f"position={position}", f"window={window}", f"batch={self.sequences(window)}"]
         overrides += [f"trainer={'gpu' if self.device.type == 'cuda' else 'cpu'}", "trainer.progress=false"]
         overrides.append(f"trainer.compile={self.compiled}")
@@ -92,7 +92,7 @@ class Workbench:
     def autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
-    def trained(
+    def training_loop(
         self,
         model: nn.Module,
         loss: Callable[[Tensor, Tensor], Tensor],
@@ -101,9 +101,13 @@ class Workbench:
         compiled: bool | None = None,
         read: bool = False,
     ) -> Run:
-        """A bare training loop: loss of inputs and targets, (B, T) each, backward, clipping, optimizer; compiled, loss
-        and all, where models are unless `compiled` says otherwise. Its few batches wait on the device. `read`: every
-        step waits until its loss is known."""
+        """A bare training loop: forward, backward, clipping and optimizer step, on batches already on the device.
+
+        Args:
+            loss: the loss of inputs and targets, (B, T) each.
+            compiled: whether model and loss are compiled; None: as the settings say.
+            read: wait for the value of the loss in every step.
+        """
         if self.compiled if compiled is None else compiled:
             loss = torch.compile(loss)
         batches = cycle(self.tokens(4 * self.sequences(window), window + 1).chunk(4))
@@ -120,27 +124,32 @@ class Workbench:
             if read:
                 float(value.detach())
 
-        return looped(step, self.device, before=1)
+        return timed_loop(step, self.device, before=1)
 
-    def ours(self, config: "Config") -> Run:
-        """The lab's model and optimizer in the bare loop."""
+    def lab_loop(self, config: "Config") -> Run:
+        """This project's model and optimizer in the bare training loop."""
         module = self.module(config)
         gpt, optimizer = module.gpt, module.configure_optimizers()["optimizer"]
-        return self.trained(gpt, lambda inputs, targets: gpt(inputs, targets=targets)[0], optimizer, config.window)
+        return self.training_loop(
+            gpt, lambda inputs, targets: gpt(inputs, targets=targets)[0], optimizer, config.window
+        )
 
-    def used(self, config: "Config", outcome: Outcome, tokens: int, length: int, reading: bool = False) -> Spread:
-        """The share of the ceiling that training steps, or forward passes, on so many tokens in texts of this length
-        come to (MFU): a forward pass counts a third of a step (models/compute.py), whatever the scheme adds."""
+    def mfu(self, config: "Config", outcome: Outcome, tokens: int, length: int, reading: bool = False) -> Spread:
+        """Model FLOPs utilisation: the share of the ceiling reached by steps on `tokens` tokens in texts of `length`.
+
+        Operations are counted as in models/compute.py, without what the scheme adds. A forward pass (`reading`) counts
+        a third of a training step.
+        """
         operations = tokens * flops_per_token(self.module(config).gpt, length) / (3 if reading else 1)
         return outcome.rate(operations / self.ceiling)
 
-    def product(self) -> Run:
-        """The square matrix multiplication of the ceiling, as a contestant: what the device can do in that round."""
+    def matmul(self) -> Run:
+        """The square matrix multiplication of the ceiling as a contestant: the device's rate in that round."""
         size = matmul_size(self.device)
         a, b = (torch.randn(size, size, device=self.device).to(training_dtype(self.device)) for _ in range(2))
-        return looped(lambda: a @ b, self.device)
+        return timed_loop(lambda: a @ b, self.device)
 
-    def read(self, model: nn.Module, logits: Callable[[Tensor], Tensor], tokens: Tensor) -> Run:
+    def forward_loop(self, model: nn.Module, logits: Callable[[Tensor], Tensor], tokens: Tensor) -> Run:
         """A plain forward pass of tokens (B, T) to logits under inference mode."""
         model.eval()
 
@@ -149,16 +158,16 @@ class Workbench:
             with self.autocast():
                 logits(tokens)
 
-        return looped(step, self.device)
+        return timed_loop(step, self.device)
 
-    def compare(self, title: str, builders: dict[Any, Callable[[], Run]], **how) -> dict[Any, Outcome]:
-        """Alternating rounds of these contestants, as the settings say; `how` says otherwise."""
-        limits = {key: getattr(self.settings, key) for key in ("repeats", "seconds", "budget")}
+    def compare(self, title: str, builders: dict[Any, Callable[[], Run]], **limits) -> dict[Any, Outcome]:
+        """Time these contestants in alternating rounds; `limits` replaces those of the settings."""
+        defaults = {key: getattr(self.settings, key) for key in ("repeats", "seconds", "budget")}
         try:
-            return compare(title, builders, self.device, **limits | how)
+            return compare(title, builders, self.device, **defaults | limits)
         finally:
-            torch._dynamo.reset()  # what was compiled for this comparison serves no other
-            gc.collect()  # nor do its models, which hold themselves
+            torch._dynamo.reset()  # code compiled for this comparison is not used again
+            gc.collect()  # its models are in reference cycles
 
 
 def training_dtype(device: torch.device) -> torch.dtype:
@@ -166,7 +175,7 @@ def training_dtype(device: torch.device) -> torch.dtype:
 
 
 def processor() -> str:
-    """The CPU by name, where the system tells."""
+    """The name of the CPU, if the system gives one."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

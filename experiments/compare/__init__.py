@@ -1,1 +1,1 @@
-"""Any runs beside each other: what differs in them, what they came to, their curves."""
+"""Compare any runs: settings that differ, final metrics and curves."""

@@ -1,4 +1,4 @@
-"""A run as it was recorded, wherever that was: its own folder, an offline run of Weights & Biases, or its server."""
+"""Recorded runs, read from a run folder, an offline run of Weights & Biases, or a W&B server."""
 
 import re
 import sys
@@ -17,7 +17,7 @@ ONLINE = re.compile(r"[^/\s]+/[^/\s]+/[^/\s]+")
 
 @dataclass(frozen=True)
 class Point:
-    """Perplexity with so many tokens of context; ends of its 95 % interval over documents and targets where known."""
+    """Perplexity at a context length in tokens, with its 95 % interval over documents and its targets, if known."""
 
     context: int
     perplexity: float
@@ -28,10 +28,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What is known of a run.
+    """The record of a run.
 
-    config: flat, by key; final: metrics at its end; curves: (tokens, value) by metric; readings: perplexity by context
-    under the name of the reading.
+    config: flat, by key; final: final metrics; curves: (tokens, value) by metric; readings: perplexity by context, by
+    name of the reading.
     """
 
     name: str
@@ -44,10 +44,10 @@ class Recorded:
 
 
 def read(source: str) -> Recorded:
-    """A run folder, an offline run's folder or .wandb file, or entity/project/id of a server.
+    """Read a run folder, an offline run's folder or .wandb file, or entity/project/id on a server.
 
     Raises:
-        BadInput: there is none of these, or the server cannot be asked.
+        BadInput: the source is none of these, or the server cannot be reached.
     """
     path = Path(source)
     if (path / "config.json").is_file():
@@ -63,7 +63,7 @@ def read(source: str) -> Recorded:
 
 
 def from_folder(path: Path) -> Recorded:
-    """What train.py left in runs/<group>/<name>/, with the readings of experiments.perplexity beside it."""
+    """Read runs/<group>/<name>/ as train.py wrote it, with the readings of experiments.perplexity in it."""
     folder = RunFolder(path)
     config = flatten(folder.config or {})
     rows = list(json_lines(folder.metrics.read_text(errors="replace"))) if folder.metrics.exists() else []
@@ -79,7 +79,7 @@ def from_folder(path: Path) -> Recorded:
         if lacking := [key for key in ("label", "rows", "split", "step") if key not in reading]:
             raise BadInput(f"{place} is no reading: it lacks {', '.join(lacking)}")
         name = f"{reading['label']}, {reading['rows'][0]['protocol']}, {reading['split']}, step {reading['step']}"
-        while name in readings:  # asked with other settings, which only the digest in the file's name tells apart
+        while name in readings:  # read with other settings: only the digest in the file's name differs
             name += f" ({place.stem[-10:]})"
         readings[name] = [_point(row) for row in reading["rows"]]
     return Recorded(path.name, str(path), folder.status["state"], config, final, _curves(rows), readings)
@@ -97,10 +97,10 @@ def _point(row: dict) -> Point:
 
 
 def from_offline(file: Path, source: str) -> Recorded:
-    """An offline run, read as `wandb leet` reads it; one that was killed is read as far as it came.
+    """Read an offline run by `wandb leet`; a killed run is read as far as it was written.
 
     Raises:
-        BadInput: leet does not read it.
+        BadInput: leet cannot read it.
     """
     records, message = offline_records(file)
     run = next((record["run"] for record in records if "run" in record), None)
@@ -118,10 +118,10 @@ def from_offline(file: Path, source: str) -> Recorded:
 
 
 def from_server(source: str) -> Recorded:
-    """A run of a W&B server.
+    """Read a run from a W&B server.
 
     Raises:
-        BadInput: no key, no network, no such run; in one sentence.
+        BadInput: no key, no network or no such run.
     """
     import wandb
 
@@ -130,12 +130,12 @@ def from_server(source: str) -> Recorded:
         rows = list(run.scan_history())
         return _from_wandb(run.name, source, run.state, dict(run.config), rows, dict(run.summary))
     except (wandb.Error, ValueError, OSError) as error:
-        said = str(error).splitlines()[0]
-        raise BadInput(f"{source}: there is no such run folder or offline run here, and W&B says: {said}") from None
+        message = str(error).splitlines()[0]
+        raise BadInput(f"{source}: there is no such run folder or offline run here, and W&B says: {message}") from None
 
 
 def _from_wandb(name: str, source: str, state: str, config: dict, rows: list[dict], summary: dict) -> Recorded:
-    """A run as W&B keeps it: of training, or of a reading, whose configuration is that of the run it read."""
+    """A run from W&B's records. A reading has the configuration of the run it read."""
     config = {key: value for key, value in config.items() if key != "_wandb"}
     if "trained" in config:
         config = config["trained"] | {"extend": config["extend"]}
@@ -163,6 +163,6 @@ def _curves(rows: Iterable[dict]) -> dict[str, list[tuple[float, float]]]:
 
 
 def _last(rows: Iterable[dict]) -> dict[str, float]:
-    """The latest value of everything, as far as an unfinished run came."""
+    """The latest value of every metric, for an unfinished run."""
     latest = {key: value for row in rows for key, value in row.items()}
     return {key: value for key, value in latest.items() if "/" in key or key in ("step", "tokens")}

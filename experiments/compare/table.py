@@ -1,11 +1,11 @@
-"""Any runs beside each other: what differs in them, what they came to, their curves.
+"""Compare any runs: settings that differ, final metrics and curves.
 
     python -m experiments.compare runs/default/rope-nano-s1 runs/default/alibi-nano-s1
     python -m experiments.compare runs/wandb/offline-run-*
     python -m experiments.compare entity/project/id runs/default/rope-nano-s1
 
 A run is its folder, an offline run of Weights & Biases, or entity/project/id of a server. Perplexity against context is
-compared where it was measured: in perplexity/ of a folder, or by a W&B run of a reading.
+compared where it was measured: in a folder's perplexity/, or in the W&B run of a reading.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from conf.compose import program
 from conf.files import with_ending
 from experiments.compare.recorded import Recorded, read
 
-# Where a run is kept and logged is not what it is.
-ASIDE = ("name", "runs", "cache", "logger", "trainer.progress")
+# Settings of where a run is saved and logged, which do not change its results.
+IGNORED = ("name", "runs", "cache", "logger", "trainer.progress")
 CURVES = {"train/loss": 0.8, "validation/nll": 2.0}  # width of each line
 STYLES = ("-", "--", ":", "-.")
 
@@ -29,48 +29,48 @@ def letters(count: int) -> list[str]:
 
 
 def differences(runs: list[Recorded]) -> dict[str, list]:
-    """The settings in which runs differ, a value for each run, None where it has none."""
+    """The settings in which runs differ: a value for each run, None if it has none."""
     keys = dict.fromkeys(key for run in runs for key in run.config)
-    keys = [key for key in keys if not any(key == each or key.startswith(f"{each}.") for each in ASIDE)]
+    keys = [key for key in keys if not any(key == prefix or key.startswith(f"{prefix}.") for prefix in IGNORED)]
     values = {key: [run.config.get(key) for run in runs] for key in keys}
-    return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
+    return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
 
 
 def finals(runs: list[Recorded]) -> dict[str, list]:
-    """The metrics at the end, a value for each run, None where it has none."""
+    """The final metrics: a value for each run, None if it has none."""
     keys = dict.fromkeys(key for run in runs for key in run.final)
     return {key: [run.final.get(key) for run in runs] for key in keys}
 
 
 def contexts(runs: list[Recorded]) -> dict[str, list]:
-    """Perplexity by tokens of context (columns) of every reading (rows), None where it was not measured."""
+    """Perplexity by tokens of context (columns) of every reading (rows); None if it was not measured."""
     lengths = sorted({point.context for run in runs for points in run.readings.values() for point in points})
     table = {"tokens of context": lengths} if lengths else {}
     for letter, run in zip(letters(len(runs)), runs, strict=True):
         for name, points in run.readings.items():
-            found = {point.context: point.perplexity for point in points}
-            table[f"{letter} {name}"] = [found.get(length) for length in lengths]
+            perplexities = {point.context: point.perplexity for point in points}
+            table[f"{letter} {name}"] = [perplexities.get(length) for length in lengths]
     return table
 
 
 def notes(runs: list[Recorded]) -> list[str]:
-    """What keeps numbers from being compared."""
-    said, differing = [], differences(runs)
+    """Warnings where the numbers of these runs cannot be compared."""
+    messages, differing = [], differences(runs)
     if any(key.startswith("data.") for key in differing):
-        said.append("The runs differ in their data: losses and perplexities are of different text or different tokens.")
+        messages.append("The runs differ in their data: their losses are of different text or different tokens.")
     sets: dict[int, set] = {}
     for run in runs:
         for point in (point for points in run.readings.values() for point in points if point.targets is not None):
             sets.setdefault(point.context, set()).add(point.targets)
-    if any(len(each) > 1 for each in sets.values()):
-        said.append("Not all readings scored the same targets: a difference between those says nothing.")
+    if any(len(targets) > 1 for targets in sets.values()):
+        messages.append("Some readings scored different targets; their differences mean nothing.")
     if unfinished := [run.name for run in runs if run.state not in ("done", "finished")]:
-        said.append(f"Not finished, and shown as far as they came: {', '.join(unfinished)}.")
-    return said
+        messages.append(f"These runs are not finished and are shown so far: {', '.join(unfinished)}.")
+    return messages
 
 
 def text(runs: list[Recorded]) -> str:
-    """Runs, what differs, the end, perplexity by context, and what to beware of."""
+    """The whole comparison as text: runs, settings that differ, final metrics, perplexity by context and warnings."""
     names = letters(len(runs))
     parts = ["\n".join(f"{letter}  {run.name}  ({run.source})" for letter, run in zip(names, runs, strict=True))]
     differing, ends, reading = differences(runs), finals(runs), contexts(runs)
@@ -79,14 +79,14 @@ def text(runs: list[Recorded]) -> str:
     else:
         parts.append("No setting differs.")
     if ends:
-        parts.append("At the end:\n" + columns({"": names, **ends}))
+        parts.append("Final metrics:\n" + columns({"": names, **ends}))
     if reading:
         parts.append("Perplexity by context:\n" + columns(reading))
     return "\n\n".join([*parts, *notes(runs)])
 
 
 def columns(table: dict[str, list]) -> str:
-    """Rows by name, in columns."""
+    """Format rows, by name, as aligned columns."""
     lines = [[name, *map(_cell, values)] for name, values in table.items()]
     first, *rest = (max(map(len, column)) for column in zip(*lines, strict=True))
     return "\n".join(
@@ -100,7 +100,7 @@ def _cell(value) -> str:
 
 
 def draw(runs: list[Recorded]):
-    """Loss against tokens, and perplexity against context where there is any."""
+    """Draw loss against tokens, and perplexity against context if there is any."""
     from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
 
     plt = pyplot()
@@ -110,19 +110,19 @@ def draw(runs: list[Recorded]):
     figure, axes = plt.subplots(
         1, max(1, len(panels)), figsize=(7 * max(1, len(panels)), 5.5), layout="constrained", squeeze=False
     )
-    named = dict(zip(letters(len(runs)), runs, strict=True))
-    colours = {letter: COLOURS[i % len(COLOURS)] for i, letter in enumerate(named)}
+    by_letter = dict(zip(letters(len(runs)), runs, strict=True))
+    colours = {letter: COLOURS[i % len(COLOURS)] for i, letter in enumerate(by_letter)}
     for panel, kind in zip(axes.flat, panels, strict=False):
-        kind(panel, named, colours)
+        kind(panel, by_letter, colours)
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
-    caption = "; ".join(f"{letter}: {run.name}" for letter, run in named.items())
+    caption = "; ".join(f"{letter}: {run.name}" for letter, run in by_letter.items())
     headed(figure, "Runs compared", caption)
     return Drawing(figure, "Runs compared", text(runs))
 
 
-def _losses(panel, named: dict[str, Recorded], colours: dict[str, str]) -> None:
-    for letter, run in named.items():
+def _losses(panel, runs: dict[str, Recorded], colours: dict[str, str]) -> None:
+    for letter, run in runs.items():
         for curve, width in CURVES.items():
             if points := run.curves.get(curve):
                 label = f"{letter} {short(run.name)}" if curve == "validation/nll" else None
@@ -131,22 +131,22 @@ def _losses(panel, named: dict[str, Recorded], colours: dict[str, str]) -> None:
     panel.set(title="validation loss (thin: training)", xlabel="tokens", ylabel="nats per token")
 
 
-def _contexts(panel, named: dict[str, Recorded], colours: dict[str, str]) -> None:
+def _contexts(panel, runs: dict[str, Recorded], colours: dict[str, str]) -> None:
     ticks = set()
-    asked = sorted(
-        {name for run in named.values() for name in run.readings}, key=lambda each: (each[:4] != "none", each)
+    names = sorted(
+        {name for run in runs.values() for name in run.readings}, key=lambda name: (name[:4] != "none", name)
     )
-    for letter, run in named.items():
+    for letter, run in runs.items():
         for name, points in run.readings.items():
             x, y = ([getattr(point, key) for point in points] for key in ("context", "perplexity"))
             label = f"{letter} {short(name)}"
-            style = STYLES[asked.index(name) % len(STYLES)]
+            style = STYLES[names.index(name) % len(STYLES)]
             panel.plot(x, y, style, color=colours[letter], marker="o", markersize=3, label=label)
             if all(point.low is not None for point in points):
                 low, high = ([getattr(point, key) for point in points] for key in ("low", "high"))
                 panel.fill_between(x, low, high, color=colours[letter], alpha=0.12, linewidth=0)
             ticks |= set(x)
-    for window in {run.config.get("original_window") for run in named.values() if run.readings} - {None}:
+    for window in {run.config.get("original_window") for run in runs.values() if run.readings} - {None}:
         panel.axvline(window, color="black", linewidth=0.8, linestyle=":")
     panel.set(xscale="log", yscale="log", xlabel="tokens of context (dotted: the trained window)", ylabel="perplexity")
     panel.set_xticks(sorted(ticks), [f"{tick}" for tick in sorted(ticks)])
@@ -155,7 +155,7 @@ def _contexts(panel, named: dict[str, Recorded], colours: dict[str, str]) -> Non
 
 
 def short(name: str, limit: int = 48) -> str:
-    """A name that fits into a legend: its ends."""
+    """Shorten a name to fit into a legend by leaving out its middle."""
     return name if len(name) <= limit else f"{name[: limit // 2 - 1]}…{name[-limit // 2 :]}"
 
 
@@ -163,20 +163,20 @@ def compare(sources: list[str], out: Path) -> str:
     """Read the runs, write <out>.txt, .png and .svg, and return the text.
 
     Raises:
-        BadInput: fewer than two runs, or something that is no run.
+        BadInput: fewer than two runs, or a source that is no run.
     """
     if len(sources) < 2:
-        raise BadInput(f"compare wants two runs or more, and got {' '.join(sources)}")
+        raise BadInput(f"compare takes two runs or more, not only {' '.join(sources)}")
     if not out.name:
         raise BadInput(f"--out={out} must be the name of files, without their suffix")
     from experiments.lab.canvas import save
 
     runs = [read(source) for source in sources]
-    told = text(runs)
+    report = text(runs)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with_ending(out, ".txt").write_text(told + "\n", encoding="utf-8")
+    with_ending(out, ".txt").write_text(report + "\n", encoding="utf-8")
     save(draw(runs), out)
-    return told
+    return report
 
 
 def main() -> None:

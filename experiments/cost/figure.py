@@ -1,4 +1,4 @@
-"""The figure of experiments/cost/growth.py: seconds and peak memory of a training step against what can be scaled."""
+"""The figure of experiments/cost/growth.py: seconds and peak memory of a training step against each size."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ UNITS = {"seconds": 1.0, "peak": 1e-6}
 
 
 def cost_figure(path: Path, rows: list[dict], fits: list[dict], paper: list[dict], about: dict) -> None:
-    """A column for each axis, its fit drawn where it was fitted, and one for devices; writes path.png and path.svg."""
+    """A column for each axis with its fit, and one for devices; writes path.png and path.svg."""
     plt = pyplot()
     columns = len(fits) + bool(paper)
     figure, grid = plt.subplots(2, columns, figsize=(3.1 * columns, 6.6), squeeze=False, layout="constrained")
     for column, fit in enumerate(fits):
-        mine = [row for row in rows if row["axis"] == fit["axis"] and row["failure"] is None]
+        points = [row for row in rows if row["axis"] == fit["axis"] and row["failure"] is None]
         for panel, key in zip(grid[:, column], QUANTITIES, strict=True):
-            _axis(panel, mine, fit, key)
+            _axis(panel, points, fit, key)
     if paper:
         _devices(grid[:, -1], paper, about["settings"]["bandwidths"])
     for panel, label in zip(grid[:, 0], QUANTITIES.values(), strict=True):
@@ -37,7 +37,8 @@ def cost_figure(path: Path, rows: list[dict], fits: list[dict], paper: list[dict
     caption = (
         f"{about['device']}, {about['threads']} threads, {about['precision']}. Each axis is scaled alone from "
         f"{settings['model']} at window {settings['window']}; medians and range of the rounds; lines are power laws "
-        "fitted to the points they pass. Devices are worked out from the bytes they exchange, nothing overlapping."
+        "fitted to the points they pass. Costs on several devices are estimated from the bytes they exchange, without "
+        "overlap."
     )
     headed(figure, title, caption)
     laws = [f"{fit['axis']} {fit['low']}-{fit['high']}: seconds ~ x^{fit['seconds']['exponent']:.2f}" for fit in fits]
@@ -45,7 +46,7 @@ def cost_figure(path: Path, rows: list[dict], fits: list[dict], paper: list[dict
 
 
 def _axis(panel, rows: list[dict], fit: dict, key: str) -> None:
-    """Points of one axis, and the power law between the first and the last."""
+    """The points of one axis and the power law between the first and the last."""
     x = np.array([row["size"] for row in rows], dtype=float)
     if key == "seconds":
         middle = np.array([np.median(row[key]) for row in rows])
@@ -62,15 +63,15 @@ def _axis(panel, rows: list[dict], fit: dict, key: str) -> None:
 
 
 def _devices(panels, paper: list[dict], bandwidths) -> None:
-    """Seconds at every bandwidth, and the bytes of weights, gradients and moments on a device."""
+    """Seconds at every bandwidth, and the bytes of weights, gradients and moments on one device."""
     for strategy, style in (("ddp", "-"), ("fsdp", "--")):
-        mine = [row for row in paper if row["strategy"] == strategy]
-        n = [row["devices"] for row in mine]
+        points = [row for row in paper if row["strategy"] == strategy]
+        n = [row["devices"] for row in points]
         for place, bandwidth in enumerate(bandwidths):
             label = f"{strategy}, {bandwidth / 1e9:g} GB/s"
-            panels[0].plot(n, [row["seconds"][place] for row in mine], style, color=COLOURS[place % 6], label=label)
+            panels[0].plot(n, [row["seconds"][place] for row in points], style, color=COLOURS[place % 6], label=label)
         panels[1].plot(
-            n, [row["state"] / 1e6 for row in mine], style, color="#333333", label=f"{strategy}, state alone"
+            n, [row["state"] / 1e6 for row in points], style, color="#333333", label=f"{strategy}, state alone"
         )
     for panel in panels:
         panel.set_xlabel("devices (on paper)")

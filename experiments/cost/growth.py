@@ -2,10 +2,10 @@
 
     python -m experiments.cost
 
-From one point each axis is scaled alone; width takes the heads along, whose own width stays. A power law c·x^a is
-fitted to every axis by least squares in the logarithms: it describes the range it was fitted in, and no other. Beside
-it stands the exponent that the operations counted in models/compute.py have in the same range. More devices are worked
-out on paper (`on_devices`).
+Each axis is scaled alone from one starting point; the number of heads scales with the width, so that a head keeps its
+width. A power law c·x^a is fitted to every axis by least squares in the logarithms and holds only in the range it was
+fitted in. It is compared with the exponent of the operations counted in models/compute.py over the same range. The cost
+on more devices is estimated, not measured (`on_devices`).
 """
 
 from dataclasses import asdict, replace
@@ -34,7 +34,7 @@ Numbers = Annotated[
 
 
 class Cost(Settings):
-    """What is measured and worked out, as in conf/cost.yaml."""
+    """The settings of the cost measurements, as in conf/cost.yaml."""
 
     model: str
     window: Count
@@ -52,7 +52,7 @@ class Cost(Settings):
 
 
 def scaled(config: "Config", axis: str, factor: float) -> "Config":
-    """The run with one of its sizes multiplied.
+    """A run with one of its sizes multiplied by `factor`.
 
     Raises:
         BadInput: the product is no whole number.
@@ -72,7 +72,7 @@ def scaled(config: "Config", axis: str, factor: float) -> "Config":
 
 
 def measure(bench: "Workbench") -> list[dict]:
-    """A row for each axis and factor: the size, seconds a step in every round, peak bytes, operations, weights."""
+    """A row for each axis and factor with size, seconds per step in every round, peak bytes, operations and weights."""
     from models.compute import flops_per_token
 
     base, rows = bench.config(bench.settings.model, "rope", bench.settings.window), []
@@ -81,14 +81,14 @@ def measure(bench: "Workbench") -> list[dict]:
 
         def build(config: "Config"):
             tokens = config.batch * config.window
-            return replace(bench, settings=bench.settings.model_copy(update={"tokens": tokens})).ours(config)
+            return replace(bench, settings=bench.settings.model_copy(update={"tokens": tokens})).lab_loop(config)
 
         outcomes = bench.compare(axis, {factor: lambda c=config: build(c) for factor, config in configs.items()})
         for factor, config in configs.items():
             gpt = bench.module(config).gpt
             operations = flops_per_token(gpt, config.window) * config.batch * config.window
             size = getattr(config.model, axis, None) or getattr(config, axis)
-            weights = sum(each.numel() for each in gpt.parameters())
+            weights = sum(parameter.numel() for parameter in gpt.parameters())
             row = {"axis": axis, "factor": factor, "size": size, "operations": operations, "weights": weights}
             rows.append(row | asdict(outcomes[factor]))
     return rows
@@ -101,34 +101,34 @@ def power_law(x, y) -> tuple[float, float]:
 
 
 def fits(rows: list[dict]) -> list[dict]:
-    """A row for each axis with two points or more: its range, the exponents, and the constants of seconds and peak.
+    """Fit a power law to every axis with two points or more; a row each with its range, exponents and constants.
 
-    The exponent of the seconds is fitted in every round for itself: its median and quartiles. `off` is the largest
-    factor between a point and its fit.
+    The exponent of the seconds is also fitted to each round alone, which gives its median and quartiles. `off` is the
+    largest factor between a point and its fit.
     """
     from experiments.benchmark import spread
 
-    found = []
+    results = []
     for axis in AXES:
-        mine = [row for row in rows if row["axis"] == axis and row["failure"] is None]
-        if len(mine) < 2:
+        points = [row for row in rows if row["axis"] == axis and row["failure"] is None]
+        if len(points) < 2:
             continue
-        x, rounds = [row["size"] for row in mine], min(len(row["seconds"]) for row in mine)
+        x, rounds = [row["size"] for row in points], min(len(row["seconds"]) for row in points)
         fit = {"axis": axis, "low": min(x), "high": max(x)}
-        each = [power_law(x, [row["seconds"][number] for row in mine])[0] for number in range(rounds)]
-        fit["rounds"] = asdict(spread(each))
-        values = {"seconds": [float(np.median(row["seconds"])) for row in mine]}
-        values |= {key: [row[key] for row in mine] for key in ("peak", "operations")}
+        exponents = [power_law(x, [row["seconds"][number] for row in points])[0] for number in range(rounds)]
+        fit["rounds"] = asdict(spread(exponents))
+        values = {"seconds": [float(np.median(row["seconds"])) for row in points]}
+        values |= {key: [row[key] for row in points] for key in ("peak", "operations")}
         for key, y in values.items():
             exponent, constant = power_law(x, y)
             off = np.exp(np.abs(np.log(y) - np.log(constant * np.power(x, exponent))).max())
             fit[key] = {"exponent": exponent, "constant": constant, "off": float(off)}
-        found.append(fit)
-    return found
+        results.append(fit)
+    return results
 
 
 def on_devices(seconds: float, exponent: float, weights: int, devices, bandwidths) -> list[dict]:
-    """What a step of the same batch would cost on n devices that share it, on paper.
+    """The estimated cost of a step of the same batch shared by n devices.
 
     ddp averages G = 4 bytes of gradient for each weight: in a ring each device sends 2·(n - 1)/n·G (Patarasuk and
     Yuan 2009), and every device keeps the whole state. fsdp gathers the weights twice and scatters the gradient once,
@@ -152,11 +152,11 @@ def on_devices(seconds: float, exponent: float, weights: int, devices, bandwidth
     return rows
 
 
-def table(found: list[dict], paper: list[dict], bandwidths) -> str:
+def table(laws: list[dict], paper: list[dict], bandwidths) -> str:
     """The exponents, then the devices."""
     head = f"{'axis':<7} {'fitted in':>13}  {'seconds: exponent':<20} {'off':>5}"
     lines = [f"{head}  {'operations: exponent':>20}  {'peak: exponent':>14} {'off':>5}"]
-    for fit in found:
+    for fit in laws:
         rounds, seconds, peak = (
             "{median:.2f} [{low:.2f}, {high:.2f}]".format(**fit["rounds"]),
             fit["seconds"],
@@ -164,10 +164,12 @@ def table(found: list[dict], paper: list[dict], bandwidths) -> str:
         )
         line = f"{fit['axis']:<7} {fit['low']:>5} - {fit['high']:<5}  {rounds:<20} {seconds['off']:>5.2f}"
         lines.append(f"{line}  {fit['operations']['exponent']:>20.2f}  {peak['exponent']:>14.2f} {peak['off']:>5.2f}")
-    speeds = ", ".join(f"{each / 1e9:g}" for each in bandwidths)
-    lines.append(f"\nOn paper, the same batch shared and nothing overlapping; seconds a step at {speeds} GB/s:")
+    speeds = ", ".join(f"{value / 1e9:g}" for value in bandwidths)
+    lines.append(
+        f"\nEstimated for the same batch shared by all devices, nothing overlapping; seconds per step at {speeds} GB/s:"
+    )
     for row in paper:
-        times = "  ".join(f"{each:.4g}" for each in row["seconds"])
+        times = "  ".join(f"{value:.4g}" for value in row["seconds"])
         lines.append(
             f"{row['strategy']:<5} {row['devices']:>3} devices  {row['sent'] / 1e6:>9,.1f} MB sent  "
             f"{row['state'] / 1e6:>9,.1f} MB of state  {times}"
@@ -176,7 +178,7 @@ def table(found: list[dict], paper: list[dict], bandwidths) -> str:
 
 
 def run_cost(settings: Cost, overrides: list[str]) -> Path:
-    """Measure, fit, work out, print, and keep cost.json, .txt, .png and .svg; returns their folder."""
+    """Measure, fit and print the costs, and write cost.json, .txt, .png and .svg; returns their folder."""
     import torch
 
     from experiments.benchmark import Workbench
@@ -184,9 +186,9 @@ def run_cost(settings: Cost, overrides: list[str]) -> Path:
 
     bench = Workbench.set_up(settings)
     rows = measure(bench)
-    found = fits(rows)
+    laws = fits(rows)
     base = next((row for row in rows if row["axis"] == "batch" and row["factor"] == 1 and row["failure"] is None), None)
-    fitted = [fit["seconds"]["exponent"] for fit in found if fit["axis"] == "batch"]
+    fitted = [fit["seconds"]["exponent"] for fit in laws if fit["axis"] == "batch"]
     paper = []
     if base is not None and fitted:
         seconds = float(np.median(base["seconds"]))
@@ -196,10 +198,10 @@ def run_cost(settings: Cost, overrides: list[str]) -> Path:
     about |= {"threads": torch.get_num_threads(), "settings": settings.model_dump(mode="json")}
     folder = Path(settings.folder or f"runs/cost/{bench.label}")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "cost.json", {**about, "rows": rows, "fits": found, "devices": paper})
-    printed = table(found, paper, settings.bandwidths)
+    write_json(folder / "cost.json", {**about, "rows": rows, "fits": laws, "devices": paper})
+    printed = table(laws, paper, settings.bandwidths)
     (folder / "cost.txt").write_text(printed + "\n")
-    cost_figure(folder / "cost", rows, found, paper, about)
+    cost_figure(folder / "cost", rows, laws, paper, about)
     print(f"{bench.name}, {about['threads']} threads, {bench.precision}\n{printed}\nNumbers and figure: {folder}/")
     return folder
 

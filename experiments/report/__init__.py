@@ -1,1 +1,1 @@
-"""Every claim with results as one page to look at, and as a table."""
+"""The results of all claims as one HTML page and as a Markdown table."""

@@ -1,4 +1,4 @@
-"""Everything that claims left behind, read from their files."""
+"""Read the results and figures of all claims from their files."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 @dataclass(frozen=True)
 class Report:
-    """All there is to show: results by label, their figures as data URIs, what was not run, and the conclusions.
+    """The contents of the page: results by label, their figures as data URIs, claims not run, and the conclusions.
 
     Labels are names of files, <claim> or <claim>-<scale>; missing: title, statement and command by claim.
     """
@@ -26,7 +26,7 @@ class Report:
 
 
 def gather(folder: Path) -> Report:
-    """Read what `experiments.reproduce` left in a folder, in the order of the claims, at each from small to large.
+    """Read the results of `experiments.reproduce` in a folder, ordered by claim and then by scale from small to large.
 
     Raises:
         BadInput: no such folder, or a JSON file in it that is no result.

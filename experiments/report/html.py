@@ -1,4 +1,4 @@
-"""The page of all claims: plain HTML with its style and its figures inside, for a desk, a phone, paper and a reader."""
+"""The page of all claims: one HTML file with style and figures inside, for screens, paper and screen readers."""
 
 import re
 from html import escape
@@ -8,14 +8,14 @@ from experiments.report.gather import NOT_RUN, Report
 from experiments.reproduce import blocks, cell, size
 
 STYLE = Path(__file__).with_name("report.css")
-MARKS = {
+BADGES = {
     "reproduced": ("yes", "✓"),
     "not reproduced": ("no", "✗"),
     "inconclusive": ("open", "?"),
     NOT_RUN: ("none", "–"),
 }
-ROOM = 7  # columns of a table that fit beside the paper's numbers
-# What a browser may load: nothing but what the page carries.
+NARROW_COLUMNS = 7  # columns of a table that fit beside the paper's numbers
+# A browser may load nothing from outside the page.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -54,23 +54,23 @@ number in full. Intervals are 95 %; comparisons are paired over seeds and docume
 
 
 def _badge(word: str) -> str:
-    kind, mark = MARKS.get(word, MARKS["inconclusive"])
+    kind, mark = BADGES.get(word, BADGES["inconclusive"])
     return f'<span class="badge {kind}"><span aria-hidden="true">{mark} </span>{escape(word)}</span>'
 
 
-def _scrolled(table: str, name: str) -> str:
-    """Something wide in a box of its own that scrolls, also by keyboard, so that the page does not."""
+def _scroll_box(table: str, name: str) -> str:
+    """Wrap a wide element in a box that scrolls, also by keyboard, so that the page does not."""
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(name)}">{table}</div>'
 
 
 def _summary(report: Report) -> str:
-    """All claims with all their parts, each a link to what is below."""
+    """The summary: all claims with all their parts, linked to their sections."""
     groups = []
     for label, result in report.results.items():
         rows = [(part["part"], part["word"]) for part in result["parts"]]
         groups.append(_group(label, result["title"], size(result.get("scale")), rows))
     for name, claim in report.missing.items():
-        groups.append(_group(_waiting(name), claim["title"], "", [(claim["statement"], NOT_RUN)]))
+        groups.append(_group(_missing_anchor(name), claim["title"], "", [(claim["statement"], NOT_RUN)]))
     return f"""<nav id="summary" aria-labelledby="summary-title">
 <h2 id="summary-title">Summary</h2>
 <table class="summary">
@@ -88,17 +88,17 @@ def _group(anchor: str, title: str, under: str, rows: list[tuple[str, str]]) -> 
 
 
 def _claim(label: str, result: dict, figure: str | None) -> str:
-    """A claim: the statement, what came of it, the figure, our numbers beside the paper's, how to have them again."""
+    """The section of a claim: statement, verdicts, figure, our numbers beside the paper's, and the command."""
     name = escape(label)
     title = result["title"] + (f", scale {result['scale']['name']}" if result.get("scale") else "")
     parts = "".join(
-        f"<li><p>{_badge(each['word'])} <strong>{escape(each['part'])}</strong></p>"
-        f"<p>{escape(each['reason'])}</p></li>\n"
-        for each in result["parts"]
+        f"<li><p>{_badge(part['word'])} <strong>{escape(part['part'])}</strong></p>"
+        f"<p>{escape(part['reason'])}</p></li>\n"
+        for part in result["parts"]
     )
-    paper = "".join(f"<li>{escape(each)}</li>" for each in result["paper"].split("; "))
+    paper = "".join(f"<li>{escape(number)}</li>" for number in result["paper"].split("; "))
     tables = blocks(result["rows"])
-    beside = "beside wide" if max(len(block[0]) for block in tables) > ROOM else "beside"
+    beside = "beside wide" if max(len(block[0]) for block in tables) > NARROW_COLUMNS else "beside"
     numbers = "".join(_table(block, title) for block in tables)
     return f"""<article id="{name}" aria-labelledby="{name}-title">
 <h2 id="{name}-title">{escape(title)} {_badge(result["verdict"])}</h2>
@@ -116,7 +116,7 @@ def _claim(label: str, result: dict, figure: str | None) -> str:
 <h3>What would settle it</h3>
 <p>{escape(result["settle"])}</p>
 <h3>To have it again</h3>
-{_made(result)}<p class="up"><a href="#top">Back to the top</a></p>
+{_provenance(result)}<p class="up"><a href="#top">Back to the top</a></p>
 </article>
 """
 
@@ -126,11 +126,11 @@ def _figure(uri: str | None, title: str) -> str:
         return ""
     alternative = escape(f"Figure: {title}. The numbers are in the tables that follow.")
     image = f'<img src="{uri}" alt="{alternative}">'
-    return f"<figure>{_scrolled(image, f'Figure of {title}')}</figure>\n"
+    return f"<figure>{_scroll_box(image, f'Figure of {title}')}</figure>\n"
 
 
 def _table(rows: list[dict], title: str) -> str:
-    """Rows with the same columns, numbers to the right and words to the left; the first column names the row."""
+    """A table of rows with the same columns, numbers right- and words left-aligned; the first column names the row."""
     words = {column for column in rows[0] if all(isinstance(row[column], str | None) for row in rows)}
 
     def table_cell(name: str, column: str, text: str, scope: str = "") -> str:
@@ -142,44 +142,44 @@ def _table(rows: list[dict], title: str) -> str:
     for row in rows:
         (first, value), *rest = row.items()
         cells = [table_cell("th", first, cell(value), ' scope="row"')]
-        cells += [table_cell("td", column, cell(each)) for column, each in rest]
+        cells += [table_cell("td", column, cell(value)) for column, value in rest]
         body += f"<tr>{''.join(cells)}</tr>\n"
     by = f"by {next(iter(rows[0]))}"
     parts = f"<caption><span>{escape(by)}</span></caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>"
-    return _scrolled(f"<table>\n{parts}</table>", f"{title}, {by}") + "\n"
+    return _scroll_box(f"<table>\n{parts}</table>", f"{title}, {by}") + "\n"
 
 
-def _made(result: dict) -> str:
-    """Where the numbers come from: command, scale, device, date, commit, versions."""
+def _provenance(result: dict) -> str:
+    """The origin of the numbers: command, scale, device, date, commit and versions."""
     commit, scale = result.get("commit"), result.get("scale")
     facts = {
         "Scale": size(scale) + (f"; a verdict takes {scale['seeds_needed']}" if scale else ""),
         "Device": ", ".join(filter(None, (result.get("device"), result.get("precision")))),
         "Date": result.get("date"),
         "Commit": commit and commit[:12] + (", with changes" if result.get("changed") else ""),
-        "Versions": ", ".join(f"{name} {each}" for name, each in result.get("versions", {}).items() if each),
+        "Versions": ", ".join(f"{name} {version}" for name, version in result.get("versions", {}).items() if version),
     }
     entries = "".join(f"<div><dt>{name}</dt><dd>{escape(fact)}</dd></div>\n" for name, fact in facts.items() if fact)
     return f"{_command(result['command'])}\n<dl>\n{entries}</dl>\n"
 
 
 def _command(words: str) -> str:
-    return _scrolled(f"<pre><code>{escape(words)}</code></pre>", "Command")
+    return _scroll_box(f"<pre><code>{escape(words)}</code></pre>", "Command")
 
 
 def _missing(missing: dict[str, dict[str, str]]) -> str:
-    """Claims that wait for their runs, and how to run them."""
+    """The claims without results, with the commands that run them."""
     if not missing:
         return ""
     articles = "".join(
-        f'<article id="{_waiting(name)}"><h3>{escape(claim["title"])} {_badge(NOT_RUN)}</h3>\n'
+        f'<article id="{_missing_anchor(name)}"><h3>{escape(claim["title"])} {_badge(NOT_RUN)}</h3>\n'
         f"<p>{escape(claim['statement'])}</p>\n{_command(claim['command'])}</article>\n"
         for name, claim in missing.items()
     )
     return f'<section aria-labelledby="not-run">\n<h2 id="not-run">Not run</h2>\n{articles}</section>\n'
 
 
-def _waiting(name: str) -> str:
+def _missing_anchor(name: str) -> str:
     """The anchor of a claim without results, which no label has."""
     return f"{name}.not-run"
 
@@ -194,13 +194,13 @@ def _conclusions(text: str | None) -> str:
 
 
 def prose(text: str) -> str:
-    """The little Markdown that a page of conclusions is written in: headings, paragraphs, lists of dashes, and in them
-    **strong**, *emphasis*, `code` and [links](https://…); everything else is text.
+    """Convert the Markdown of the conclusions to HTML: headings, paragraphs, lists of dashes, and in them **strong**,
+    *emphasis*, `code` and [links](https://…). Everything else stays text.
     """
     parts = []
     for block in re.split(r"\n\s*\n", text.strip()):
         if heading := re.fullmatch(r"(#+) (.+)", block):
-            # The page has its own heading above; a first one of the file would say it twice.
+            # The page has its own title, so the file's is left out.
             parts.append("" if len(heading[1]) == 1 else f"<h3>{_inline(heading[2])}</h3>\n")
         elif block.startswith("- "):
             items = re.split(r"\n- ", block.removeprefix("- "))
@@ -211,7 +211,7 @@ def prose(text: str) -> str:
 
 
 def _inline(text: str) -> str:
-    """Marks within a line; what stands in backquotes stays as it is."""
+    """Convert the marks within a line; text in backquotes stays as it is."""
     parts = []
     for number, piece in enumerate(re.split(r"`([^`]+)`", escape(" ".join(text.split())))):
         if number % 2:

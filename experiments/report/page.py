@@ -1,10 +1,10 @@
-"""Every claim with results as one page to look at, and as a table.
+"""The results of all claims as one HTML page and as a Markdown table.
 
     python -m experiments.report
     python -m experiments.report readme=experiments/reproduce/README.md
 
-The page, report.html beside the results, is one file that needs no other and asks no server for anything: figures are
-inside. conclusions.md beside the results, a few sentences written by hand, opens it.
+The page, report.html beside the results, is self-contained: figures are inside, and it loads nothing from a server. It
+opens with conclusions.md beside the results, a few sentences written by hand.
 """
 
 import os
@@ -20,14 +20,14 @@ START, END = "<!-- claims -->", "<!-- /claims -->"
 
 
 class ReportSettings(Settings):
-    """Where results are and which file has their table, as in conf/report.yaml."""
+    """The folder of the results and the file with their table, as in conf/report.yaml."""
 
     results: str
     readme: str | None
 
 
 def scale(result: dict) -> str:
-    """The scale of a result in two words, and in full where it was computed."""
+    """The scale of a result: its name and seeds, or that it was computed."""
     values = result.get("scale")
     return size(None) if values is None else f"{values['name']}, {values['seeds']} seeds"
 
@@ -40,26 +40,31 @@ def markdown(report: Report, folder: Path, page: Path) -> str:
     folder = Path(os.path.relpath(folder, page.parent))
     lines = ["| claim | in question | verdict | what was found | scale |", "|---|---|---|---|---|"]
     for label, result in report.results.items():
-        name = f"[{_plain(result['title'])}]({folder.as_posix()}/{label}.json)"
+        name = f"[{_escape(result['title'])}]({folder.as_posix()}/{label}.json)"
         for number, part in enumerate(result["parts"]):
-            cells = [name if number == 0 else "", _plain(part["part"]), f"**{part['word']}**", _plain(part["reason"])]
+            cells = [
+                name if number == 0 else "",
+                _escape(part["part"]),
+                f"**{part['word']}**",
+                _escape(part["reason"]),
+            ]
             lines.append(f"| {' | '.join([*cells, scale(result) if number == 0 else ''])} |")
     for claim in report.missing.values():
         lines.append(
-            f"| {_plain(claim['title'])} | {_plain(claim['statement'])} | {NOT_RUN} | `{claim['command']}` | |"
+            f"| {_escape(claim['title'])} | {_escape(claim['statement'])} | {NOT_RUN} | `{claim['command']}` | |"
         )
     return "\n".join(lines)
 
 
-def _plain(text: str) -> str:
-    """Text that Markdown takes for nothing else, in one cell."""
+def _escape(text: str) -> str:
+    """Escape text for one cell of a Markdown table."""
     for mark in "\\|<*_`[":
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())
 
 
-def updated(text: str, table: str, path: str) -> str:
-    """A Markdown text whose part between the two markers is this table.
+def insert_table(text: str, table: str, path: str) -> str:
+    """A Markdown text with the part between the two markers replaced by this table.
 
     Raises:
         BadInput: the markers are not there, or not once each and in this order.
@@ -83,7 +88,7 @@ def _main(values: dict, overrides: list[str]) -> None:
     if settings.readme is not None:
         if not readme.is_file():
             raise BadInput(f"readme={readme}: there is no such file")
-        readme.write_text(updated(readme.read_text(encoding="utf-8"), table, settings.readme), encoding="utf-8")
+        readme.write_text(insert_table(readme.read_text(encoding="utf-8"), table, settings.readme), encoding="utf-8")
         print(f"Table: {readme}")
 
 
