@@ -19,7 +19,7 @@ from experiments.reproduce.claims.extrapolation import Extrapolation
 from experiments.reproduce.claims.spacing import Spacing
 from experiments.reproduce.claims.starting_positions import LARGE, StartingPositions, difference, moved
 from experiments.reproduce.page import plain, table
-from experiments.reproduce.verdicts import enough
+from experiments.reproduce.verdicts import require_seeds
 from tests.runs import reproduce_request, run_program
 
 WORDS = ("reproduced", "not reproduced", "inconclusive")
@@ -162,7 +162,7 @@ def test_differences_by_position_take_the_bins_asked_for():
 
 def test_few_seeds_are_inconclusive_whatever_they_say():
     row = {"position": "rope", "share of steps": ratio(0.7, 0.9), "perplexity ratio": ratio(0.9, 1.1)}
-    (said,) = enough(Convergence().judge(Findings([row])), 2, 5).values()
+    (said,) = require_seeds(Convergence().judge(Findings([row])), 2, 5).values()
     assert said.word == "inconclusive" and "2 of the 5 seeds" in said.reason and "so far reproduced" in said.reason
 
 

@@ -1,4 +1,4 @@
-"""The runs that claims ask for: arms in words to settings, those that are fine-tuned from others among them."""
+"""The runs of claims: overrides of arms become configurations, including arms fine-tuned from other arms."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +25,7 @@ OUT_OF_NAMES = UNNAMED - {"log_every", "validate_every", "validation_windows", "
 
 
 class Request(Settings):
-    """What is to be reproduced and where, as in conf/reproduce.yaml."""
+    """The claims to reproduce and how, as in conf/reproduce.yaml."""
 
     claim: Annotated[Words, Field(min_length=1)]
     scale: Scale
@@ -42,18 +42,18 @@ class Request(Settings):
 
     @property
     def count(self) -> int:
-        """How many seeds."""
+        """The number of seeds."""
         return self.seeds or self.scale.seeds
 
 
 def arms_of(claim: Claim, request: Request, known: dict[str, "Config"] | None = None) -> Arms:
-    """The runs of a claim, by arm and one for each seed, named by what tells arms apart; bases before what needs them.
+    """The runs of a claim by arm, one per seed, named by the overrides that tell arms apart; bases come first.
 
     Args:
-        known: runs by `run_key`; those that are there already are taken, and the others added.
+        known: runs by `run_key`, which are reused; new runs are added to it.
 
     Raises:
-        BadInput: an arm cannot be composed, or is fine-tuned from one that there is not, or from itself.
+        BadInput: an arm cannot be composed, or is fine-tuned from a missing arm or from itself.
     """
     further = [*(request.scale.text if claim.needs_text else ()), *request.train]
     shared = [*request.scale.beside(further), *further]
@@ -68,16 +68,16 @@ def arms_of(claim: Claim, request: Request, known: dict[str, "Config"] | None = 
             return
         if arm in above or arm not in arms:
             raise BadInput(f"{FROM}{arm}: an arm is fine-tuned from another of its claim: {', '.join(arms)}")
-        (start, share), own = origin(arms[arm]), [each for each in arms[arm] if not each.startswith(FROM)]
+        (start, share), own = origin(arms[arm]), [override for override in arms[arm] if not override.startswith(FROM)]
         values = compose_values("config", [*shared, *own]) | fixed
         if start is None:
-            words = changing(own, common)
-            made = [_from_scratch(values | {"seed": seed + 1}, words) for seed in range(request.count)]
+            words = effective_overrides(own, common)
+            runs = [_from_scratch(values | {"seed": seed + 1}, words) for seed in range(request.count)]
         else:
             add(start, (*above, arm))
             pairs = zip(planned[start], planned[_root(arm, arms)], strict=True)
-            made = [_from_another(base, root, values, sorted(own), share) for base, root in pairs]
-        planned[arm] = [known.setdefault(run_key(run), run) for run in made]
+            runs = [_from_another(base, root, values, sorted(own), share) for base, root in pairs]
+        planned[arm] = [known.setdefault(run_key(run), run) for run in runs]
 
     for arm in arms:
         add(arm)
@@ -86,7 +86,7 @@ def arms_of(claim: Claim, request: Request, known: dict[str, "Config"] | None = 
 
 def origin(overrides: list[str]) -> tuple[str | None, float]:
     """The arm that an arm is fine-tuned from, or None, and after which share of its steps."""
-    start = next((each.removeprefix(FROM) for each in overrides if each.startswith(FROM)), None)
+    start = next((override.removeprefix(FROM) for override in overrides if override.startswith(FROM)), None)
     arm, _, share = (start or "").partition("/")
     return arm or None, float(share or 1)
 
@@ -99,14 +99,14 @@ def _root(arm: str, arms: dict[str, list[str]]) -> str:
 
 
 def _value(values: dict, key: str):
-    """What nested values have under a dotted key, or None."""
+    """The value under a dotted key in nested values, or None."""
     for part in key.split("."):
         values = values.get(part) if isinstance(values, dict) else None
     return values
 
 
-def changing(own: list[str], common: dict) -> list[str]:
-    """The overrides that change anything, in the order of their keys: two ways to write one thing give one name."""
+def effective_overrides(own: list[str], common: dict) -> list[str]:
+    """The overrides that change a value, sorted, so that two ways to write the same run give one name."""
 
     def changes(override: str) -> bool:
         before = _value(common, key_of(override))
@@ -125,7 +125,7 @@ def _from_scratch(values: dict, own: list[str]) -> "Config":
 
 
 def _from_another(base: "Config", root: "Config", values: dict, own: list[str], share: float) -> "Config":
-    """The run that goes on from the end of another, or from a share of it, and is named after it.
+    """A run that is fine-tuned from another one's end or snapshot and named after it.
 
     values: composed with the arm's own overrides, which are its changes.
     """
@@ -141,7 +141,7 @@ def nearest(run: "Config", share: float) -> int:
     """The step of a run's snapshot that is nearest to a share of its steps.
 
     Raises:
-        BadInput: it keeps no snapshots.
+        BadInput: the run saves no snapshots.
     """
     if not run.snapshots:
         raise BadInput(f"{FROM}…/{share:g} needs snapshots=[…] of {run.name}, which keeps none")

@@ -1,4 +1,4 @@
-"""What a claim is: a statement of a paper, the arms that test it, and the rule that says what came of it."""
+"""Claims: a statement of a paper, the arms that test it, and the rule that judges them."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -14,7 +14,7 @@ REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = "reproduced", "not reproduced", "inco
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a statement, and the numbers that say so."""
+    """The verdict on a statement and the numbers behind it."""
 
     word: Literal["reproduced", "not reproduced", "inconclusive"]
     reason: str
@@ -27,7 +27,7 @@ def verdict(reproduced: bool, not_reproduced: bool, reason: str) -> Verdict:
 
 @dataclass
 class Findings:
-    """What was measured: the rows of a table, by column heading, and what a figure needs beside them."""
+    """The measurements of a claim: table rows by column heading, and the curves of the figure."""
 
     rows: list[dict[str, Any]]
     curves: dict[str, Any] = field(default_factory=dict)
@@ -48,26 +48,25 @@ class Claim:
     source: ClassVar[str]
     statement: ClassVar[str]
     rule: ClassVar[str]  # `judge`, in words
-    paper: ClassVar[str]  # the paper's own numbers, to stand beside ours
+    paper: ClassVar[str]  # the paper's numbers, for comparison
     settle: ClassVar[str]  # what it would take to settle it
-    needs_text: ClassVar[bool] = False  # whether its arms make no sense on a corpus of something else
+    needs_text: ClassVar[bool] = False  # whether its arms need a corpus of text
 
     def arms(self, window: int) -> dict[str, list[str]]:
-        """What is trained, by name: the overrides in which arms differ, for a window of so many tokens.
+        """The arms to train: overrides by name, for a window in tokens.
 
-        An arm with `checkpoint=@<other arm>` is fine-tuned from the end of that arm's run with the same seed, at the
-        window, with the extension, the steps and the optimizer settings that it says; model, position, frequencies
-        and whatever else it does not say are those of the other arm, batch and optimizer customary
-        (experiments/lab/finetuning.py).
+        An arm with `checkpoint=@<other arm>` is fine-tuned from the end of that arm's run of the same seed. Its
+        overrides set window, extension, steps and optimizer; batch and optimizer default to the customary values of
+        experiments/lab/finetuning.py, and everything else is the other arm's.
         """
         return {}
 
     def measure(self, evidence: "Evidence") -> Findings:
-        """Read the trained models."""
+        """Measure the trained models."""
         raise NotImplementedError
 
     def judge(self, findings: Findings) -> dict[str, Verdict]:
-        """A verdict on every part of the statement; the first is the verdict on the claim."""
+        """Judge every part of the statement; the first verdict is the claim's."""
         raise NotImplementedError
 
     def draw(self, findings: Findings) -> "Drawing":
@@ -76,7 +75,7 @@ class Claim:
 
 
 def adjusted(rows: list[dict[str, Any]], *columns: str) -> list[dict[str, Any]]:
-    """Rows with what every comparison shows once its whole column is one family (Holm): "<column>: p" and "… is"."""
+    """Rows with p-values adjusted over each column as one family (Holm), as "<column>: p" and "<column> is"."""
     values = {
         column: iter(holm([row[column].p for row in rows if isinstance(row[column], Comparison)])) for column in columns
     }

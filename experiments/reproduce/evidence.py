@@ -1,4 +1,4 @@
-"""The finished runs of a claim and what can be read of them, always one reading for each seed."""
+"""The finished runs of a claim and the measurements of them, one for each seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ Rows = list[dict]  # one for each seed
 
 @dataclass(frozen=True)
 class Evidence:
-    """Runs by arm, one for each seed in the same order; config: of the first, which has the scale's window.
+    """Runs by arm, one per seed in the same order; config: that of the first run, with the scale's window.
 
-    segments: stretches of held-out text that a reading takes at most.
+    segments: the most stretches of held-out text in a measurement.
     """
 
     runs: dict[str, list["Result"]]
@@ -42,7 +42,7 @@ class Evidence:
         step: int | None = None,
         contexts: Sequence[int] | None = None,
     ) -> dict[int, Rows]:
-        """Perplexity of the same held-out targets with a window of context, with twice and with four times as much.
+        """Perplexity of the same held-out targets with one, two and four windows of context.
 
         The targets end a stretch as long as the longest context (`fixed_targets`), an eighth of a window in each: rows
         can be compared between arms that were read with the same contexts.
@@ -74,7 +74,7 @@ class Evidence:
         return {rows[0]["context"]: list(rows) for rows in zip(*read, strict=True)}
 
     def checkpoints(self, arm: str, step: int | None = None) -> list[Path]:
-        """Of every seed the last checkpoint, or the snapshot after this many steps."""
+        """The last checkpoint of every seed, or its snapshot after `step` steps."""
         return [
             run.checkpoint if step is None else run.folder / "checkpoints" / f"snapshot-{step:08d}.ckpt"
             for run in self.runs[arm]
@@ -94,8 +94,8 @@ class Evidence:
         """
         how = ByPosition(context=context or self.window, segments=self.segments)
         return [
-            measure_by_position(each, extension(extend, factor), how, self.config.cache)[0]
-            for each in self.checkpoints(arm, step)
+            measure_by_position(checkpoint, extension(extend, factor), how, self.config.cache)[0]
+            for checkpoint in self.checkpoints(arm, step)
         ]
 
     def passkey(
@@ -108,22 +108,22 @@ class Evidence:
         depths: int = 10,
         trials: int = 50,
     ) -> Rows:
-        """Retrieval of keys such as the arm was trained with (data.retrieval): rows of {"lengths", "cells", …}.
+        """Retrieval of keys like those the arm was trained with (data.retrieval); rows of {"lengths", "cells", …}.
 
-        lengths: tokens, other than half the window to eight windows. lab/measure/passkey.py says what is measured.
+        lengths: in tokens, by default half a window to eight windows. The protocol is in lab/measure/passkey.py.
         """
         from models.restore import read_record
 
         readings = []
-        for each in self.checkpoints(arm, step):
-            task = read_record(each)["config"]["data"]["retrieval"]
+        for checkpoint in self.checkpoints(arm, step):
+            task = read_record(checkpoint)["config"]["data"]["retrieval"]
             how = Passkey(
                 **{key: task[key] for key in ("template", "digits", "keys")},
                 lengths=lengths and tuple(lengths),
                 depths=depths,
                 trials=trials,
             )
-            readings.append(measure_passkey(each, extension(extend, factor), how, self.config.cache)[0])
+            readings.append(measure_passkey(checkpoint, extension(extend, factor), how, self.config.cache)[0])
         return readings
 
     def curve(self, arm: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""A claim's result as plain values for JSON and as text to be read."""
+"""A claim's result as plain values for JSON and as a text page."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from experiments.reproduce.claim import Findings
 
 
 def plain(value: Any):
-    """Measured values as JSON has them: keys are text, an interval without end is null."""
+    """Convert measured values for JSON: keys become text, an infinite end of an interval null."""
     if isinstance(value, Comparison):
         return plain({"ratio": list(asdict(value.ratio).values()), **asdict(value)})
     if isinstance(value, Estimate):
@@ -18,14 +18,14 @@ def plain(value: Any):
     if isinstance(value, dict):
         return {k if isinstance(k, str) else json.dumps(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def page(result: dict, findings: Findings) -> str:
-    """A claim to be read: the statement, what came of it, and the table."""
+    """The text page of a claim: statement, verdicts and table."""
     head = [result["title"], f"Source: {result['source']}", f"Claim: {result['statement']}", f"Rule: {result['rule']}"]
-    parts = [f"- {each['part']}: {each['word'].upper()}. {each['reason']}" for each in result["parts"]]
+    parts = [f"- {part['part']}: {part['word'].upper()}. {part['reason']}" for part in result["parts"]]
     tail = [
         f"In the paper: {result['paper']}",
         f"Scale: {size(result['scale'])}; {result['device']}",
@@ -35,7 +35,7 @@ def page(result: dict, findings: Findings) -> str:
 
 
 def size(scale: dict | None) -> str:
-    """What the models of a result were, in words."""
+    """Describe the models of a result: shape, window, tokens and seeds."""
     if scale is None:
         return "computed, nothing trained"
     return (
@@ -45,7 +45,7 @@ def size(scale: dict | None) -> str:
 
 
 def table(rows: list[dict]) -> str:
-    """Rows in columns; those with other columns begin a table of their own."""
+    """Format rows in columns; rows with other columns begin a new table."""
     return "\n\n".join(_block(block) for block in blocks(rows))
 
 
@@ -66,7 +66,7 @@ def _block(rows: list[dict]) -> str:
 
 
 def cell(value) -> str:
-    """A value of a row, measured or read back from JSON, where an interval's end that is not there is null."""
+    """Format a value of a row, measured or read back from JSON (where an infinite end of an interval is null)."""
     if isinstance(value, Comparison):
         return str(value.ratio)
     if isinstance(value, dict) and "ratio" in value:

@@ -11,12 +11,12 @@ DIRECT, CONTROL = "none", "control"  # fine-tuned on longer windows as it is, an
 
 
 def tuned(start: str, window: int, method: str, factor: int, steps: Sequence[int]) -> list[str]:
-    """Overrides of an arm that goes on from another's run of the same seed, on windows of factor · window tokens.
+    """Overrides of an arm fine-tuned from another arm's run of the same seed, on windows of factor · window tokens.
 
     Args:
         start: the other arm; or "<arm>/<share>", the snapshot nearest to that share of its steps.
         method: an extension, at this factor if it has one (all but none and drop).
-        steps: those it is read after, the last of them its length.
+        steps: steps after which it is measured; the last is its length.
     """
     how = [f"extend={method}"] + ([] if method in (DIRECT, "drop") else [f"extend.factor={factor}"])
     length = [f"window={factor * window}", f"steps={steps[-1]}", f"snapshots={list(steps)}".replace(" ", "")]
@@ -30,7 +30,7 @@ def crossing(steps: Sequence[int], ratios: Sequence[Estimate]) -> Estimate | Non
     at which 95 % intervals have one within them; its end is infinite if they still have at the last reading.
     """
     places = np.log2(1 + np.asarray(steps, dtype=np.float64))
-    value, low, high = np.log([[each.value, each.low, each.high] for each in ratios]).T
+    value, low, high = np.log([[ratio.value, ratio.low, ratio.high] for ratio in ratios]).T
     if value[0] < 0:
         value, low, high = -value, -high, -low
     if (middle := _zero(places, value)) == np.inf:
@@ -40,7 +40,7 @@ def crossing(steps: Sequence[int], ratios: Sequence[Estimate]) -> Estimate | Non
 
 
 def _zero(places: np.ndarray, values: np.ndarray) -> float:
-    """Where a line through points that begins above zero first comes down to it; infinite if it never does."""
+    """Where a line through points, above zero at first, reaches zero; infinite if it never does."""
     below = np.flatnonzero(values <= 0)
     if len(below) == 0:
         return np.inf

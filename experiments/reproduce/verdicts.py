@@ -1,15 +1,15 @@
-"""From a claim of a paper to a verdict: train what is missing, measure it, judge it by the rule written before.
+"""Test a claim of a paper: train missing runs, measure them, and judge them by a rule written beforehand.
 
     python -m experiments.reproduce claim=bound
     python -m experiments.reproduce claim=[convergence,spacing] scale=nano seeds=2
     python -m experiments.reproduce claim=all scale=pico launcher=joblib
 
-Arms of a claim share, for each seed, the initial weights of all they have in common and the order of the data. A run
-is trained once, whichever claims look at it, in runs/<group>/<name>/. The plan for all of them is printed first;
-a claim is judged as soon as its runs are there; killed anywhere, the same command goes on, and tries again what failed.
+For each seed, arms of a claim share the order of the data and the initial weights of their common parameters. A run in
+runs/<group>/<name>/ is trained once and shared by all claims that use it. The plan is printed first, and a claim is
+judged as soon as its runs are done. If the command is killed, the same command resumes and retries failed runs.
 
-Results: runs/claims/<claim>-<scale>/ with result.json, table.txt and the figure, and without the curves under
-`results`, small enough to commit. The figure and the table are made of result.json's numbers.
+Results are in runs/claims/<claim>-<scale>/: result.json, table.txt and the figure. A copy without the curves, small
+enough to commit, is in `results`. Figure and table are made from the numbers of result.json.
 """
 
 import json
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 
 def reproduce(claims: Sequence[str], request: Request, overrides: list[str]) -> dict[str, dict]:
-    """Claims, from their common plan to their verdicts; returns result.json's values by claim.
+    """Train and judge claims under a common plan; returns the values of result.json by claim.
 
     Raises:
-        BadInput: a run failed, or what claims measure could not be measured; all other verdicts are there.
+        BadInput: a run or a measurement failed; all other claims are judged before.
     """
     from experiments.reproduce.claims import CLAIMS
 
@@ -47,18 +47,18 @@ def reproduce(claims: Sequence[str], request: Request, overrides: list[str]) -> 
     plan = make_plan(arms, request.launcher, request.jobs_on_gpu)
     title = f"The plan at scale {request.scale.name}, with {request.count} seeds of every arm:"
     print(describe(plan, title), flush=True)
-    results, complaint = carry_out(
+    results, failures = carry_out(
         plan, lambda claim, trained: conclude(claim, request, arms[claim], trained, overrides)
     )
     for claim, result in results.items():
         print(f"{claim:<20} {result['verdict']:<15} {result['title']}")
-    if complaint:
-        raise BadInput(complaint)
+    if failures:
+        raise BadInput(failures)
     return results
 
 
 def conclude(name: str, request: Request, arms: Arms, trained: dict[str, list["Result"]], overrides: list[str]) -> dict:
-    """Measure and judge one claim whose runs are there; writes its files and returns result.json's values."""
+    """Measure and judge one claim whose runs are done; writes its files and returns the values of result.json."""
     from experiments.lab.canvas import save
     from experiments.reproduce.claims import CLAIMS
     from experiments.reproduce.evidence import Evidence
@@ -68,23 +68,23 @@ def conclude(name: str, request: Request, arms: Arms, trained: dict[str, list["R
     findings = claim.measure(Evidence(trained, first, request.scale.segments))
     verdicts = claim.judge(findings)
     if arms:
-        verdicts = enough(verdicts, request.count, request.scale.seeds)
+        verdicts = require_seeds(verdicts, request.count, request.scale.seeds)
     result = record(name, claim, request, first, findings, verdicts, overrides)
 
     label = f"{name}-{request.scale.name}" if arms else name
-    place, summary = Path(request.runs) / "claims" / label, Path(request.results)
-    place.mkdir(parents=True, exist_ok=True)
+    folder, summary = Path(request.runs) / "claims" / label, Path(request.results)
+    folder.mkdir(parents=True, exist_ok=True)
     summary.mkdir(parents=True, exist_ok=True)
     runs = [run.name for arm in arms.values() for run in arm]
-    write_json(place / "result.json", result | {"curves": plain(findings.curves), "runs": runs})
-    (place / "table.txt").write_text(page(result, findings))
-    save(claim.draw(findings), place / "figure")
+    write_json(folder / "result.json", result | {"curves": plain(findings.curves), "runs": runs})
+    (folder / "table.txt").write_text(page(result, findings))
+    save(claim.draw(findings), folder / "figure")
     write_json(summary / f"{label}.json", result)
     for suffix in ("png", "svg"):
-        shutil.copyfile(place / f"figure.{suffix}", summary / f"{label}.{suffix}")
+        shutil.copyfile(folder / f"figure.{suffix}", summary / f"{label}.{suffix}")
     if first is not None and first.logger.name == "wandb":
-        track(result, first, place / "figure.png")
-    files = f"Numbers: {place}/result.json   Figure: {place}/figure.png   Summary: {summary}/{label}.json"
+        track(result, first, folder / "figure.png")
+    files = f"Numbers: {folder}/result.json   Figure: {folder}/figure.png   Summary: {summary}/{label}.json"
     print(f"\n{page(result, findings)}\n{files}\n", flush=True)
     return result
 
@@ -96,25 +96,25 @@ def track(result: dict, first: "Config", figure: Path) -> None:
     name, scale = result["claim"], result["scale"]["name"]
     identity = {"id": f"claim-{name}-{scale}", "name": f"{name}-{scale}", "group": first.group, "job_type": "claim"}
     settings = {key: result[key] for key in ("title", "statement", "rule", "settle", "scale", "commit")}
-    summary = {"verdict": result["verdict"], **{f"verdict/{each['part']}": each["word"] for each in result["parts"]}}
+    summary = {"verdict": result["verdict"], **{f"verdict/{part['part']}": part["word"] for part in result["parts"]}}
     identity |= {"tags": [name, scale, result["verdict"]], "config": settings, "resume": "allow"}
     tracked_page(first.logger, Path(first.runs), identity, summary, {"figure": figure})
 
 
-def enough(verdicts: dict[str, Verdict], seeds: int, needed: int) -> dict[str, Verdict]:
-    """Verdicts of fewer seeds than a verdict takes are inconclusive, whatever the rule makes of them."""
+def require_seeds(verdicts: dict[str, Verdict], seeds: int, needed: int) -> dict[str, Verdict]:
+    """Make all verdicts inconclusive if there are fewer seeds than needed."""
     if seeds >= needed:
         return verdicts
     few = f"{seeds} of the {needed} seeds that a verdict takes; so far"
-    return {part: Verdict(INCONCLUSIVE, f"{few} {each.word}: {each.reason}") for part, each in verdicts.items()}
+    return {part: Verdict(INCONCLUSIVE, f"{few} {v.word}: {v.reason}") for part, v in verdicts.items()}
 
 
 def record(name, claim: Claim, request: Request, first, findings: Findings, verdicts, overrides: list[str]) -> dict:
-    """Everything a reader needs of a claim, as plain values."""
+    """The result of a claim as plain values."""
     from experiments.lab.measure.subject import device_and_precision
 
     texts = {key: getattr(claim, key) for key in ("title", "source", "statement", "rule", "paper", "settle")}
-    parts = [{"part": part, **asdict(each)} for part, each in verdicts.items()]
+    parts = [{"part": part, **asdict(verdict)} for part, verdict in verdicts.items()]
     scale = first and {
         "name": request.scale.name,
         "seeds": request.count,
@@ -124,7 +124,7 @@ def record(name, claim: Claim, request: Request, first, findings: Findings, verd
         "model": f"{first.model.layers} layers of {first.model.width}",
         "data": first.data.name,
     }
-    made = environment(overrides)
+    provenance = environment(overrides)
     words = [f"claim={name}"]
     if first:
         words += [f"scale={request.scale.name}", *([f"seeds={request.seeds}"] if request.seeds else [])]
@@ -137,7 +137,7 @@ def record(name, claim: Claim, request: Request, first, findings: Findings, verd
         "scale": scale,
         "command": "python -m experiments.reproduce " + " ".join(words),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        **{key: made[key] for key in ("versions", "commit", "changed")},
+        **{key: provenance[key] for key in ("versions", "commit", "changed")},
         **device_and_precision(),
         "rows": plain(findings.rows),
     }

@@ -1,4 +1,4 @@
-"""The claims of papers that the lab puts to the test: a file for each, and here their names."""
+"""The claims of papers under test: one file each, and their names."""
 
 from experiments.reproduce.claim import Claim
 from experiments.reproduce.claims.bound import Bound

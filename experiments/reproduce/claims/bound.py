@@ -104,16 +104,16 @@ class Bound(Claim):
         places = torch.arange(WINDOW), torch.arange(WINDOW - 1) + 0.5, torch.arange(WINDOW, 2 * WINDOW)
         fits, curve = {}, {}
         for dtype in (torch.float32, torch.float64):
-            basis = [features(each, WIDTHS[3], dtype) for each in places]
+            basis = [features(positions, WIDTHS[3], dtype) for positions in places]
             for ridge in RIDGES:
-                values = [each @ fit(basis[0], targets.to(dtype), ridge) for each in basis]  # (R, n) each
-                sizes = dict(zip(PLACES, (each.abs().amax(0) for each in values), strict=True))
+                values = [inputs @ fit(basis[0], targets.to(dtype), ridge) for inputs in basis]  # (R, n) each
+                sizes = dict(zip(PLACES, (scores.abs().amax(0) for scores in values), strict=True))
                 name = f"{dtype}".removeprefix("torch.")
                 fits[name, ridge] = {place: size.tolist() for place, size in sizes.items()}
-                curve |= {} if curve else {place: each[:, 0] for place, each in zip(PLACES, values, strict=True)}
+                curve |= {} if curve else {place: scores[:, 0] for place, scores in zip(PLACES, values, strict=True)}
                 medians = {f"max|a| {place}": size.median().item() for place, size in sizes.items()}
                 rows.append({"solver": name, "ridge": ridge, **medians})
-        return Findings(rows, {"fits": fits, "curve": {place: each.tolist() for place, each in curve.items()}})
+        return Findings(rows, {"fits": fits, "curve": {place: scores.tolist() for place, scores in curve.items()}})
 
     def judge(self, findings: Findings) -> dict[str, Verdict]:
         bounds = [row for row in findings.rows if "channels" in row]

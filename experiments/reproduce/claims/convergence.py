@@ -33,14 +33,14 @@ class Convergence(Claim):
             row = {"position": arm, "validation loss": float(losses[:, -1].mean()), "test perplexity": mean(read[arm])}
             row |= {"share of steps": None, "perplexity ratio": None}
             if arm != SINUSOID:
-                theirs = curves[SINUSOID][1]
+                sinusoid = curves[SINUSOID][1]
                 row["share of steps"] = compare_seeds(
-                    [log_share(steps, a, b) for a, b in zip(losses, theirs, strict=True)]
+                    [log_share(steps, a, b) for a, b in zip(losses, sinusoid, strict=True)]
                 )
                 row["perplexity ratio"] = compare(read[arm], read[SINUSOID])
             rows.append(row)
         rows = adjusted(rows, "share of steps", "perplexity ratio")
-        return Findings(rows, {arm: {"steps": s.tolist(), "loss": each.tolist()} for arm, (s, each) in curves.items()})
+        return Findings(rows, {arm: {"steps": x.tolist(), "loss": y.tolist()} for arm, (x, y) in curves.items()})
 
     def judge(self, findings: Findings) -> dict[str, Verdict]:
         row = findings.row(position="rope")
@@ -53,12 +53,12 @@ class Convergence(Claim):
 
         plt = pyplot()
         figure, (losses, gaps) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
-        theirs = np.array(findings.curves[SINUSOID]["loss"])
+        sinusoid = np.array(findings.curves[SINUSOID]["loss"])
         colours = dict(zip(findings.curves, (*COLOURS, "black", "#da8bc3"), strict=False))
         for arm, curve in findings.curves.items():
             steps, loss = curve["steps"], np.array(curve["loss"])  # (n,), (S, n)
             losses.plot(steps, loss.mean(axis=0), color=colours[arm], label=arm)
-            gap = loss - theirs
+            gap = loss - sinusoid
             gaps.plot(steps, gap.mean(axis=0), color=colours[arm], label=arm)
             gaps.fill_between(steps, gap.min(axis=0), gap.max(axis=0), color=colours[arm], alpha=0.15, linewidth=0)
         losses.set(title="validation loss", xlabel="steps", ylabel="nats per token")
@@ -66,15 +66,15 @@ class Convergence(Claim):
         for panel in (losses, gaps):
             panel.grid(alpha=0.3)
         losses.legend(fontsize=8)
-        headed(figure, self.title, f"Mean of {len(theirs)} seeds; shaded: from the lowest seed to the highest.")
+        headed(figure, self.title, f"Mean of {len(sinusoid)} seeds; shaded: from the lowest seed to the highest.")
         return Drawing(figure, self.title, self.statement)
 
 
-def log_share(steps: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> float:
-    """ln of the share of all steps in which our curve comes to their last loss; antisymmetric in the two curves."""
-    if ours[-1] > theirs[-1]:
-        return -log_share(steps, theirs, ours)
-    return float(np.log(reached(steps, ours, theirs[-1]) / steps[-1]))
+def log_share(steps: np.ndarray, losses: np.ndarray, reference: np.ndarray) -> float:
+    """ln of the share of all steps until `losses` reach the last of `reference`; antisymmetric in the two."""
+    if losses[-1] > reference[-1]:
+        return -log_share(steps, reference, losses)
+    return float(np.log(reached(steps, losses, reference[-1]) / steps[-1]))
 
 
 def reached(steps: np.ndarray, losses: np.ndarray, target: float) -> float:

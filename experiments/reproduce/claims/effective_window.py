@@ -79,15 +79,15 @@ class EffectiveWindow(Claim):
         """What the seeds find at the longest length they were asked at."""
         reached, end = k_max(read), farthest(read[0])
         row = cells | {"farthest": end, "k_max": mean(reached), "by seed": " ".join(map(str, reached))}
-        row["at the end"] = sum(each == end for each in reached)
+        row["at the end"] = sum(distance == end for distance in reached)
         row["k_max, 80 %"] = mean(k_max(read, "k_max_80%"))
-        row["passkey context"] = mean(each["passkey_context"] for each in read)
-        row["keys found"] = mean(each["lengths"][-1]["exact"]["value"] for each in read)
+        row["passkey context"] = mean(result["passkey_context"] for result in read)
+        row["keys found"] = mean(result["lengths"][-1]["exact"]["value"] for result in read)
         row["seeds"] = len(reached)
         row["mean k_max"] = compare_seeds(reached).difference
         row["over direct, share"] = None
         if direct is not None:
-            gained = [(ours - theirs) / end for ours, theirs in zip(reached, k_max(direct), strict=True)]
+            gained = [(distance - other) / end for distance, other in zip(reached, k_max(direct), strict=True)]
             row["over direct, share"] = compare_seeds(gained).difference
         return row
 
@@ -96,24 +96,24 @@ class EffectiveWindow(Claim):
         last = {name: [findings.row(tokens=factor * window, positions=name, steps=STEPS[-1]) for factor in FACTORS]
                 for name in (PI, "direct")}  # fmt: skip
         pi, direct, gains = last[PI], last["direct"], [row["over direct, share"] for row in last[PI]]
-        whole = [row["at the end"] / row["seeds"] for row in pi]
+        complete = [row["at the end"] / row["seeds"] for row in pi]
         bounds = [row["mean k_max"] for row in direct]
         verdicts = {
             "with interpolation the effective window is the longer one": verdict(
-                all(share > 0.5 for share in whole) and all(gain.low > 0 for gain in gains),
-                any(share == 0 for share in whole) or any(gain.high < 0.1 for gain in gains),
+                all(share > 0.5 for share in complete) and all(gain.low > 0 for gain in gains),
+                any(share == 0 for share in complete) or any(gain.high < 0.1 for gain in gains),
                 "; ".join(
-                    f"at {ours['tokens']} tokens k_max is {ours['k_max']:.0f} of {ours['farthest']} with PI, "
-                    f"{theirs['k_max']:.0f} directly, {gain} of the distance more"
-                    for ours, theirs, gain in zip(pi, direct, gains, strict=True)
+                    f"at {row['tokens']} tokens k_max is {row['k_max']:.0f} of {row['farthest']} with PI, "
+                    f"{plain['k_max']:.0f} directly, {gain} of the distance more"
+                    for row, plain, gain in zip(pi, direct, gains, strict=True)
                 ),
             ),
             "with direct fine-tuning it stays what it was": verdict(
-                all(each.high < STAYS * window for each in bounds),
-                any(each.low > STAYS * window for each in bounds),
+                all(bound.high < STAYS * window for bound in bounds),
+                any(bound.low > STAYS * window for bound in bounds),
                 "; ".join(
-                    f"tuned on {row['tokens']} tokens k_max is {each}, against {STAYS} windows or {STAYS * window:g}"
-                    for row, each in zip(direct, bounds, strict=True)
+                    f"tuned on {row['tokens']} tokens k_max is {bound}, against {STAYS} windows or {STAYS * window:g}"
+                    for row, bound in zip(direct, bounds, strict=True)
                 ),
             ),
         }
@@ -123,7 +123,7 @@ class EffectiveWindow(Claim):
             f"the base finds keys throughout its own window in {base['at the end']} of {base['seeds']} seeds only "
             f"(k_max {base['by seed']} of {base['farthest']})"
         )
-        return {part: Verdict(INCONCLUSIVE, f"{gate}; {each.reason}") for part, each in verdicts.items()}
+        return {part: Verdict(INCONCLUSIVE, f"{gate}; {result.reason}") for part, result in verdicts.items()}
 
     def draw(self, findings: Findings):
         from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
@@ -134,10 +134,10 @@ class EffectiveWindow(Claim):
             names = ("direct", *METHODS[1:])
             for place, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
                 rows = [findings.row(tokens=factor * window, positions=name, steps=step) for step in steps]
-                beside = np.arange(len(steps)) + 0.08 * (place - 1)
-                panel.plot(beside, [row["k_max"] for row in rows], color=colour, marker="o", label=name)
-                for x, row in zip(beside, rows, strict=True):
-                    seeds = [int(each) for each in row["by seed"].split()]
+                shifted = np.arange(len(steps)) + 0.08 * (place - 1)
+                panel.plot(shifted, [row["k_max"] for row in rows], color=colour, marker="o", label=name)
+                for x, row in zip(shifted, rows, strict=True):
+                    seeds = [int(value) for value in row["by seed"].split()]
                     panel.plot([x] * len(seeds), seeds, "_", color=colour, alpha=0.6)
             panel.axhline(rows[0]["farthest"], color="black", linewidth=0.8, linestyle=":", label="farthest there is")
             inside = findings.curves["farthest in the window"]
@@ -154,10 +154,10 @@ class EffectiveWindow(Claim):
 
 def k_max(read: list[dict], rule: str = PI_RULE) -> list[int]:
     """By seed, at the longest length."""
-    return [each["lengths"][-1][rule]["value"] for each in read]
+    return [result["lengths"][-1][rule]["value"] for result in read]
 
 
 def farthest(read: dict) -> int:
     """The largest distance that was asked at the longest length."""
     length = read["lengths"][-1]["length"]
-    return max(each["k"] for each in read["cells"] if each["length"] == length)
+    return max(cell["k"] for cell in read["cells"] if cell["length"] == length)

@@ -46,9 +46,9 @@ class Extrapolation(Claim):
 
     def measure(self, evidence) -> Findings:
         one, two, four = evidence.window, 2 * evidence.window, 4 * evidence.window
-        rows, growth, plainly = [], {}, {}
+        rows, growth, as_trained = [], {}, {}
         for arm, methods in METHODS.items():
-            plain = plainly[arm] = evidence.perplexity(arm)
+            plain = as_trained[arm] = evidence.perplexity(arm)
             for method in methods:
                 for factor, context in ((2, two), (4, four)):
                     read = plain if method == "none" else evidence.perplexity(arm, method, factor)
@@ -63,13 +63,13 @@ class Extrapolation(Claim):
             {
                 "contrast": "sinusoid's ratio over RoPE's",
                 "tokens": two,
-                "over": growth_of(plainly, "sinusoidal", two, one),
+                "over": growth_of(as_trained, "sinusoidal", two, one),
             }
         )
         for arm in GROWING:
             steps = [*evidence.config.snapshots, None]
             read = [evidence.perplexity(arm, step=step) for step in steps]
-            ratios = [compare(each[four], each[one]).ratio for each in read]
+            ratios = [compare(snapshot[four], snapshot[one]).ratio for snapshot in read]
             tokens = [step or evidence.config.steps for step in steps]
             tokens = [step * evidence.config.batch * evidence.config.window for step in tokens]
             growth[arm] = {"tokens": tokens, "ratio": [[r.value, r.low, r.high] for r in ratios]}

@@ -68,9 +68,9 @@ class Finetuning(Claim):
                 row |= {"perplexity": mean(longer), "over direct": None}
                 if method != DIRECT:
                     row["over direct"] = compare(longer, read[DIRECT, step][0])
-                same = method == DIRECT and step == 0  # the base, which the control is before it is tuned
+                is_base = method == DIRECT and step == 0  # the base, which the control is before it is tuned
                 row["in one window"] = mean(inside)
-                row["in one window, over control"] = None if same else compare(inside, control[step])
+                row["in one window, over control"] = None if is_base else compare(inside, control[step])
                 rows.append(row)
             for method in METHODS[1:]:
                 gains = [compare(read[method, step][0], read[DIRECT, step][0]).ratio for step in (0, *STEPS)]
@@ -80,7 +80,7 @@ class Finetuning(Claim):
                 ratios[arm_of(method, factor)] = gains
         rows = adjusted(sorted(rows, key=lambda row: (row["windows"], row["steps"])), "over direct")
         growth, ratios[f"{PI} {FACTORS[0]} early"] = self.growth(evidence)
-        curves = {arm: [[each.value, each.low, each.high] for each in gains] for arm, gains in ratios.items()}
+        curves = {arm: [[gain.value, gain.low, gain.high] for gain in gains] for arm, gains in ratios.items()}
         return Findings([*rows, *crossings, *growth], {"ratios": curves, "window": evidence.window})
 
     def growth(self, evidence) -> tuple[list[dict], list[Estimate]]:
@@ -115,10 +115,10 @@ class Finetuning(Claim):
         costs = [findings.row(windows=factor, positions=PI, steps=STEPS[LONG]) for factor in FACTORS]
         inside = [row["in one window, over control"].ratio for row in costs]
         verdicts["within the window PI costs little"] = verdict(
-            all(each.high < COST for each in inside),
-            any(each.low > COST for each in inside),
+            all(ratio.high < COST for ratio in inside),
+            any(ratio.low > COST for ratio in inside),
             "of the control's perplexity there: "
-            + "; ".join(f"tuned at {row['windows']} windows {each}" for row, each in zip(costs, inside, strict=True)),
+            + "; ".join(f"tuned at {row['windows']} windows {ratio}" for row, ratio in zip(costs, inside, strict=True)),
         )
         return verdicts
 

@@ -67,17 +67,17 @@ class PositionFree(Claim):
         rows = adjusted(rows, "over the rival") + adjusted(beyond, "over it there", "over its YaRN")
         recovery = []
         for step in (0, *STEPS):
-            ours = evidence.in_window(DROPPED, step=step) if step else evidence.in_window(BASE, "drop")
-            theirs = evidence.in_window(CONTROL, step=step) if step else inside[BASE]
-            row = {"steps without positions": step, "perplexity": mean(ours), "control": mean(theirs)}
-            recovery.append(row | {"over control": compare(ours, theirs)})
+            dropped = evidence.in_window(DROPPED, step=step) if step else evidence.in_window(BASE, "drop")
+            control = evidence.in_window(CONTROL, step=step) if step else inside[BASE]
+            row = {"steps without positions": step, "perplexity": mean(dropped), "control": mean(control)}
+            recovery.append(row | {"over control": compare(dropped, control)})
         return Findings([*rows, *recovery], {"window": one})
 
     def judge(self, findings: Findings) -> dict[str, Verdict]:
         two, four = (count * findings.curves["window"] for count in (2, 4))
         farther = [findings.row(arm=DROPPED, tokens=length) for length in (two, four)]
         ratios = [row["over its YaRN"].ratio for row in farther]
-        again, spared, cost = (
+        recovered, spared, cost = (
             findings.row(arm=arm, rival=rival)["over the rival"].ratio
             for arm, rival in ((DROPPED, CONTROL), (partial(SHARES[0]), BASE), (NOPE, BASE))
         )
@@ -86,12 +86,12 @@ class PositionFree(Claim):
         return {
             "dropped positions read longer windows better than YaRN": verdict(
                 all(row["over its YaRN is"] == "lower" for row in farther),
-                any(each.low > 1 - MARGIN for each in ratios),
+                any(ratio.low > 1 - MARGIN for ratio in ratios),
                 f"of the control read by YaRN at two windows {ratios[0]}, at four {ratios[1]}; of the control as it is "
                 f"at four {farther[1]['over it there'].ratio}",
             ),
             "and the window as well as before": verdict(
-                again.high < COST, again.low > COST, f"{again} of the control after {STEPS[-1]} steps"
+                recovered.high < COST, recovered.low > COST, f"{recovered} of the control after {STEPS[-1]} steps"
             ),
             f"turning {SHARES[0]} of the pairs costs nothing in the window": verdict(
                 spared.high < 1 + MARGIN, spared.low > 1, f"{spared} of RoPE"

@@ -51,15 +51,15 @@ class SearchClaim(Claim):
         tables, gains, factors = [], [], {}
         for factor in FACTORS:
             results = {name: searched(evidence, factor, n_hats) for name, n_hats in SEARCHED.items()}
-            some = results["dims"]
+            dims = results["dims"]
             row = {"windows": factor} | {
-                method: mean(rows(some, method, "held out")) for method in ("extrapolation", *KNOWN)
+                method: mean(rows(dims, method, "held out")) for method in ("extrapolation", *KNOWN)
             }
-            tables.append(row | {name: mean(rows(each, "found", "held out")) for name, each in results.items()})
-            for name, each in results.items():
-                gains.append({"factor": factor, "searched": name, **self.gain(each, results["dims"], name)})
-                factors[f"{name} {factor}"] = [one["vectors"]["found"] for one in each]
-            factors |= {f"{method} {factor}": [one["vectors"][method] for one in some] for method in some[0]["vectors"]
+            tables.append(row | {name: mean(rows(seeds, "found", "held out")) for name, seeds in results.items()})
+            for name, seeds in results.items():
+                gains.append({"factor": factor, "searched": name, **self.gain(seeds, results["dims"], name)})
+                factors[f"{name} {factor}"] = [result["vectors"]["found"] for result in seeds]
+            factors |= {f"{method} {factor}": [one["vectors"][method] for one in dims] for method in dims[0]["vectors"]
                         if method != "found"}  # fmt: skip
         gains = adjusted(gains, "over the best rival", "over dims")
         steps, length = [], WHOLE * evidence.window
@@ -73,15 +73,16 @@ class SearchClaim(Claim):
         return Findings([*tables, *gains, *adjusted(steps, "over at once")], {"factors": factors})
 
     def gain(self, results: list[dict], dims: list[dict], name: str) -> dict:
-        """What was found against its rivals, on text that was searched on and on text that was not."""
+        """Compare the found factors with their rivals, on the text searched on and on held-out text."""
         from experiments.longrope import rival
 
-        best = [rival(each) for each in results]
+        best = [rival(result) for result in results]
+        methods = [(result["methods"]["found"], result["methods"][rival(result)]) for result in results]  # by seed
         pairs = {
-            part: (rows(results, "found", part), [e["methods"][b][part] for e, b in zip(results, best, strict=True)])
+            part: tuple([row[part] for row in side] for side in zip(*methods, strict=True))
             for part in ("search", "held out")
         }
-        logs = {part: np.subtract(*(np.log([row["perplexity"] for row in each]) for each in pair))
+        logs = {part: np.subtract(*(np.log([row["perplexity"] for row in side]) for side in pair))
                 for part, pair in pairs.items()}  # fmt: skip
         return {
             "best rival": " ".join(sorted(set(best))),
@@ -129,7 +130,7 @@ class SearchClaim(Claim):
         labels = {"there": "best rival, text searched on", "over the best rival": "best rival, held out",
                  "over extrapolation": "extrapolation, held out"}  # fmt: skip
         for (column, label), colour, shift in zip(labels.items(), COLOURS, (-0.2, 0, 0.2), strict=False):
-            points = [(names.index(name) + shift, ratio) for name, ratio, each in lines if each == column]
+            points = [(names.index(name) + shift, ratio) for name, ratio, rival in lines if rival == column]
             for place, ratio in points:
                 ratios.plot([max(ratio.low, 0.01), min(ratio.high, 100)], [place, place], color=colour)
             ratios.plot([r.value for _, r in points], [p for p, _ in points], "o", color=colour, label=f"over {label}")
@@ -166,19 +167,19 @@ def below(rows: list[dict], column: str, reason: str) -> Verdict:
 
 
 def searched(evidence, factor: int, n_hats: tuple[int, ...] | None) -> list[dict]:
-    """What LongRoPE's search finds for every seed's base model."""
+    """Run LongRoPE's search on the base model of every seed."""
     from experiments.longrope import Search, search_factors, search_progress
 
-    how = Search(
+    settings = Search(
         **BUDGET, seed=0, factor=factor, n_hats=n_hats, tokens=TOKENS, segments=min(HELD_OUT, evidence.segments)
     )
     results = []
     for run, checkpoint in zip(evidence.runs[BASE], evidence.checkpoints(BASE), strict=True):
-        with search_progress(f"{run.folder.name} x{factor}", how) as tell:
-            results.append(search_factors(checkpoint, how, evidence.config.cache, tell)[0])
+        with search_progress(f"{run.folder.name} x{factor}", settings) as progress:
+            results.append(search_factors(checkpoint, settings, evidence.config.cache, progress)[0])
     return results
 
 
 def rows(results: list[dict], method: str, part: str) -> list[dict]:
-    """By seed, what a method makes of a text."""
-    return [each["methods"][method][part] for each in results]
+    """The row of a method on one part of the text, by seed."""
+    return [result["methods"][method][part] for result in results]

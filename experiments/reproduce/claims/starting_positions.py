@@ -65,12 +65,15 @@ class StartingPositions(Claim):
         for scheme in SCHEMES:
             channels = shape.width if scheme == "sinusoidal" else shape.width // shape.heads
             for base in BASES:
-                ours, theirs = read[arm_of(scheme, base)], read[arm_of(scheme, FITTING)]
+                large, fitting = read[arm_of(scheme, base)], read[arm_of(scheme, FITTING)]
                 row = {"position": scheme, "base": base, f"pairs moved at {early[1]}": moved(channels, base, early[1])}
                 row |= {"of": channels // 2}
-                for name, span in (("early", early), ("late", late), ("whole", (1, late[1]))):
-                    row[name] = None if base == FITTING else difference(ours, theirs, (1, *span))
-                row["early over late"] = None if base == FITTING else difference(ours, theirs, (1, *early), (-1, *late))
+                spans = {"early": [(1, *early)], "late": [(1, *late)], "whole": [(1, 1, late[1])]}
+                spans |= {"early over late": [(1, *early), (-1, *late)]}
+                row |= {
+                    name: None if base == FITTING else difference(large, fitting, *parts)
+                    for name, parts in spans.items()
+                }
                 rows.append(row)
         longer, curves = windows(evidence)
         rows = adjusted(rows, "early", "early over late") + adjusted(longer, "early", "early over late")
@@ -84,15 +87,15 @@ class StartingPositions(Claim):
         verdicts = {}
         for scheme in SCHEMES:
             row = findings.row(position=scheme, base=LARGE)
-            others = [
+            shorter = [
                 findings.row(scheme=scheme, window=int(size * findings.curves["window"])) for size in SIZES if size != 1
             ]
-            early, more = row["early"].ratio, row["early over late"].ratio
+            early, over_late = row["early"].ratio, row["early over late"].ratio
             verdicts[f"{scheme}: base {LARGE} against {FITTING}"] = verdict(
-                early.low > 1 and more.low > 1,
-                early.high < 1 + MARGIN or more.high < 1,
-                f"early perplexity is {early} of that with base {FITTING}, {more} as a multiple of the late ratio; "
-                + ", ".join(f"with windows of {other['window']} it is {other['early'].ratio}" for other in others),
+                early.low > 1 and over_late.low > 1,
+                early.high < 1 + MARGIN or over_late.high < 1,
+                f"early perplexity is {early} of that with base {FITTING}, {over_late} of the late ratio; "
+                + ", ".join(f"with windows of {other['window']} it is {other['early'].ratio}" for other in shorter),
             )
         return verdicts
 
@@ -102,7 +105,7 @@ class StartingPositions(Claim):
         plt, bins = pyplot(), findings.curves["bins"]
         figure, grid = plt.subplots(2, 2, figsize=(12, 9), sharey=True, layout="constrained")
         for scheme, above, below in zip(SCHEMES, *grid, strict=True):
-            for base, colour in zip([each for each in BASES if each != FITTING], COLOURS, strict=False):
+            for base, colour in zip([base for base in BASES if base != FITTING], COLOURS, strict=False):
                 band(above, bins, findings.curves[arm_of(scheme, base)], colour, f"base {base:,}")
             counts = findings.curves[f"{scheme} moved"]
             words = [f"{a}-{b}" if a < b else f"{a}" for a, b in bins]
@@ -135,39 +138,39 @@ def band(panel, bins, ends, colour: str, label: str) -> None:
     panel.fill_between(range(len(bins)), low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def by_bin(ours: Rows, theirs: Rows) -> list[list[float]]:
-    """Our loss less theirs in every bin, with its interval."""
-    spans = [(row["low"], row["high"]) for row in ours[0]["rows"]]
-    differences = [difference(ours, theirs, (1, *span)).difference for span in spans]
-    return [[each.value, each.low, each.high] for each in differences]
+def by_bin(rows: Rows, reference: Rows) -> list[list[float]]:
+    """The loss minus the reference's in every bin, with its interval."""
+    spans = [(row["low"], row["high"]) for row in rows[0]["rows"]]
+    differences = [difference(rows, reference, (1, *span)).difference for span in spans]
+    return [[estimate.value, estimate.low, estimate.high] for estimate in differences]
 
 
 def windows(evidence) -> tuple[list[dict], dict]:
-    """The base too large against the fitting one in every window: rows, and curves by bin."""
+    """Compare the large base with the fitting one in every window; returns rows, and curves by bin."""
     rows, curves, shape = [], {f"{scheme} windows": {} for scheme in SCHEMES}, evidence.config.model
     for scheme, size in product(SCHEMES, SIZES):
         window = int(size * evidence.window)
-        ours, theirs = (evidence.by_position(arm_of(scheme, base, size), context=window) for base in (LARGE, FITTING))
-        bins = [(row["low"], row["high"]) for row in ours[0]["rows"]]
+        large, fitting = (evidence.by_position(arm_of(scheme, base, size), context=window) for base in (LARGE, FITTING))
+        bins = [(row["low"], row["high"]) for row in large[0]["rows"]]
         early, late = (2, bins[-3][1]), bins[-1]
         channels = shape.width if scheme == "sinusoidal" else shape.width // shape.heads
         counts = {f"{base}": [moved(channels, base, last) for _, last in bins] for base in (FITTING, LARGE)}
         row = {"scheme": scheme, "window": window, "targets with": f"{early[0]}-{early[1]}", "of": channels // 2}
         row |= {f"pairs moved, base {base}": count[-3] for base, count in counts.items()}
-        row |= {"early": difference(ours, theirs, (1, *early)), "late": difference(ours, theirs, (1, *late))}
-        rows.append(row | {"early over late": difference(ours, theirs, (1, *early), (-1, *late))})
-        curves[f"{scheme} windows"][f"{window}"] = {"bins": bins, "ends": by_bin(ours, theirs)}
+        row |= {"early": difference(large, fitting, (1, *early)), "late": difference(large, fitting, (1, *late))}
+        rows.append(row | {"early over late": difference(large, fitting, (1, *early), (-1, *late))})
+        curves[f"{scheme} windows"][f"{window}"] = {"bins": bins, "ends": by_bin(large, fitting)}
         if size == 1:
             curves[f"{scheme} moved"] = counts
     return rows, curves
 
 
-def difference(ours: Rows, theirs: Rows, *spans: tuple[float, int, int]) -> Comparison:
-    """Σ weight · (our mean loss - theirs) over targets that saw low … high tokens; spans: (weight, low, high)."""
+def difference(losses: Rows, other: Rows, *spans: tuple[float, int, int]) -> Comparison:
+    """Σ weight · (mean loss - the reference's) over targets that saw low … high tokens; spans: (weight, low, high)."""
     parts = []
     for weight, low, high in spans:
         nats, targets = (
-            [summed(rows, key, low, high) for rows in (ours, theirs)] for key in ("document_nll", "document_targets")
+            [summed(rows, key, low, high) for rows in (losses, other)] for key in ("document_nll", "document_targets")
         )
         parts.append((weight, nats[0] - nats[1], targets[0]))
     return contrast(*parts)
@@ -175,5 +178,5 @@ def difference(ours: Rows, theirs: Rows, *spans: tuple[float, int, int]) -> Comp
 
 def summed(rows: Rows, key: str, low: int, high: int) -> np.ndarray:
     """Sums over the bins within low … high, by seed and document, (S, D)."""
-    inside = [[row[key] for row in each["rows"] if low <= row["low"] and row["high"] <= high] for each in rows]
+    inside = [[row[key] for row in seed["rows"] if low <= row["low"] and row["high"] <= high] for seed in rows]
     return np.array(inside, dtype=np.float64).sum(axis=1)
