@@ -19,6 +19,7 @@ from typing import Any
 
 from conf import signals
 from conf.base import BadInput, Settings
+from conf.help import help_override
 from conf.words import FOLDER, check, explain, swept_keys
 
 SWEEP = "POSITIONS_SWEEP_RECORD"  # where the jobs of a multirun, in whatever process, write how they failed
@@ -141,6 +142,8 @@ def _run(config_name: str, run: Callable[[dict, list[str]], None]) -> None:
     words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
     allowed = check(words, config_name)
     sys.argv[1:] = [word for word in sys.argv[1:] if word not in words] + allowed
+    if {"-h", "--help"} & set(sys.argv):
+        sys.argv.append(help_override(config_name))
     if in_multirun():
         os.environ[SWEPT] = " ".join(swept_keys(allowed))
 

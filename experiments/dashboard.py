@@ -1,4 +1,4 @@
-"""A workspace in Weights & Biases: curves over tokens and over context, and final metrics by positional scheme.
+"""How do many runs compare on a W&B server? A workspace: curves over tokens and context, and final results by position.
 
     python -m experiments.dashboard dry_run=true
     python -m experiments.dashboard tags=[convergence]

@@ -1,11 +1,11 @@
-"""Long-context perplexity of a checkpoint, read as trained or with any extension, on its own test text or another.
+"""How well does a checkpoint predict with more and more context, as trained or with any extension?
 
     python -m experiments.perplexity checkpoint=runs/default/rope-nano-s1 extend=interpolate extend.factor=8
     python -m experiments.perplexity checkpoint=runs/default/rope-nano-s1 data=files data.test=book.txt
 
-A method that depends on the length of the text is read twice, whole windows at once and as decoded
-(lab/measure/windows.py). Results go beside the run that was measured, in perplexity/, and are read from there when
-the same is asked again.
+The text is the test text of its corpus, or that of data=. A method that depends on the length of the text is read
+twice, whole windows at once and as decoded (lab/measure/windows.py). Results go beside the run that was measured, in
+perplexity/, and are read from there when the same is asked again.
 """
 
 from conf.compose import command_line

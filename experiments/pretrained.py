@@ -1,11 +1,12 @@
-"""Real checkpoints in and out, as folders that `transformers` and the lab both read (models/pretrained).
+"""How do real checkpoints come in, and runs go out? As folders that `transformers` and the lab both read.
 
     python -m experiments.pretrained pretrained=smollm2
     python -m experiments.pretrained from=<folder, hub id or .gguf> name=mine
     python -m experiments.pretrained checkpoint=runs/default/rope-nano-s1 to=<new folder>
 
-What comes in is an ordinary run, runs/pretrained/<name>, of no steps. Its text is that of data=, tokenised by the
-checkpoint's own tokenizer; whatever reads or fine-tunes a checkpoint takes it. A folder appears whole or not at all.
+models/pretrained/README.md lists the architectures. What comes in is an ordinary run, runs/pretrained/<name>, of no
+steps. Its text is that of data=, tokenised by the checkpoint's own tokenizer; whatever reads or fine-tunes a checkpoint
+takes it. A folder appears whole or not at all.
 """
 
 import importlib.util

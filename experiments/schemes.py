@@ -1,4 +1,4 @@
-"""The tables of models/positions/README.md, made from the classes of schemes and extensions and their YAML files.
+"""Which schemes and extensions are there? The tables of models/positions/README.md, made from classes and YAML files.
 
 python -m experiments.schemes
 """
@@ -53,6 +53,9 @@ def extensions() -> str:
 def main() -> None:
     """The command line."""
     with program():
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print(__doc__.strip())
+            return
         if sys.argv[1:]:
             raise BadInput(f"{sys.argv[1]}: experiments.schemes takes no settings, it prints all there is")
         print(f"{table()}\n\n{extensions()}")

@@ -1,13 +1,17 @@
 """Configuration: every choice works, and every mistake gets its sentence."""
 
+import ast
 import subprocess
 import sys
+from string import Template
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from conf.base import BadInput
 from conf.compose import FOLDER, compose_values
+from conf.help import help_override, help_text
 from conf.names import run_name
 from tests.runs import ROOT, command, finish, run_program, tiny
 from train import build_model, compose
@@ -169,6 +173,30 @@ def test_help_and_cfg_import_nothing_heavy():
     assert done.stdout.strip() == "[]"
     status, out, _ = finish(command("--cfg", "job"))
     assert status == 0 and "window: " in out
+
+
+def test_help_opens_with_what_the_program_does():
+    """With the comment of its YAML file, the groups that it has and no others, and its settings."""
+    status, out, err = run_program("--help", module="experiments.by_position")
+    first = (FOLDER / "by_position.yaml").read_text().splitlines()[0]
+    assert status == 0 and err == "" and out.splitlines()[0] == first.removeprefix("# ")
+    assert "\n  extend: base, " in out and "\n  optimizer: " not in out and "\nsegments: 512\n" in out
+    assert "\n  model/blocks: modern, plain\n" in help_text("extend_study")  # whose defaults build on config.yaml
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
+def test_hydra_takes_the_help_of_every_program_as_it_is(name):
+    help_ = OverridesParser.create().parse_override(help_override(name)).value()
+    assert Template(help_).substitute(CONFIG="") == help_text(name)
+
+
+def test_every_command_opens_with_how_it_is_called():
+    for path in [*(ROOT / "experiments").glob("*/__main__.py"), *(ROOT / "experiments").glob("[a-z]*.py")]:
+        name = path.parent.name if path.stem == "__main__" else path.stem
+        assert f"python -m experiments.{name}" in ast.get_docstring(ast.parse(path.read_text())), path
+    for name in ("schemes", "benchmark.targets"):
+        status, out, _ = run_program("--help", module=f"experiments.{name}")
+        assert status == 0 and f"python -m experiments.{name}" in out
 
 
 def test_names_say_what_a_run_is(tmp_path):

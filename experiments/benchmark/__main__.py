@@ -1,4 +1,4 @@
-"""The benchmark's command line: runs the sections in turn and writes their files.
+"""How fast is a training step and a reading, and how much memory do they take, beside peers and the device's ceiling?
 
     python -m experiments.benchmark sections=[step] step_at=[nano/256,micro/1024]
 

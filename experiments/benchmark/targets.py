@@ -117,8 +117,12 @@ def table(folder: Path) -> str:
 
 def main() -> None:
     """The command line: a folder."""
+    usage = "usage: python -m experiments.benchmark.targets FOLDER"
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(f"{__doc__.strip()}\n\n{usage}")
+        return
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        sys.exit("usage: python -m experiments.benchmark.targets FOLDER")
+        sys.exit(usage)
     folder = Path(sys.argv[1])
     if not any((folder / f"{target.section}.json").exists() for target in TARGETS):
         sys.exit(f"{folder} holds no section of the benchmark, such as step.json")

@@ -1,4 +1,4 @@
-"""The explorable page, one HTML file that needs no server and no network.
+"""What does a transformer see of positions? One HTML file with knobs, which needs no server and no network.
 
 python -m experiments.explore
 """

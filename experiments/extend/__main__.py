@@ -1,4 +1,10 @@
-"""The command line."""
+"""How far does a trained window stretch, by which extension, with how much fine-tuning?
+
+    python -m experiments.extend
+    python -m experiments.extend experiment=demo
+
+study.py says how the arms are trained and measured.
+"""
 
 from conf.compose import command_line
 

@@ -1,4 +1,4 @@
-"""Draw the gallery: every figure as PNG and SVG, and a page that says what to see in each.
+"""What do positions look like? Every figure as PNG and SVG, and a page that says what to see in each.
 
 python -m experiments.figures
 python -m experiments.figures only=[shift,distance] folder=figures

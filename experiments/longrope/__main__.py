@@ -1,4 +1,10 @@
-"""The command: a search, or with recover= the one for short texts; what it found, as a table and a figure."""
+"""Which factors, one for each pair, read a longer window best?
+
+    python -m experiments.longrope checkpoint=runs/demo/rope-pico-s1 factor=8
+
+With recover=<factors.yaml> the search is for texts within the window. What was found is a file that extend=longrope
+reads, a table and a figure.
+"""
 
 import json
 from pathlib import Path

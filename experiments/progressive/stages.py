@@ -1,6 +1,6 @@
 """LongRoPE's progressive extension: search, fine-tune, search again from there, as far as the last window.
 
-    python -m experiments.progressive checkpoint=runs/demo/rope-nano-s1 factors=[4,16] steps=[100,0]
+    python -m experiments.progressive checkpoint=runs/demo/rope-pico-s1 factors=[4,16] steps=[100,0]
 
 At every stage the factors for its window are searched on the checkpoint so far (longrope/search.py), which is then
 fine-tuned with them, by train.train and with as many tokens a step as the base model had; a stage of no steps is a

@@ -1,4 +1,9 @@
-"""The command line."""
+"""What came out of every claim? One page to look at, and a table.
+
+    python -m experiments.report
+
+It reads what experiments.reproduce left, and measures nothing.
+"""
 
 from experiments.report.page import main
 
