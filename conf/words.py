@@ -97,11 +97,9 @@ def explain(error: Exception, defaults: dict) -> str:
     text = str(error)
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1].partition("@")[0]
-        return (
-            f"{key} takes one of {choices(key)}"
-            if (FOLDER / key.replace(".", "/")).is_dir()
-            else unknown(key, defaults)
-        )
+        if (FOLDER / key.replace(".", "/")).is_dir():
+            return f"{match[1]} is no choice of this command; allowed: {', '.join(defaults)}"
+        return unknown(key, defaults)
     if match := re.search(r"looks like a config group override, but config group '([^']+)'", text):
         return unknown(match[1], defaults)
     if match := re.search(r"(?:Could not find|Could not load) '([^']+)'", text):

@@ -100,7 +100,7 @@ class Files(Source):
     @model_validator(mode="after")
     def _some(self):
         if self.train is self.validation is self.test is None:
-            raise ValueError("name files for data.train")
+            raise ValueError("name files for data.train, or to measure alone for any split")
         return self
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from conf.base import BadInput
 from conf.compose import command_line, compose_values
+from conf.files import read_json
 
 if TYPE_CHECKING:
     from conf.schema import Config
@@ -46,12 +47,15 @@ def import_run(values: dict) -> tuple[Path, tuple[str, ...]]:
     name, source = values["name"], values["from"]
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
         raise BadInput(f"name={name} must be letters, digits, '.', '_' and '-': the run is kept in runs/{GROUP}/<name>")
-    target = Path(values["runs"]) / GROUP / name
+    target, request = Path(values["runs"]) / GROUP / name, _request(values)
     if target.exists():
-        origin = target / "origin.json"
-        if origin.is_file() and json.loads(origin.read_text()).get("from") == source:
+        before = read_json(target / "origin.json") or {}
+        different = [key for key in request if key in before and before[key] != request[key]]
+        same = before.get("from") == source
+        if same and not different:
             return target, ("it was there already",)
-        raise BadInput(f"{target} is there already and came from elsewhere: give another name=, or remove it")
+        why = f"was made of another {', '.join(different)}" if same else "came from elsewhere"
+        raise BadInput(f"{target} is there already and {why}: give another name=, or remove it")
     tokenizer = None if values["tokenizer"] is None else Path(values["tokenizer"])
     imported = read_checkpoint(find(source, values["otherwise"]), values["original_window"], tokenizer)
     tokens, rows = JsonTokenizer(imported.tokenizer).vocabulary, imported.model["vocabulary"]
@@ -59,9 +63,20 @@ def import_run(values: dict) -> tuple[Path, tuple[str, ...]]:
         raise BadInput(f"the tokenizer has {tokens} tokens, and the weights have rows for {rows}: they do not fit")
     with folder_that_appears(target) as folder:
         _write_run(imported, values, folder, target)
-        origin = {"from": str(source), "architecture": imported.architecture, "remarks": imported.remarks}
+        origin = request | {"architecture": imported.architecture, "remarks": imported.remarks}
         (folder / "origin.json").write_text(json.dumps(origin, indent=2) + "\n")
     return target, imported.remarks
+
+
+def _request(values: dict) -> dict:
+    """What a run is made of: where from, and settings and local files, which count by content."""
+    from data.integrity import sha256
+
+    source, tokenizer = Path(str(values["from"])).expanduser(), values["tokenizer"]
+    own = [source] if source.is_file() else [path for pattern in FILES for path in sorted(source.glob(pattern))]
+    files = {"files": own, "tokenizer": [] if tokenizer is None else [Path(tokenizer)]}
+    digests = {key: [sha256(path) for path in paths if path.is_file()] for key, paths in files.items()}
+    return {key: values[key] for key in ("from", "original_window", "data")} | digests
 
 
 def _write_run(imported: "Imported", values: dict, folder: Path, target: Path) -> None:
@@ -116,7 +131,7 @@ def find(source, otherwise=None) -> Path:
     Raises:
         BadInput: it is in neither place.
     """
-    if not isinstance(source, str):
+    if not isinstance(source, str) or not source:
         raise BadInput(f"from={source} must be a folder, a repository of the hub, or a .gguf file")
     if source.startswith(PACKAGE):
         package, _, file = source.removeprefix(PACKAGE).partition("/")
@@ -210,10 +225,10 @@ def folder_that_appears(target: Path) -> Iterator[Path]:
 
 
 def _main(values: dict, overrides: list[str]) -> None:
-    paths = ("checkpoint", "to", "tokenizer", "runs", "cache")
-    for key in paths:
-        if not isinstance(values[key], str | None):
+    for key in ("checkpoint", "to", "tokenizer", "runs", "cache"):
+        if not isinstance(values[key], str | None) or values[key] == "":
             raise BadInput(f"{key}={values[key]} must be a path")
+        values[key] = values[key] and str(Path(values[key]).expanduser())
     window = values["original_window"]
     if window is not None and (not isinstance(window, int) or window < 1):
         raise BadInput(f"original_window={window} must be a number of tokens")

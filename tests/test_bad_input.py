@@ -18,11 +18,19 @@ def places(tmp_path_factory):
     folder = tmp_path_factory.mktemp("places")
     (folder / "empty").mkdir()
     (folder / "text.txt").write_text("no yaml: [a\n" * 20)
+    (folder / "blank.txt").write_text(" \n")
     (folder / "link").symlink_to(folder / "nowhere")
     result = train(compose(tiny(folder / "runs", "name=base")))
     whole = result.checkpoint.read_bytes()
     (folder / "torn.ckpt").write_bytes(whole[: len(whole) // 2])
-    names = {"file": "text.txt", "empty": "empty", "torn": "torn.ckpt", "link": "link", "nothing": "nothing"}
+    names = {
+        "file": "text.txt",
+        "blank": "blank.txt",
+        "empty": "empty",
+        "torn": "torn.ckpt",
+        "link": "link",
+        "nothing": "nothing",
+    }
     found = {name: str(folder / file) for name, file in names.items()}
     found |= {"run": str(result.folder), "checkpoint": str(result.checkpoint), "cache": str(CACHE)}
     return found | {"scratch": str(folder / "scratch")}

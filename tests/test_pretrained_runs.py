@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -218,3 +219,43 @@ def test_a_name_that_is_taken_and_a_folder_that_is_there(checkpoint, tmp_path):
     with pytest.raises(BadInput, match="position=alibi"):
         export_run(result.folder, tmp_path / "out", str(CACHE))
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("original_window=16", "original_window"),
+        ("data.column=txt", "data"),
+        ("tokenizer={checkpoint}/tokenizer.json", "tokenizer"),
+        ("weights", "files"),
+    ],
+)
+def test_a_run_that_was_made_of_something_else_is_not_handed_out_for_it(checkpoint, tmp_path, change, named):
+    source = shutil.copytree(checkpoint, tmp_path / "source")
+    imported(source, tmp_path)
+    if change == "weights":
+        (weights,) = source.glob("*.safetensors")
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+        changes = []
+    else:
+        changes = [change.format(checkpoint=checkpoint)]
+    with pytest.raises(BadInput, match=f"was made of another {named}: give another name="):
+        imported(source, tmp_path, *changes)
+
+
+def test_the_record_of_an_import_that_is_torn_is_named(checkpoint, tmp_path):
+    folder = imported(checkpoint, tmp_path)
+    (folder / "origin.json").write_text("")
+    with pytest.raises(BadInput, match=r"origin\.json is torn"):
+        imported(checkpoint, tmp_path)
+
+
+def test_home_is_expanded(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    status, out, err = run_program(*words(checkpoint, Path("~/runs")), module="experiments.pretrained")
+    assert status == 0, err
+    assert (tmp_path / "runs" / "pretrained" / "tiny").is_dir() and "~" not in out
+    run_folder = "checkpoint=~/runs/pretrained/tiny"
+    status, _, err = run_program(run_folder, "to=~/out", "cache=~/runs/cache", module="experiments.pretrained")
+    assert status == 0, err
+    assert (tmp_path / "out" / "config.json").is_file()
