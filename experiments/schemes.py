@@ -3,18 +3,17 @@
 python -m experiments.schemes
 """
 
+from __future__ import annotations
+
 import sys
+from typing import TYPE_CHECKING
 
 from conf.base import BadInput
 from conf.compose import program
 from conf.words import FOLDER
-from models.positions import EXTENSIONS, SCHEMES, Position
-from models.positions.mixture import Mixture
-from models.positions.rotate import Rotary
-from models.positions.switch import Switch
 
-# Who is silent at a door: a rotation speaks at the third only for an extension that regroups distances.
-SILENT = {"embed": (Position,), "rotate": (Position,), "bias": (Position, Rotary)}
+if TYPE_CHECKING:
+    from models.positions import Position
 
 
 def described(group: str, name: str) -> str:
@@ -24,15 +23,24 @@ def described(group: str, name: str) -> str:
 
 
 def doors(scheme: type[Position]) -> str:
-    """The doors at which a scheme acts: those it does not leave silent."""
+    """The doors at which a scheme acts: those it does not leave as its base classes have them."""
+    from models.positions import Position
+    from models.positions.mixture import Mixture
+    from models.positions.rotate import Rotary
+
     if scheme is Mixture:
         return "those of its parts"
-    acts = [door for door, silent in SILENT.items() if getattr(scheme, door) not in [getattr(s, door) for s in silent]]
+    # A rotation acts at the third only for an extension that regroups distances.
+    inherited = {"embed": (Position,), "rotate": (Position,), "bias": (Position, Rotary)}
+    acts = [door for door, bases in inherited.items() if getattr(scheme, door) not in [getattr(b, door) for b in bases]]
     return ", ".join(acts) or "none"
 
 
 def table() -> str:
     """A Markdown row per scheme: name, doors, whether it is relative, what an extension may change, what it is."""
+    from models.positions import SCHEMES
+    from models.positions.mixture import Mixture
+
     lines = ["| position= | acts at | relative | an extension may change | what it is |", "|---|---|---|---|---|"]
     for name, scheme in SCHEMES.items():
         relative = "as its parts are" if scheme is Mixture else "yes" if scheme.relative else "no"
@@ -43,6 +51,9 @@ def table() -> str:
 
 def extensions() -> str:
     """A Markdown row per extension: name, what it changes of a scheme, what it is."""
+    from models.positions import EXTENSIONS
+    from models.positions.switch import Switch
+
     lines = ["| extend= | changes | what it is |", "|---|---|---|"]
     for name, extension in EXTENSIONS.items():
         changes = "what the other does" if extension is Switch else extension.changes or "nothing"

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from conf.base import BadInput
+from conf.compose import program
+
 REGROUPING = ("self_extend", "rerope")  # extensions that replace scores, and leave the fast attention
 Numbers = Iterator[tuple[str, float]]  # a row in words, and its number
 
@@ -117,16 +120,16 @@ def table(folder: Path) -> str:
 
 def main() -> None:
     """The command line: a folder."""
-    usage = "usage: python -m experiments.benchmark.targets FOLDER"
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(f"{__doc__.strip()}\n\n{usage}")
-        return
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        sys.exit(usage)
-    folder = Path(sys.argv[1])
-    if not any((folder / f"{target.section}.json").exists() for target in TARGETS):
-        sys.exit(f"{folder} holds no section of the benchmark, such as step.json")
-    print(table(folder))
+    with program():
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print(__doc__.strip())
+            return
+        if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+            raise BadInput("usage: python -m experiments.benchmark.targets FOLDER")
+        folder = Path(sys.argv[1])
+        if not any((folder / f"{target.section}.json").exists() for target in TARGETS):
+            raise BadInput(f"{folder} holds no section of the benchmark, such as step.json")
+        print(table(folder))
 
 
 if __name__ == "__main__":
