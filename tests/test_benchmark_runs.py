@@ -12,6 +12,7 @@ from experiments.benchmark.job import Ledger
 from experiments.benchmark.settings import Benchmark
 from experiments.benchmark.time_to_loss import arms, compare_optimizers, first_passage
 from tests.runs import CACHE, TINY
+from train import compose
 
 MODEL = [
     each for each in TINY if each.split("=")[0] not in ("steps", "log_every", "validate_every", "trainer", "cache")
@@ -91,6 +92,14 @@ def test_optimizers_take_turns():
     found = arms({"adamw": (1.0, 2.0, 3.0), "muon": (4.0,)}, (10, 20))
     assert found[:4] == [("adamw", 1.0, 10), ("muon", 4.0, 10), ("adamw", 2.0, 10), ("adamw", 3.0, 10)]
     assert len(found) == 8 and {steps for *_, steps in found[4:]} == {20}
+
+
+@pytest.mark.parametrize("section", ["time_to_loss", "sweep"])
+def test_the_runs_are_those_that_the_recorded_numbers_are_of(section):
+    """Named by their own settings: an experiment that changes would change what is measured."""
+    config = compose(list(getattr(settings(), section).run))
+    assert (config.model.name, config.window, config.batch) == ("nano", 32, 64)
+    assert config.data.source == "sotu" and config.data.tokenizer.kind == "bytes"
 
 
 def test_a_small_race(one_thread):
