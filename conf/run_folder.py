@@ -108,9 +108,9 @@ class RunFolder:
     @property
     def _trained(self) -> bool:
         """Whether anything was trained here."""
-        kept = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
+        has_checkpoints = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
         done = (self.path / "results.json").exists()
-        return kept or done or (self.metrics.exists() and self.metrics.stat().st_size > 0)
+        return has_checkpoints or done or (self.metrics.exists() and self.metrics.stat().st_size > 0)
 
     def _read(self, name: str) -> dict | None:
         """What a file of the folder holds; None where it is missing, or torn, which is said."""
@@ -252,7 +252,7 @@ def differences(recorded: dict, known: dict | None, config: dict, inputs: dict[s
     """
     old, new = identity(recorded), identity(config)
     if known is None:
-        return [f"another {each}" for each in differing_keys(old, new)]
+        return [f"another {key}" for key in differing_keys(old, new)]
     paths = {"checkpoint", "data.folder"}
     for flat in (old, new):
         paths |= {"data.train", "data.validation", "data.test"} if flat.get("data.source") == "files" else set()
@@ -260,7 +260,7 @@ def differences(recorded: dict, known: dict | None, config: dict, inputs: dict[s
     old, new = ({key: value for key, value in flat.items() if key not in paths} for flat in (old, new))
     names = {"data": config["data"]["name"], "checkpoint": config["checkpoint"]}
     changed = [CONTENTS[key].format(**names) for key in CONTENTS if known.get(key) != inputs.get(key)]
-    return [f"another {each}" for each in differing_keys(old, new)] + changed
+    return [f"another {key}" for key in differing_keys(old, new)] + changed
 
 
 def flatten(values: dict, prefix: str = "") -> dict:

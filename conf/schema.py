@@ -182,7 +182,7 @@ def _sentence(faults: Sequence[Mapping], values: dict) -> str:
         return f"{key}={plainly(fault['input'])} needs at least {context['min_length']} value(s)"
     # A value that may be of several kinds has a fault for each of them.
     alternatives = [other for place, _, other in located if place == key and other["type"] != "value_error"]
-    messages = [WORDS.get(each["type"], re.sub("^(Input|String) ", "", each["msg"])) for each in alternatives]
+    messages = [WORDS.get(other["type"], re.sub("^(Input|String) ", "", other["msg"])) for other in alternatives]
     return f"{key}={plainly(fault['input'])} {' or '.join(dict.fromkeys(messages))}"
 
 
@@ -191,12 +191,12 @@ def _locate(fault: Mapping, values: dict) -> tuple[str, list[str]]:
 
     pydantic's path also has the tag by which the members of a union are told apart, and names of its own functions.
     """
-    here, keys, tag = values, [], None
+    value, keys, tag = values, [], None
     for index, part in enumerate(fault["loc"]):
-        if isinstance(here, dict) and tag is None and part in (here.get("name"), here.get("source")) and keys:
+        if isinstance(value, dict) and tag is None and part in (value.get("name"), value.get("source")) and keys:
             tag = part
-        elif (part in here) if isinstance(here, dict) else isinstance(part, int) and isinstance(here, list | tuple):
-            here, tag = here[part], None
+        elif (part in value) if isinstance(value, dict) else isinstance(part, int) and isinstance(value, list | tuple):
+            value, tag = value[part], None
             keys.append(str(part))
         elif fault["type"] == "missing" and index == len(fault["loc"]) - 1:
             keys.append(str(part))

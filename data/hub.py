@@ -80,9 +80,9 @@ def _read(settings: Hub, split: str, online: bool) -> Iterator[str]:
     except BadInput:
         raise
     except Exception as error:  # a wrong name, config or split, or a lost connection: each has its own type
-        where = "from the hub" if online else "from the local cache, and the hub cannot be reached"
+        source = "from the hub" if online else "from the local cache, and the hub cannot be reached"
         raise BadInput(
-            f"The dataset {settings.path!r} cannot be read {where} ({_reason(error)}); check data.path, data.config, "
+            f"The dataset {settings.path!r} cannot be read {source} ({_reason(error)}); check data.path, data.config, "
             f"data.revision and the splits, or {INSTEAD}."
         ) from error
 

@@ -58,8 +58,8 @@ class Meta(BaseModel):
 
 def digest_of(meta: dict) -> str:
     """SHA-256 of what meta.json says, itself aside."""
-    said = {key: value for key, value in meta.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    content = {key: value for key, value in meta.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint(folder: Path, tokenizer: str) -> str:

@@ -103,9 +103,9 @@ class Task:
         blank = np.zeros(self.digits, dtype=np.int64)
         last = max(place for place, piece in enumerate(self._needle) if isinstance(piece, str) and piece == "key")
         self._needle_length = len(_fill(self._needle, 0, blank))
-        asked = len(_fill(self._question, 0, blank))
-        self.nearest = len(_fill(self._needle[last:], 0, blank)) + asked  # the smallest k
-        self._fixed = len(self._preamble) + self.keys * self._needle_length + asked + self.digits - 1
+        question_length = len(_fill(self._question, 0, blank))
+        self.nearest = len(_fill(self._needle[last:], 0, blank)) + question_length  # the smallest k
+        self._fixed = len(self._preamble) + self.keys * self._needle_length + question_length + self.digits - 1
         # With so much text between several needles, every k between the extremes can be had.
         self.shortest = self._fixed + (self._needle_length - 1 if self.keys > 1 else 0)
 
@@ -167,14 +167,14 @@ class Task:
     def _draw_keys(self, filler: np.ndarray, count: int, random: np.random.Generator, measured: bool) -> np.ndarray:
         """Different keys (count, n) that do not occur in the text, of those held out or of the others."""
         there = np.lib.stride_tricks.sliding_window_view(filler, self.digits) if len(filler) >= self.digits else None
-        found: dict[str, np.ndarray] = {}
+        keys: dict[str, np.ndarray] = {}
         for _ in range(TRIES):
             key = f"{random.integers(10**self.digits):0{self.digits}d}"
             tokens = self._numerals[[int(digit) for digit in key]]
             if held_out(key) == measured and (there is None or not (there == tokens).all(axis=1).any()):
-                found[key] = tokens
-            if len(found) == count:
-                return np.stack(list(found.values()))
+                keys[key] = tokens
+            if len(keys) == count:
+                return np.stack(list(keys.values()))
         raise BadInput(f"{count} keys of {self.digits} digits are not to be had: more digits leave more")
 
     def sequence(self, window: np.ndarray, random: np.random.Generator, reach: int | None = None) -> np.ndarray:
@@ -193,8 +193,8 @@ class Task:
 
 def _fill(pieces: list, label: int, key: np.ndarray) -> np.ndarray:
     """Pieces with their labels and keys in place."""
-    named = {"label": np.array([label]), "key": key}
-    return np.concatenate([named[piece] if isinstance(piece, str) else piece for piece in pieces])
+    values = {"label": np.array([label]), "key": key}
+    return np.concatenate([values[piece] if isinstance(piece, str) else piece for piece in pieces])
 
 
 class MixedWindows:

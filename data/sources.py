@@ -124,18 +124,18 @@ def _join(rows: Iterable[str], heading: str | None) -> Iterator[str]:
 
 def _files(settings: Files) -> dict[str, list[Path]]:
     """The files of each given split, in order and each once; BadInput where one cannot be read, or is in two splits."""
-    found: dict[str, list[Path]] = {}
+    paths: dict[str, list[Path]] = {}
     owners: dict[tuple[int, int], tuple[str, Path]] = {}
     for split in SPLITS:
         if (patterns := getattr(settings, split)) is None:
             continue
-        found[split] = files.find(f"data.{split}", patterns)
-        for path in found[split]:
+        paths[split] = files.find(f"data.{split}", patterns)
+        for path in paths[split]:
             owner, other = owners.setdefault(files.file_id(path), (split, path))
             if owner != split:
                 spelled = f", as {str(other)!r}" if other != path else ""
                 raise BadInput(f"data.{split}: {str(path)!r} is in data.{owner} too{spelled}; a file has one split.")
-    return found
+    return paths
 
 
 def _digest(path: Path) -> str:

@@ -135,9 +135,9 @@ def find(source, otherwise=None) -> Path:
         raise BadInput(f"from={source} must be a folder, a repository of the hub, or a .gguf file")
     if source.startswith(PACKAGE):
         package, _, file = source.removeprefix(PACKAGE).partition("/")
-        found = importlib.util.find_spec(package)
-        if found is not None and found.origin is not None:
-            return Path(found.origin).parent / file
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            return Path(spec.origin).parent / file
         if otherwise is None:
             raise BadInput(f"from={source}: the package {package} is not installed")
         return find(otherwise)
@@ -201,8 +201,8 @@ def export_run(checkpoint: Path, to: Path, cache: str) -> tuple[str, ...]:
             return tuple(remarks)
         text = byte_tokenizer(DOCUMENT) if text == BYTES else text
         (folder / "tokenizer.json").write_text(text, encoding="utf-8")
-        named = {token["id"]: token["content"] for token in json.loads(text)["added_tokens"]}
-        ends = {key: named[record["separator"]] for key in ("bos_token", "eos_token") if record["separator"] in named}
+        by_id = {token["id"]: token["content"] for token in json.loads(text)["added_tokens"]}
+        ends = {key: by_id[record["separator"]] for key in ("bos_token", "eos_token") if record["separator"] in by_id}
         longest = exported.config.get("max_position_embeddings", config.original_window)
         about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": longest, **ends}
         about["clean_up_tokenization_spaces"] = False

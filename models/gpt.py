@@ -1,6 +1,6 @@
 """A compact decoder-only transformer that knows nothing of positional schemes beyond their three doors.
 
-Letters in shape comments: B batch, T tokens, H heads, D head width, C = H·D model width, V vocabulary.
+Letters in shape comments are those of models/positions/base.py.
 """
 
 import zlib

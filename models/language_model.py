@@ -120,7 +120,7 @@ class LanguageModel(L.LightningModule):
             rate = settings.lr * (rates.get(name.removeprefix("position."), 1.0) if positional else 1.0)
             groups.setdefault((rate, decay), []).append(parameter)
         optimizer = torch.optim.AdamW(
-            [{"params": each, "lr": rate, "weight_decay": decay} for (rate, decay), each in groups.items()],
+            [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()],
             betas=(settings.beta1, settings.beta2),
             fused=True,
         )

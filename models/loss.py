@@ -1,6 +1,6 @@
 """The loss of a language model, from its last states to the gradient, without its logits ever being whole.
 
-Letters in shape comments: N tokens, C model width, V vocabulary.
+Letters in shape comments are those of models/positions/base.py, but N: tokens of all texts together.
 """
 
 import torch

@@ -44,15 +44,15 @@ def place(devices: int, nodes: int) -> Place:
         BadInput: torchrun or srun started another number of processes than devices x nodes.
     """
     ranks, environ = devices * nodes, os.environ
-    asked = f"trainer.devices x trainer.nodes is {devices} x {nodes}"
+    requested = f"trainer.devices x trainer.nodes is {devices} x {nodes}"
     if TorchElasticEnvironment.detect():
         if int(environ["WORLD_SIZE"]) != ranks:
-            raise BadInput(f"torchrun started {environ['WORLD_SIZE']} process(es), and {asked}: they must be equal")
+            raise BadInput(f"torchrun started {environ['WORLD_SIZE']} process(es), and {requested}: they must be equal")
         return Place(int(environ["RANK"]), ranks, TorchElasticEnvironment())
     if ranks > 1 and int(environ.get("SLURM_NTASKS", 1)) > 1 and SLURMEnvironment.detect():
         if (environ["SLURM_NTASKS"], environ.get("SLURM_NTASKS_PER_NODE")) != (str(ranks), str(devices)):
             raise BadInput(
-                f"Slurm started {environ['SLURM_NTASKS']} tasks, and {asked}: ask it for --nodes={nodes} "
+                f"Slurm started {environ['SLURM_NTASKS']} tasks, and {requested}: ask it for --nodes={nodes} "
                 f"--ntasks-per-node={devices}"
             )
         # Requeued by hand or not at all: Lightning's own way would resume from a checkpoint of its own.

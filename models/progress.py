@@ -39,9 +39,9 @@ class Metrics:
 
     def rewind(self, step: int) -> None:
         """Forget what was said after this step."""
-        kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
+        lines = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
         partial = self.path.with_suffix(".tmp")
-        partial.write_text("".join(kept))
+        partial.write_text("".join(lines))
         partial.replace(self.path)
 
     def write(self, row: dict) -> None:
@@ -205,9 +205,9 @@ class Bar(TQDMProgressBar):
         self.train_progress_bar.set_description(self.name)
 
     def get_metrics(self, trainer, module) -> dict[str, str]:
-        said = self.recorder.latest
-        shown = {"loss": "train/loss", "ppl": "train/perplexity", "val ppl": "validation/perplexity"}
-        return {label: f"{said[key]:.3f}" for label, key in shown.items() if key in said}
+        latest = self.recorder.latest
+        labels = {"loss": "train/loss", "ppl": "train/perplexity", "val ppl": "validation/perplexity"}
+        return {label: f"{latest[key]:.3f}" for label, key in labels.items() if key in latest}
 
 
 def describe(metrics: dict[str, float]) -> str:

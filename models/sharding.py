@@ -51,7 +51,7 @@ class Sharded(ModelParallelStrategy):
         module, weights = self.lightning_module, checkpoint["state_dict"]
         module.load_state_dict({name: _rows(weights[name], like) for name, like in module.state_dict().items()})
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            parameters = [each for group in optimizer.param_groups for each in group["params"]]
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             for number, moments in state["state"].items():
                 state["state"][number] = {key: _rows(value, parameters[number]) for key, value in moments.items()}
             optimizer.load_state_dict(state)

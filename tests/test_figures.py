@@ -11,7 +11,7 @@ from conf.compose import FOLDER, compose_values
 from experiments.extend.figures import study_figures
 from experiments.figures import decay as decays
 from experiments.figures.__main__ import _main as program
-from experiments.figures.distance import added_scores, curves, defaults, discovered, scores
+from experiments.figures.distance import added_scores, curves, default_scheme, scheme_names, scores
 from experiments.figures.gallery import FIGURES, page
 from experiments.figures.rotary import turned
 from experiments.figures.settings import Gallery
@@ -108,13 +108,13 @@ def test_distance_the_temperature_divides_scores_and_no_bias():
 
 @pytest.mark.slow
 def test_distance_every_scheme_is_found_and_none_but_nope_is_flat():
-    assert sorted(discovered()) == sorted(path.stem for path in (FOLDER / "position").glob("*.yaml"))
-    for name in discovered():
-        position = defaults(name)
+    assert sorted(scheme_names()) == sorted(path.stem for path in (FOLDER / "position").glob("*.yaml"))
+    for name in scheme_names():
+        position = default_scheme(name)
         q = torch.randn(position.geometry.head_width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         found = curves(position, q, q, LENGTH)
         assert (found[0].std(dim=-1) > 1e-3).all() == (name != "none")
-    mixed = curves(defaults("mixture"), q, q, LENGTH)
+    mixed = curves(default_scheme("mixture"), q, q, LENGTH)
     assert len(mixed) == 4 and mixed[0].std() > 0.1 and mixed[-1].std() < 1e-9  # its last layer has no positions
 
 

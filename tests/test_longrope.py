@@ -313,5 +313,5 @@ def test_what_cannot_be_is_one_sentence(base, tmp_path):
 def test_device_of_candidates_is_that_of_the_model():
     """What is shown lies where it is read (a wrong device would only show on a GPU): the meta device says so."""
     candidates, _ = in_place(Case("rope").model(extend="longrope", factor=3.0))
-    candidates.show([TARGET], 2, "meta")
+    candidates.set_candidates([TARGET], 2, "meta")
     assert all(part.device == torch.device("meta") for part in (candidates.factors, candidates.n_hats))

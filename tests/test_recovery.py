@@ -12,7 +12,7 @@ from conf.compose import compose_values
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
 from experiments.longrope import candidates
 from experiments.longrope.__main__ import _main
-from experiments.longrope.recovery import Recovery, recover, worth
+from experiments.longrope.recovery import Recovery, recover, recovery_sentence
 from experiments.longrope.search import Search, search_factors, search_settings
 from experiments.longrope.searching import Progress, format_table
 from tests.runs import CACHE, tiny
@@ -132,8 +132,10 @@ def test_the_command_recovers_draws_and_says_what_it_gave(runs, capsys):
     result, folder = recovered(runs, length=16)
     out = capsys.readouterr().out
     assert result["longer"] == 16 and set(result["methods"]["found"]) >= {"search", "held out", "at 8"}
-    assert format_table(result) in out and worth(result) in out and f"extend.path={folder}/factors.yaml" in out
-    assert re.search(r"the extension costs \d\.\d+ .* of the base model, \d\.\d+ .* before", worth(result))
+    assert (
+        format_table(result) in out and recovery_sentence(result) in out and f"extend.path={folder}/factors.yaml" in out
+    )
+    assert re.search(r"the extension costs \d\.\d+ .* of the base model, \d\.\d+ .* before", recovery_sentence(result))
     assert (folder / "figure.png").stat().st_size > 100
 
 

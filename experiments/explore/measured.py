@@ -38,9 +38,9 @@ def _studies(results: dict) -> list[dict]:
     """The curves of a study (its summary.json), one entry for every positional scheme."""
     base, entries = results["base"], []
     for position in results["study"]["positions"]:
-        readings = [each for each in results["readings"] if each["position"] == position]
-        longest = max(each["factor"] for each in readings)
-        curves = [_curve(each) for each in readings if each["factor"] in (1, longest)]
+        readings = [reading for reading in results["readings"] if reading["position"] == position]
+        longest = max(reading["factor"] for reading in readings)
+        curves = [_curve(reading) for reading in readings if reading["factor"] in (1, longest)]
         methods = list(dict.fromkeys(curve["method"] for curve in curves))
         entries.append(
             {

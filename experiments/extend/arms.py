@@ -1,6 +1,6 @@
-"""What the extension study compares: its settings, its arms, and the training runs they are made of.
+"""The settings, arms and training runs of the extension study.
 
-An arm is a scheme read by a method at a factor s, from L tokens, the window its base model was trained on, to s·L.
+An arm is a scheme extended by a method from L tokens, the window of its base model, to s·L tokens.
 """
 
 import re
@@ -19,7 +19,7 @@ from experiments.lab.scale import Scale, key_of
 if TYPE_CHECKING:
     from conf.schema import Config
 
-# What the others are held to: extrapolation, and fine-tuning at the window of the base model.
+# The reference arms: extrapolation, and fine-tuning at the window of the base model.
 PLAIN, CONTROL = "none", "control"
 DECODED = "-decoded"  # after the name of a method that depends on the length of the text, read as decoding reads it
 # Methods that are never fine-tuned, and why.
@@ -36,7 +36,7 @@ Methods = Annotated[tuple[str | dict, ...], Listed, Field(min_length=1)]
 
 
 class Study(Settings):
-    """What the study asks of its base models, as in conf/extend_study.yaml."""
+    """The settings of the study, as in conf/extend_study.yaml."""
 
     positions: Names
     extends: Methods

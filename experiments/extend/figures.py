@@ -23,11 +23,11 @@ FEW = 6  # methods that can share a panel
 
 
 def study_figures(folder: Path, findings: "Findings") -> list[Path]:
-    """Perplexity against context length and against fine-tuning steps at the longer windows; k_max and keys likewise,
-    and effective context where the optimum is known.
+    """Draw perplexity against context and against fine-tuning steps, likewise k_max and keys found, and effective
+    context where the optimum is known.
 
-    With one factor and few methods all share a panel, and one figure shows both; else every scheme has figures with a
-    panel for each method and a colour for each factor.
+    With one factor and few methods, all methods share a panel. Otherwise every scheme has figures with a panel for
+    each method and a colour for each factor.
 
     Returns:
         The figures, written as .png and .svg, without their suffix.
@@ -48,7 +48,7 @@ def study_figures(folder: Path, findings: "Findings") -> list[Path]:
 
 
 def _together(findings: "Findings", path: Path) -> Path:
-    """One factor, all methods: a column for every scheme, reading further above recovery."""
+    """Draw all methods at one factor, a column per scheme: perplexity by context above perplexity by steps."""
     positions, factor = findings.study.positions, findings.study.factors[0]
     figure, axes = pyplot().subplots(2, len(positions), figsize=(5.2 * len(positions), 8), sharey=True, squeeze=False,
                                      layout="constrained")  # fmt: skip
@@ -83,17 +83,17 @@ def _effective(findings: "Findings", path: Path) -> Path:
 
 
 def _effective_row(reading: "Reading", context: int) -> dict:
-    """With one seed the interval over documents; of several the geometric mean, the least and the most."""
+    """One seed's effective context with its interval over documents, or the geometric mean and range over seeds."""
     seeds = [row["effective_context"] for row in reading.at(context)]
     if len(seeds) == 1:
         return {"context": context, "effective_context": seeds[0]}
-    values = [each["value"] for each in seeds]
+    values = [seed["value"] for seed in seeds]
     spread = {"value": reading.effective_context(context), "low": min(values), "high": max(values)}
     return {"context": context, "effective_context": spread}
 
 
 def _panels(findings: "Findings", folder: Path, kinds: dict) -> list[Path]:
-    """A figure of each kind for every scheme, by what draws a panel and what it shows."""
+    """Draw a figure of each kind for every scheme; kinds: (function that draws a panel, title) by name."""
     return [_by_method(findings, position, folder / f"{name}-{position}", *how)
             for name, how in kinds.items() for position in findings.study.positions]  # fmt: skip
 
@@ -107,7 +107,7 @@ def _by_method(findings: "Findings", position: str, path: Path, draw: Callable, 
     figure, axes = pyplot().subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False,
                                      layout="constrained")  # fmt: skip
     shades = pyplot().get_cmap("viridis")
-    colours = {1: "black"} | {each: shades(0.85 * n / max(1, len(factors) - 1)) for n, each in enumerate(factors)}
+    colours = {1: "black"} | {factor: shades(0.85 * n / max(1, len(factors) - 1)) for n, factor in enumerate(factors)}
     for panel in axes.flat[len(methods) :]:
         panel.set_axis_off()
     for number, (panel, method) in enumerate(zip(axes.flat, methods, strict=False)):
@@ -162,10 +162,10 @@ def _reaching(axes: "Axes", findings: "Findings", position: str, method: str, co
         axes.axhline(window, color=colours[factor], linewidth=0.8, linestyle=":")
         if points:
             steps, values = zip(*points, strict=True)
-            low, middle, high = ([each[key] for each in values] for key in ("low", "value", "high"))
+            low, middle, high = ([value[key] for value in values] for key in ("low", "value", "high"))
             axes.fill_between(steps, low, high, color=colours[factor], alpha=0.15, linewidth=0)
             axes.plot(
-                steps, middle, color=colours[factor], marker="o", markersize=4, label=f"asked at {window} (dotted)"
+                steps, middle, color=colours[factor], marker="o", markersize=4, label=f"measured at {window} (dotted)"
             )
     axes.set_yscale("symlog", base=2, linthresh=findings.window / 4)
     axes.set_ylim(bottom=-findings.window / 32)
@@ -269,7 +269,7 @@ def _inside(axes: "Axes", findings: "Findings", position: str) -> None:
 def _steps(axes: "Axes", findings: "Findings") -> None:
     """The axis of fine-tuning steps, which begins with none."""
     axes.set_xscale("symlog", base=2, linthresh=1)
-    axes.set_xticks(findings.steps, [str(each) for each in findings.steps])
+    axes.set_xticks(findings.steps, [str(step) for step in findings.steps])
     axes.set_xlim(left=-0.2)
     axes.set_xlabel("fine-tuning steps")
 

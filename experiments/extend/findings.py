@@ -1,7 +1,7 @@
-"""What a study found: every reading of every arm, over its seeds, and how they compare.
+"""The readings of every arm of a study over its seeds, and their comparisons.
 
-Every comparison is paired over documents, and with several seeds over seeds as well: all readings of a study score the
-same targets. `extrapolation` at a longer window is the base model before fine-tuning, and after it the base model
+Comparisons are paired over documents, and with several seeds over seeds too, because all readings of a study score
+the same targets. `extrapolation` at a longer window is the base model before fine-tuning, and after it the base model
 fine-tuned there directly.
 """
 
@@ -18,7 +18,7 @@ from experiments.lab.statistics import mean as document_mean
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of the model of one seed.
+    """The measurements of one seed's model.
 
     rows: one per context length, as measure_checkpoint gives them; passkey: one per length, as measure_passkey does.
     """
@@ -30,9 +30,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Reading:
-    """An arm measured once: scheme, method, factor (1: none of its own), steps of fine-tuning, a model for each seed.
+    """A measurement of an arm: scheme, method, factor (1 if it has none), steps of fine-tuning, a model for each seed.
 
-    arm: the method, with DECODED after it where it depends on the length of the text and was read as decoded.
+    arm: the method, with DECODED appended if it depends on the length of the text and was read as decoded.
     """
 
     position: str
@@ -77,19 +77,19 @@ class Reading:
         seeds = self.k_max_by_seed(length)
         if len(seeds) <= 1:
             return seeds[0] if seeds else None
-        values = [each["value"] for each in seeds]
+        values = [seed["value"] for seed in seeds]
         return {"value": median(values), "low": min(values), "high": max(values)}
 
     @property
     def plain(self) -> list[dict]:
-        """As results.json has it, one for each seed."""
+        """Plain values for results.json, one for each seed."""
         own = {"position": self.position, "arm": self.arm, "factor": self.factor, "steps": self.steps}
         return [own | asdict(model) for model in self.models]
 
 
-def ratio(ours: Sequence[dict], theirs: Sequence[dict]) -> Estimate:
+def ratio(rows: Sequence[dict], reference: Sequence[dict]) -> Estimate:
     """Perplexity over perplexity of rows of the same targets, one for each seed, with its 95 % interval."""
-    return paired_ratio(ours[0], theirs[0]) if len(ours) == 1 else compare(ours, theirs).ratio
+    return paired_ratio(rows[0], reference[0]) if len(rows) == 1 else compare(rows, reference).ratio
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,11 @@ class Findings:
         return [model.seed for model in self.readings[0].models]
 
     def get(self, position: str, method: str, factor: int, steps: int) -> Reading | None:
-        """A method at a factor after these steps; one without a factor of its own reads any window as it is."""
+        """The reading of a method at a factor after these steps; a method without a factor has one reading for all."""
         return self._index.get((position, method, factor, steps)) or self._index.get((position, method, 1, steps))
 
     def base(self, position: str) -> Reading:
-        """The base model, as it was trained."""
+        """The reading of the base model as trained."""
         return self._index[position, PLAIN, 1, 0]
 
     @property
@@ -125,7 +125,7 @@ class Findings:
         return (0, *self.study.finetune_steps)
 
     def methods(self, position: str) -> list[str]:
-        """The methods of a scheme in the order they were asked for, the control last."""
+        """The methods of a scheme in the order of the settings, the control last."""
         methods = dict.fromkeys(reading.arm for reading in self.readings if reading.position == position)
         return sorted(methods, key=CONTROL.__eq__)
 
@@ -141,23 +141,23 @@ class Findings:
 
     def against_plain(self, position: str, method: str, factor: int, steps: int) -> Estimate | None:
         """Perplexity at the longer window over that of extrapolation after as many steps; None if one is missing."""
-        ours, theirs = (self.get(position, each, factor, steps) for each in (method, PLAIN))
-        if ours is None or theirs is None or ours is theirs:
+        reading, plain = (self.get(position, arm, factor, steps) for arm in (method, PLAIN))
+        if reading is None or plain is None or reading is plain:
             return None
-        return ratio(ours.at(self.window * factor), theirs.at(self.window * factor))
+        return ratio(reading.at(self.window * factor), plain.at(self.window * factor))
 
     @cached_property
     def twice(self) -> set[str]:
-        """The methods that depend on the length of the text, and were read whole and as decoded."""
+        """The methods that depend on the length of the text and were read both whole and as decoded."""
         return {reading.arm.removesuffix(DECODED) for reading in self.readings if reading.arm.endswith(DECODED)}
 
     def name(self, method: str) -> str:
-        """A method as tables name it, with a mark where losses of whole windows are not those of decoding."""
+        """The name of a method in tables, with a mark if its losses differ between whole windows and decoding."""
         return method_name(method) + "*" * (method in self.twice)
 
     @property
     def widest(self) -> int:
-        """Characters of the longest name."""
+        """The length of the longest name."""
         return max(14, *(len(self.name(reading.arm)) for reading in self.readings))
 
     def by_steps(self) -> list[tuple[str, str, int]]:

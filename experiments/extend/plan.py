@@ -1,6 +1,6 @@
-"""A study made ready to run: its base models and arms as one plan of the engine, and what is read of them.
+"""The plan of a study: its base models and arms as runs of one plan, and the measurements of them.
 
-The base model of a scheme is trained first, or is a checkpoint that exists. Fine-tuning runs go on from it.
+The base model of a scheme is trained first or is an existing checkpoint. Fine-tuning runs start from it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Seeds(Engine):
-    """The size of the base models, their seeds or where they are, and how runs are trained: conf/extend_study.yaml."""
+    """The scale, seeds or checkpoint of the base models and how runs are trained, as in conf/extend_study.yaml."""
 
     scale: Scale
     seeds: Count
@@ -53,8 +53,8 @@ class StudyPlan:
     arms: list[Arm]
     left_out: list[str]
     how: Measurement
-    segments: int  # that there are, at most study.segments
-    text: dict  # that is measured: its name and fingerprint, documents, and how many of them were trained on
+    segments: int  # available stretches of text, at most study.segments
+    text: dict  # the text measured: name, fingerprint, documents, and how many of them were trained on
     runs: Plan
 
     @property
@@ -72,7 +72,7 @@ class StudyPlan:
         return [self.base.window * factor for factor in (1, *sorted(self.study.factors))]
 
     def measurements(self, position: str) -> Iterator[tuple[Arm, int, str]]:
-        """Every arm of a scheme, the steps after which it is measured, and how its texts are then read."""
+        """Every measurement of a scheme's arms: (arm, steps of fine-tuning, whole or decoded)."""
         for arm in self.arms:
             if arm.position == position:
                 yield from ((arm, steps, reading) for steps in arm.steps for reading in arm.passes)
@@ -86,15 +86,15 @@ class StudyPlan:
 
     @property
     def data(self) -> dict | None:
-        """Plain settings of the text that is measured; None: that the base models were trained on."""
+        """Plain settings of the text measured; None for the one the base models were trained on."""
         return None if self.study.data is None else self.study.data.model_dump(mode="json")
 
     def perplexity(self, reading: str) -> Measurement:
-        """How perplexity is measured."""
+        """The settings of a perplexity measurement."""
         return self.how.model_copy(update={"reading": reading})
 
     def passkey(self, arm: Arm, reading: str) -> Passkey | None:
-        """How an arm is asked for keys: at the windows up to that of its factor, or at all of them if it has none."""
+        """The settings of a passkey measurement: windows up to the arm's, or all windows if it has no factor."""
         if not self.study.passkey:
             return None
         task, study = self.base.data.retrieval, self.study
@@ -105,10 +105,10 @@ class StudyPlan:
 
 
 def make_study_plan(values: dict, overrides: Sequence[str]) -> StudyPlan:
-    """Everything a study is made of, from the composed values of conf/extend_study.yaml and the overrides.
+    """Make the plan of a study from the composed values of conf/extend_study.yaml and the overrides.
 
     Raises:
-        BadInput: something of it cannot be had; one sentence.
+        BadInput: a setting, checkpoint or text does not allow the study.
     """
     from conf.schema import validate
     from data.corpus import prepare
@@ -119,7 +119,7 @@ def make_study_plan(values: dict, overrides: Sequence[str]) -> StudyPlan:
     if values["checkpoint"] is not None:
         study, bases, checkpoints = _existing(study, engine, values, overrides)
     else:
-        bases = {each: base_runs(engine.scale, overrides, each, engine.seeds) for each in study.positions}
+        bases = {position: base_runs(engine.scale, overrides, position, engine.seeds) for position in study.positions}
         checkpoints = {base.name: checkpoint_after(base) for runs in bases.values() for base in runs}
     first = next(iter(bases.values()))[0]
     _check(study, first)
@@ -150,9 +150,9 @@ def make_study_plan(values: dict, overrides: Sequence[str]) -> StudyPlan:
 
 
 def _existing(study: Study, engine: Seeds, values: dict, overrides: Sequence[str]):
-    """The study, the base run and its checkpoint where the base model exists."""
+    """The study, the base run and its checkpoint for an existing base model."""
     if engine.seeds != 1:
-        raise BadInput(f"seeds={engine.seeds} cannot be had of checkpoint={values['checkpoint']}, which is one model")
+        raise BadInput(f"seeds={engine.seeds} cannot be set with checkpoint={values['checkpoint']}, which is one model")
     from models.checkpoint_files import find_checkpoint
 
     checkpoint = find_checkpoint(Path(values["checkpoint"]))
@@ -162,7 +162,7 @@ def _existing(study: Study, engine: Seeds, values: dict, overrides: Sequence[str
 
 
 def _text(study: Study, base: "Config", corpus: "Corpus") -> "Corpus":
-    """What is measured: the corpus of the base models, or study.data in its tokens."""
+    """The text measured: the corpus of the base models, or study.data in its tokens."""
     from data.corpus import prepare
 
     if study.data is None:
@@ -186,7 +186,7 @@ def _check(study: Study, base: "Config") -> None:
 
 
 def _check_passkey(study: Study, base: "Config", corpus: "Corpus") -> None:
-    """Refuse distances that a window does not have before it is trained on."""
+    """Refuse windows too short for the distances, before anything is trained."""
     from data.retrieval import Task
 
     task = Task(base.data.retrieval, corpus.encode, corpus.separator)
@@ -197,12 +197,12 @@ def _check_passkey(study: Study, base: "Config", corpus: "Corpus") -> None:
 
 
 def describe_study(plan: StudyPlan) -> str:
-    """The plan in words: what runs, what is there already, what is left out and why, and how long it takes."""
+    """Describe the plan: its runs, those already done, what is left out and why, and the time it takes."""
     study, base, seeds = plan.study, plan.base, len(plan.seeds)
-    readings = [each for position in plan.bases for each in plan.measurements(position)]
-    left = [each for each in readings if not _is_read(plan, *each)]
+    readings = [measurement for position in plan.bases for measurement in plan.measurements(position)]
+    remaining = [measurement for measurement in readings if not _is_read(plan, *measurement)]
     notes = [
-        f"{'readings':<20} {seeds * len(readings)}, {seeds * len(left)} to do: {plan.segments} segments each of "
+        f"{'readings':<20} {seeds * len(readings)}, {seeds * len(remaining)} to do: {plan.segments} segments each of "
         f"{plan.text['name']}, {study.split}, at {', '.join(map(str, plan.how.contexts))} tokens"
         + f", and {study.depths} x {study.trials} keys at a length"
         * study.passkey,
@@ -218,14 +218,14 @@ def describe_study(plan: StudyPlan) -> str:
     if methods := list(dict.fromkeys(arm.method for arm in plan.arms if arm.depends_on_length)):
         notes.append(f"read twice, whole and as decoded: {', '.join(methods)}: the length of the text matters to it")
     notes += [f"left out: {reason}" for reason in plan.left_out]
-    tokens = seeds * sum(_tokens(plan, arm, reading) for arm, _, reading in left)
+    tokens = seeds * sum(_tokens(plan, arm, reading) for arm, _, reading in remaining)
     seconds = tokens / reading_speed(base, max(plan.how.contexts)) if tokens else 0
     title = f"The study: {base.model.name} models trained on {base.window} tokens, seed{'s' * (seeds > 1)} "
     return describe(plan.runs, f"{title}{', '.join(map(str, plan.seeds))}:", notes, (tokens, seconds))
 
 
 def _tokens(plan: StudyPlan, arm: Arm, reading: str) -> int:
-    """Tokens read to measure a model once; as decoded, about as many times as a window has targets."""
+    """Tokens read in one measurement of a model; decoded reading takes a pass per target."""
     keys, decoded = plan.passkey(arm, reading), reading == "decoded"
     read = plan.segments * sum(plan.how.contexts) * (plan.how.stride if decoded else 1)
     if keys is not None:
@@ -234,7 +234,7 @@ def _tokens(plan: StudyPlan, arm: Arm, reading: str) -> int:
 
 
 def _is_read(plan: StudyPlan, arm: Arm, steps: int, reading: str) -> bool:
-    """Whether all seeds of an arm have been measured after these steps, as this study measures them."""
+    """Whether all seeds of an arm have been measured after these steps with the settings of this study."""
     keys, cache = plan.passkey(arm, reading), plan.base.cache
     return all(
         checkpoint.exists()

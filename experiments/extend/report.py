@@ -1,4 +1,4 @@
-"""What a study found, as tables in the layout of the Position Interpolation paper, and in sentences."""
+"""The results of a study as tables in the layout of the Position Interpolation paper, and as sentences."""
 
 from collections.abc import Sequence
 
@@ -56,7 +56,7 @@ def k_max_table(findings: Findings) -> str:
     for position, method, factor in sorted([*trained, *findings.by_steps()], key=lambda row: (row[0], row[2])):
         readings = [findings.get(position, method, factor, steps) for steps in findings.steps]
         values = [reading and reading.k_max(findings.window * factor) for reading in readings]
-        cells = ["" if each is None else f"{each['value']:g} [{each['low']}, {each['high']}]" for each in values]
+        cells = ["" if value is None else f"{value['value']:g} [{value['low']}, {value['high']}]" for value in values]
         lines.append(_row(findings, position, method, findings.window * factor, cells, widths))
     return "\n".join(lines)
 
@@ -118,7 +118,7 @@ def tables(findings: Findings) -> str:
 
 
 def sentences(findings: Findings) -> str:
-    """What came of it, whatever it is: whether context is used, and at each window the best reading after each step."""
+    """Summarise a study: whether context is used, and the best method at each window after each step."""
     lines = []
     for position in findings.study.positions:
         base, window = findings.base(position), findings.window

@@ -1,7 +1,7 @@
-"""Every arm of a study over its seeds, as one table: does what one model shows hold for another seed's?
+"""A table of every arm of a study over its seeds.
 
-Every arm is held to extrapolation after as many steps, at the window of the arm, and to the base model within the
-trained window; intervals are over seeds and documents (statistics.compare), and the verdicts of each of the two columns
+Every arm is compared with extrapolation after as many steps at the arm's window, and with the base model within the
+trained window. Intervals are over seeds and documents (statistics.compare); the p values of each of the two columns
 are adjusted together (Holm 1979).
 """
 
@@ -14,7 +14,7 @@ from experiments.lab.statistics import Comparison, compare, holm
 
 
 def seeds_table(findings: Findings) -> tuple[str, list[dict]]:
-    """All arms in columns under a sentence that explains them, and the same as plain values."""
+    """The table of all arms under a sentence that explains it, and its rows as plain values."""
     rows = []
     for reading in findings.ordered:
         trained = [1] * (reading is findings.base(reading.position))
@@ -46,22 +46,22 @@ def _arm(findings: Findings, reading: Reading, factor: int) -> dict:
         "steps": reading.steps,
         "perplexity": reading.perplexity(window),
         "by seed": [row["perplexity"] for row in reading.at(window)],
-        "over extrapolation": _compared(reading, plain, window),
-        "cost": _compared(reading, base, findings.window),
-        "k_max": [each["value"] for each in reading.k_max_by_seed(window)],
+        "over extrapolation": _compare(reading, plain, window),
+        "cost": _compare(reading, base, findings.window),
+        "k_max": [seed["value"] for seed in reading.k_max_by_seed(window)],
     }
 
 
-def _compared(ours: Reading, theirs: Reading | None, context: int) -> Comparison | None:
-    """Ours over theirs; None where they are the same, or there are none."""
-    return None if theirs is None or ours is theirs else compare(ours.at(context), theirs.at(context))
+def _compare(reading: Reading, reference: Reading | None, context: int) -> Comparison | None:
+    """Compare a reading with a reference; None if they are the same or the reference is missing."""
+    return None if reference is None or reading is reference else compare(reading.at(context), reference.at(context))
 
 
 def _line(findings: Findings, row: dict) -> str:
     text = f"{row['position']:<12} {findings.name(row['arm']):<{findings.widest}} {row['window']:>6} {row['steps']:>5}"
     text += f" {row['perplexity']:>10.2f}"
-    for each in (row["over extrapolation"], row["cost"]):
-        cell = "" if each is None else f"{each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}] {each['word']:<6}"
+    for r in (row["over extrapolation"], row["cost"]):
+        cell = "" if r is None else f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}] {r['word']:<6}"
         text += f" {cell:>29}"
     if row["k_max"]:
         text += f"  {median(row['k_max']):g} ({', '.join(map(str, row['k_max']))})"

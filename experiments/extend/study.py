@@ -6,12 +6,11 @@
     python -m experiments.extend checkpoint=runs/default/rope-nano-s1     of a base model that exists
     python -m experiments.extend data@study.data=files study.data.test=book.txt      measured on another text
 
-For every positional scheme a base model is trained on windows of L tokens (or found, if it was). It is then read at
-growing context by every method at every factor, without fine-tuning and after N fine-tuning steps on windows of s·L,
-for a list of N; a control arm is fine-tuned at L for the same steps on as many tokens. Perplexity is that of
-`fixed_targets`, the same held-out targets for every arm and every context. All arms of a scheme start from the same
-weights and see their data in the same order. What is to come is printed first; killed anywhere, the same command goes
-on.
+For every positional scheme a base model is trained on windows of L tokens, unless it exists. Every method then reads
+growing contexts at every factor s, without fine-tuning and after N fine-tuning steps on windows of s·L tokens, for a
+list of N. A control arm is fine-tuned at L for the same steps on as many tokens. Perplexity is measured on the same
+held-out targets for every arm and context (`fixed_targets`). All arms of a scheme start from the same weights and see
+data in the same order. The plan is printed first. If the command is killed, the same command resumes.
 
 Results: runs/<group>/study-<name>/ with results.json, summary.json (without sums by document, small enough to commit),
 table.txt and figures.
@@ -35,7 +34,7 @@ from experiments.lab.plan import carry_out
 
 
 def read_scheme(plan: StudyPlan, position: str) -> list[Reading]:
-    """Measure every arm of a scheme whose runs are there; what was measured before is read back."""
+    """Measure every arm of a scheme whose runs are done; earlier measurements are read back."""
     readings, cache = [], plan.base.cache
     measurements = list(plan.measurements(position))
     for number, (arm, steps, how) in enumerate(measurements, 1):
@@ -58,7 +57,7 @@ def read_scheme(plan: StudyPlan, position: str) -> list[Reading]:
 
 
 def results_folder(plan: StudyPlan, overrides: list[str]) -> Path:
-    """Where the results go: the folder is named as the base runs are, and by the study's own overrides."""
+    """The folder of the results, named by the base runs and the study's own overrides."""
     base = plan.base
     words = [
         word.removeprefix("data@").removeprefix("study.").replace("=", "")
@@ -67,24 +66,24 @@ def results_folder(plan: StudyPlan, overrides: list[str]) -> Path:
     ]
     labels = [re.sub(r"[^A-Za-z0-9.]+", "_", word).strip("_") for word in words]
     name = "-".join(["study", base.name.removeprefix(f"{base.position.name}-"), *labels])
-    if len(name) > 160:  # what tells it from another study may be at its end
+    if len(name) > 160:  # the end may be what distinguishes studies
         name = f"{name[:150]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return Path(base.runs) / base.group / name
 
 
 def run_command(values: dict, overrides: list[str]) -> None:
-    """The command, with its composed values: plan, carry out, page."""
+    """Run the command with its composed values: make the plan, carry it out, write the page."""
     plan = make_study_plan(values, overrides)
     print(describe_study(plan), flush=True)
-    readings, complaint = carry_out(plan.runs, lambda position, _: read_scheme(plan, position))
-    if complaint:
-        raise BadInput(complaint)
+    readings, failures = carry_out(plan.runs, lambda position, _: read_scheme(plan, position))
+    if failures:
+        raise BadInput(failures)
     findings = Findings(plan.base.window, plan.study, [reading for its in readings.values() for reading in its])
     write_page(plan, findings, results_folder(plan, overrides), overrides)
 
 
 def write_page(plan: StudyPlan, findings: Findings, folder: Path, overrides: list[str]) -> None:
-    """Tables, sentences and figures: in the folder, on the terminal, in W&B."""
+    """Write tables, sentences and figures to the folder, the terminal and W&B."""
     from conf.tracking import tracked_page
     from experiments.extend.figures import study_figures
     from experiments.extend.seeds import seeds_table
@@ -96,7 +95,7 @@ def write_page(plan: StudyPlan, findings: Findings, folder: Path, overrides: lis
     if len(plan.seeds) > 1:
         over_seeds, results["over seeds"] = seeds_table(findings)
         text = f"{text}\n\n{over_seeds}"
-    results["readings"] = [each for reading in findings.readings for each in reading.plain]
+    results["readings"] = [model for reading in findings.readings for model in reading.plain]
     if plan.data is not None:
         text = f"Measured on {plan.text['name']}, {plan.study.split}.\n\n{text}"
     write_json(folder / "results.json", results)

@@ -150,9 +150,9 @@ def decay(gallery: "Gallery") -> Drawing:
     """RoFormer's bound, and the scores themselves for constant, Gaussian and trained queries and keys."""
     model = trained(gallery)
     length, width = 2 * model.window, model.position.geometry.head_width
-    found, offsets = decay_curves(model, length), torch.arange(length)
-    everything = found.trained.flatten(0, 2)  # (layers·N·H, T)
-    by_head = found.trained.mean(1).flatten(0, 1)  # (layers·H, T)
+    result, offsets = decay_curves(model, length), torch.arange(length)
+    everything = result.trained.flatten(0, 2)  # (layers·N·H, T)
+    by_head = result.trained.mean(1).flatten(0, 1)  # (layers·H, T)
     own, wide = (position.frequencies("cpu") for position in (model.position, scheme("rope", 128)))
 
     plt = pyplot()
@@ -164,9 +164,9 @@ def decay(gallery: "Gallery") -> Drawing:
     bound.set(title="RoFormer's relative upper bound, mean |S_j|", ylabel="bound (times the largest jump in q k*)")
     bound.set_ylim(bottom=0)
     bound.legend(fontsize=8)
-    plain.plot(offsets, found.constant, color=COLOURS[0], label="q = k = (1, …, 1)")
+    plain.plot(offsets, result.constant, color=COLOURS[0], label="q = k = (1, …, 1)")
     plain.set_title("constant q and k")
-    _sample(random, found.gaussian, found.gaussian[:3], "three of them")
+    _sample(random, result.gaussian, result.gaussian[:3], "three of them")
     random.set_title("Gaussian q and k")
     _sample(learned, everything, by_head, f"means of the {len(by_head)} heads")
     learned.set_title("trained q and k")
@@ -186,10 +186,10 @@ def decay(gallery: "Gallery") -> Drawing:
     bands = bands_of(model.window)
     means = [
         f"{name} " + " → ".join(f"{sample[..., band].mean():z.2f}" for band in bands)
-        for name, sample in (("constant", found.constant), ("Gaussian", found.gaussian), ("trained", everything))
+        for name, sample in (("constant", result.constant), ("Gaussian", result.gaussian), ("trained", everything))
     ]
     near, middle, far = (by_head[:, band].mean(-1) for band in bands)
-    gap = (found.constant - kernel(own, offsets)).abs().max()
+    gap = (result.constant - kernel(own, offsets)).abs().max()
     text = (
         f"Mean score over |q||k| at distances {', '.join(f'{band.start}–{band.stop - 1}' for band in bands)}: "
         f"{'; '.join(means)}. For constant q and k that is g(r), to {gap:.0e}. Of {len(by_head)} trained heads "

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from experiments.figures.settings import Gallery
 
 
-def discovered() -> list[str]:
+def scheme_names() -> list[str]:
     """The schemes of conf/position, in the order of the README."""
     return sorted((path.stem for path in (FOLDER / "position").glob("*.yaml")), key=list(SCHEMES).index)
 
 
-def defaults(name: str) -> Position:
+def default_scheme(name: str) -> Position:
     """A scheme as `position=<name>` alone gives it, in nano; what it would learn is moved off its first values.
 
     As the laws of the tests do it: tables that start at zero would say nothing.
@@ -79,31 +79,31 @@ def curves(position: Position, q: Tensor, k: Tensor, length: int) -> Tensor:
         return added_scores(position, length)
     heads, layers = position.geometry.heads, position.geometry.layers
     pair = [x.expand(1, heads, -1) for x in (q, k)]
-    found = torch.cat([scores(position, layer, *pair, length) for layer in range(layers)])
+    by_layer = torch.cat([scores(position, layer, *pair, length) for layer in range(layers)])
     for axis in (0, 1):
-        first = found.narrow(axis, 0, 1)
-        if torch.allclose(found, first.expand_as(found), rtol=0, atol=1e-9):
-            found = first
-    return found
+        first = by_layer.narrow(axis, 0, 1)
+        if torch.allclose(by_layer, first.expand_as(by_layer), rtol=0, atol=1e-9):
+            by_layer = first
+    return by_layer
 
 
 def distance(_: "Gallery") -> Drawing:
     """Score against distance in one panel per scheme."""
-    names, columns = discovered(), 4
+    names, columns = scheme_names(), 4
     plt = pyplot()
     rows = -(-len(names) // columns)
     figure = plt.figure(figsize=(13, 2.5 * rows + 0.5), layout="constrained")
     body = figure.subfigures()  # the legend has its own place, under the title
     grid = body.subplots(rows, columns, squeeze=False, sharex=True)
     for number, (panel, name) in enumerate(zip(grid.flat, names, strict=False)):
-        position = defaults(name)
+        position = default_scheme(name)
         length, added = position.geometry.window, "embed" in doors(type(position))
         content = torch.Generator().manual_seed(0)
         q = torch.randn(position.geometry.head_width, generator=content, dtype=torch.float64)
-        found = curves(position, q, q, length)
-        one = found.shape[1] == 1
-        for layer, style in ((0, "-"), (-1, "--"))[: len(found)]:
-            for head, curve in enumerate(found[layer]):
+        by_layer = curves(position, q, q, length)
+        one = by_layer.shape[1] == 1
+        for layer, style in ((0, "-"), (-1, "--"))[: len(by_layer)]:
+            for head, curve in enumerate(by_layer[layer]):
                 colour = "#333333" if one else COLOURS[head % len(COLOURS)]
                 panel.plot(curve, color=colour, linestyle=style, linewidth=1.1)
         if not added:

@@ -79,14 +79,14 @@ def clocks(_: "Gallery") -> Drawing:
     width, near, far = 16, 10, (10, 100, 1000)
     position = scheme("sinusoidal", width)
     wavelengths = (2 * math.pi / position.spectrum.table(width)).tolist()
-    shown = [*range(near), *far]
-    pairs = position.prepare(torch.tensor(shown, dtype=torch.float64)).view(len(shown), -1, 2)  # (T, K, 2): x, y
+    places = [*range(near), *far]
+    pairs = position.prepare(torch.tensor(places, dtype=torch.float64)).view(len(places), -1, 2)  # (T, K, 2): x, y
 
     plt = pyplot()
     from matplotlib.patches import Circle, Wedge
 
     figure, panel = plt.subplots(figsize=(12, 6.9), layout="constrained")
-    columns = [column + 0.8 * (column >= near) for column in range(len(shown))]
+    columns = [column + 0.8 * (column >= near) for column in range(len(places))]
     for column, x in enumerate(columns):
         for row in range(len(wavelengths)):
             panel.add_patch(Circle((x, -row), 0.4, facecolor="white", edgecolor="#999999", linewidth=0.8))
@@ -97,7 +97,7 @@ def clocks(_: "Gallery") -> Drawing:
             panel.plot((x, x + hand[0]), (-row, -row + hand[1]), color=COLOURS[0], linewidth=1.8)
     names = [f"pair {k}: one turn in {length:,.{int(length < 100)}f}" for k, length in enumerate(wavelengths)]
     panel.set_yticks([-row for row in range(len(wavelengths))], names)
-    panel.set_xticks(columns, [f"{p:,}" for p in shown])
+    panel.set_xticks(columns, [f"{p:,}" for p in places])
     panel.set(aspect="equal", xlim=(-0.6, columns[-1] + 0.6), ylim=(-len(wavelengths) + 0.4, 0.6))
     panel.set(xlabel="position, tokens: the first ones, then far ones", ylabel="pair, and its wavelength, tokens")
     panel.tick_params(length=0)

@@ -23,14 +23,14 @@ SLOWEST = 1e-4  # radians per token: where spectra with an open end are made to 
 
 def spacings() -> dict[str, Settings]:
     """Every spectrum of conf/frequencies that needs nothing from its user, with one slowest frequency if it can."""
-    found = {}
+    spectra = {}
     for name in SPECTRA:
         values = OmegaConf.load(FOLDER / "frequencies" / f"{name}.yaml")
         if OmegaConf.missing_keys(values):
             continue
         values = OmegaConf.to_container(values)
-        found[name] = SPECTRA[name](**values | ({"slowest": SLOWEST} if "slowest" in values else {}))
-    return found
+        spectra[name] = SPECTRA[name](**values | ({"slowest": SLOWEST} if "slowest" in values else {}))
+    return spectra
 
 
 def expansion(_: "Gallery") -> Drawing:
@@ -65,12 +65,12 @@ def expansion(_: "Gallery") -> Drawing:
     tables = {name: spectrum.table(channels) for name, spectrum in spacings().items()}
     columns = 5
     grid = below.subplots(-(-len(tables) // columns), columns, sharex=True, sharey=True, squeeze=False)
-    offsets, found = torch.arange(2 * window), {}
+    offsets, diagnoses = torch.arange(2 * window), {}
     for panel, (name, table) in zip(grid.flat, tables.items(), strict=False):
-        found[name] = diagnose(table, window)
+        diagnoses[name] = diagnose(table, window)
         panel.plot(offsets, kernel(table, offsets), color=COLOURS[0], linewidth=0.9)
         panel.axvline(window, color="black", linewidth=0.6, linestyle=":")
-        panel.set_title(f"{name}: up to {found[name].alias_inside:.2f} within {window}", fontsize=9)
+        panel.set_title(f"{name}: up to {diagnoses[name].alias_inside:.2f} within {window}", fontsize=9)
         panel.set(xlim=(0, 2 * window), ylim=(-1.05, 1.05))
         panel.grid(alpha=0.3)
     for panel in grid.flat[len(tables) :]:
@@ -84,8 +84,8 @@ def expansion(_: "Gallery") -> Drawing:
         f"g(r) is the score of an encoding with itself r tokens away, over its value at r = 0 ({channels} channels); "
         f"spacings run from frequency 1 to {SLOWEST:g} where their settings let them; dotted: {window} tokens.",
     )
-    alike = max(found, key=lambda name: found[name].alias_inside)
-    apart = min(found, key=lambda name: found[name].alias_inside)
+    alike = max(diagnoses, key=lambda name: diagnoses[name].alias_inside)
+    apart = min(diagnoses, key=lambda name: diagnoses[name].alias_inside)
     half = torch.arange(far // 2, far)
     levels = ", ".join(f"{kernel(Geometric(base=base).table(channels), half).mean():z.2f}" for base in bases)
     text = (
@@ -93,7 +93,7 @@ def expansion(_: "Gallery") -> Drawing:
         f"yet. That share is what the base sets: g is {levels} on average at {far // 2:,} to {far - 1:,} tokens for "
         f"bases {', '.join(f'{base:,.0f}' for base in bases)}. Evenly spaced frequencies (linear, harmonic) leave "
         "next to nothing in between and then come back whole, harmonic only after twice its length. The largest g "
-        f"from 16 tokens to {window} is {found[apart].alias_inside:.2f} for {apart}, "
-        f"{found['geometric'].alias_inside:.2f} for geometric, {found[alike].alias_inside:.2f} for {alike}."
+        f"from 16 tokens to {window} is {diagnoses[apart].alias_inside:.2f} for {apart}, "
+        f"{diagnoses['geometric'].alias_inside:.2f} for geometric, {diagnoses[alike].alias_inside:.2f} for {alike}."
     )
     return Drawing(figure, "The encoding as a Fourier expansion", text)

@@ -63,7 +63,7 @@ def save(drawing: Drawing, path: Path) -> None:
 
 def _shorter(line: re.Match) -> str:
     """The end of a line in an SVG path, to a tenth of a point."""
-    x, y = (round(float(each), 1) for each in line.groups())
+    x, y = (round(float(number), 1) for number in line.groups())
     return f"L {x:g} {y:g} "
 
 

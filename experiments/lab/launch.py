@@ -109,7 +109,7 @@ def launch(configs: Sequence["Config"], launcher: Launcher, at_once: int) -> dic
     A failing run stops no other. One whose process dies may take those beside it along: they can be resumed.
     """
     if launcher.plugin != "basic":  # bars of several processes would write over each other
-        configs = [each.model_copy(update={"trainer": _quiet(each)}) for each in configs]
+        configs = [config.model_copy(update={"trainer": _quiet(config)}) for config in configs]
     words = [f"hydra/launcher={launcher.plugin}"]
     options = flatten(launcher.options) | ({launcher.at_once: at_once} if launcher.at_once else {})
     words += [f"++hydra.launcher.{key}={json.dumps(value)}" for key, value in options.items()]

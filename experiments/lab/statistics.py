@@ -1,7 +1,7 @@
-"""Intervals: the document is the unit, and comparisons are paired over the documents that both sides scored.
+"""Intervals by bootstrap over documents; comparisons are paired over the documents that both sides scored.
 
-Of single models, `mean`, `bootstrap` and `paired_ratio` resample documents. Of arms trained with several seeds,
-`contrast` and `compare` resample seeds and documents: their intervals speak of other seeds' models too.
+`mean`, `bootstrap` and `paired_ratio` resample the documents of single models. `contrast` and `compare` resample seeds
+and documents of arms trained with several seeds, so that their intervals hold for models of other seeds too.
 
 Letters in shape comments: S seeds, D documents, N draws.
 """
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 DRAWS = 10_000
-LEVEL = 0.05  # of tests and intervals: the share of errors that is put up with
-MARGIN = 0.005  # of perplexity: less than this is no difference that matters
+LEVEL = 0.05  # significance level of tests; intervals hold 1 - LEVEL
+MARGIN = 0.005  # relative difference of perplexity that counts as none
 NORMAL = 1.959963984540054  # standard deviations that hold 95 % of a normal distribution
 
 
@@ -29,19 +29,19 @@ class Estimate:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def paired_ratio(ours: dict, theirs: dict, draws: int = DRAWS, seed: int = 0) -> Estimate:
+def paired_ratio(row: dict, reference: dict, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """Perplexity of one row over another's, with a percentile interval from resampling documents.
 
     Args:
-        ours, theirs: rows with documents, document_nll (nats) and document_tokens, over the same targets.
+        row, reference: rows with documents, document_nll (nats) and document_tokens, over the same targets.
 
     Raises:
         ValueError: the rows scored different targets, so that nothing is paired.
     """
-    if ours["token_set"] != theirs["token_set"]:
+    if row["token_set"] != reference["token_set"]:
         raise ValueError("a paired comparison needs rows that scored the same targets")
-    nats = np.subtract(ours["document_nll"], theirs["document_nll"])  # (D,)
-    difference = mean(nats, ours["document_tokens"], draws, seed)
+    nats = np.subtract(row["document_nll"], reference["document_nll"])  # (D,)
+    difference = mean(nats, row["document_tokens"], draws, seed)
     return Estimate(*np.exp((difference.value, difference.low, difference.high)).tolist())
 
 
@@ -72,11 +72,11 @@ def wilson(successes: int, trials: int) -> Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A paired difference over seeds and documents, and what it says.
+    """A paired difference over seeds and documents, with its tests.
 
-    difference: nats per token, below zero where ours is better; p: of a difference at least as large if there were
-    none, two-sided; p_equivalent: of one as small if the ratio of perplexities were off one by MARGIN or more (two
-    one-sided tests, Schuirmann 1987).
+    difference: nats per token, below zero where the arm is better than the reference; p: of a difference at least as
+    large if there were none, two-sided; p_equivalent: of one as small if the ratio of perplexities were off one by
+    MARGIN or more (two one-sided tests, Schuirmann 1987).
     """
 
     difference: Estimate
@@ -87,29 +87,29 @@ class Comparison:
 
     @property
     def ratio(self) -> Estimate:
-        """Perplexity of ours over theirs."""
+        """The arm's perplexity over the reference's."""
         return Estimate(*np.exp((self.difference.value, self.difference.low, self.difference.high)).tolist())
 
     def word(self, p: float | None = None) -> str:
-        """lower or higher where a difference is shown, equal where its smallness is, else open; p: adjusted, if so."""
+        """ "lower" or "higher" if significant, "equal" if equivalence is, else "open"; p: an adjusted p value."""
         if (self.p if p is None else p) < LEVEL:
             return "lower" if self.difference.value < 0 else "higher"
         return "equal" if self.p_equivalent < LEVEL else "open"
 
 
-def compare(ours: Sequence[dict], theirs: Sequence[dict], draws: int = DRAWS, seed: int = 0) -> Comparison:
-    """Two arms, a row for each seed in the same order, over the same targets; see `contrast`.
+def compare(rows: Sequence[dict], reference: Sequence[dict], draws: int = DRAWS, seed: int = 0) -> Comparison:
+    """Compare an arm with a reference arm over the same targets, a row per seed in the same order; see `contrast`.
 
     Args:
-        ours, theirs: rows with documents, document_nll (nats) and document_tokens.
+        rows, reference: rows with documents, document_nll (nats) and document_tokens.
 
     Raises:
         ValueError: rows that scored different targets, so that nothing is paired.
     """
-    if len({row["token_set"] for row in (*ours, *theirs)}) != 1:
+    if len({row["token_set"] for row in (*rows, *reference)}) != 1:
         raise ValueError("a paired comparison needs rows that scored the same targets")
     nats, tokens = (
-        [np.array([row[key] for row in rows], dtype=np.float64) for rows in (ours, theirs)]
+        [np.array([row[key] for row in side], dtype=np.float64) for side in (rows, reference)]
         for key in ("document_nll", "document_tokens")
     )
     return contrast((1, nats[0] - nats[1], tokens[0]), draws=draws, seed=seed)
@@ -133,31 +133,31 @@ def contrast(*parts: tuple[float, np.ndarray, np.ndarray], draws: int = DRAWS, s
     picks = [random.integers(0, count, (draws, count)) for count in (seeds, documents)]  # (N, S), (N, D)
     value, deviations = 0.0, [np.zeros(draws), np.zeros(draws)]
     for weight, sums, counts in parts:
-        each = sums.sum(axis=1) / counts.sum(axis=1)  # (S,)
+        by_seed = sums.sum(axis=1) / counts.sum(axis=1)  # (S,)
         pooled, total = sums.sum(axis=0), counts.sum(axis=0)  # (D,)
-        value += weight * each.mean()
-        deviations[0] += weight * (each[picks[0]].mean(axis=1) - each.mean())
+        value += weight * by_seed.mean()
+        deviations[0] += weight * (by_seed[picks[0]].mean(axis=1) - by_seed.mean())
         resampled = pooled[picks[1]].sum(axis=1) / total[picks[1]].sum(axis=1)
         deviations[1] += weight * (resampled - pooled.sum() / total.sum())
-    return _judged(value, deviations, seeds, documents, random)
+    return _comparison(value, deviations, seeds, documents, random)
 
 
 def compare_seeds(values: Sequence[float], draws: int = DRAWS, seed: int = 0) -> Comparison:
-    """A number for each seed, such as the logarithm of a ratio, against zero: the level of seeds alone."""
+    """Test a number per seed, such as the logarithm of a ratio, against zero, resampling seeds alone."""
     random, numbers = np.random.default_rng(seed), np.asarray(values, dtype=np.float64)
     picked = numbers[random.integers(0, len(numbers), (draws, len(numbers)))].mean(axis=1)
-    return _judged(numbers.mean(), [picked - numbers.mean()], len(numbers), 0, random)
+    return _comparison(numbers.mean(), [picked - numbers.mean()], len(numbers), 0, random)
 
 
-def _judged(value: float, deviations: list[np.ndarray], seeds: int, documents: int, random) -> Comparison:
-    """Add up the deviations (N,) of each level, with Student's scale, and read the answers off."""
-    if max(seeds, documents) == 1:  # nothing to tell a spread from: anything is possible
+def _comparison(value: float, deviations: list[np.ndarray], seeds: int, documents: int, random) -> Comparison:
+    """Combine the deviations (N,) of all levels on Student's scale into an interval and p values."""
+    if max(seeds, documents) == 1:  # no spread can be estimated
         return Comparison(Estimate(float(value), -np.inf, np.inf), 1.0, 1.0, seeds, documents)
     spread = np.full(len(deviations[0]), value)
     for deviation, size in zip(deviations, (seeds, documents), strict=False):
         if size > 1:
-            doubt = random.chisquare(size - 1, len(spread)) / (size - 1)
-            spread += deviation * np.sqrt(size / (size - 1) / doubt)
+            scale = random.chisquare(size - 1, len(spread)) / (size - 1)
+            spread += deviation * np.sqrt(size / (size - 1) / scale)
     low, high = np.percentile(spread, (50 * LEVEL, 100 - 50 * LEVEL)).tolist()
     margin = np.log1p(MARGIN)
     p = min(1.0, 2 * min(_share(spread <= 0), _share(spread >= 0)))
@@ -166,12 +166,12 @@ def _judged(value: float, deviations: list[np.ndarray], seeds: int, documents: i
 
 
 def _share(event: np.ndarray) -> float:
-    """How often something happened among draws, and never zero, for they are finite."""
+    """The share of draws in which an event happened, with one added so that it is never zero."""
     return (1 + int(event.sum())) / (1 + len(event))
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p values of one table, adjusted so that all its errors together have the level of one (Holm 1979).
+    """Adjust the p values of one table so that its family-wise error rate is that of a single test (Holm 1979).
 
     In ascending order the i-th of m is multiplied by m - i + 1, and none falls below the one before it.
     """

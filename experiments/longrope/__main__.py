@@ -13,12 +13,12 @@ from conf.compose import command_line
 from experiments.lab.measure.readings import describe_origin
 from experiments.lab.measure.request import Request, read_request, wandb_reading
 from experiments.longrope.search import override, search_factors, search_settings
-from experiments.longrope.searching import FOUND, Searching, format_table, search_progress
+from experiments.longrope.searching import SEARCHED, Searching, format_table, search_progress
 
 
 def _main(values: dict, overrides: list[str]) -> None:
     from experiments.longrope.figure import search_figure
-    from experiments.longrope.recovery import recover, worth
+    from experiments.longrope.recovery import recover, recovery_sentence
 
     request = read_request(values, overrides)
     settings, factors = search_settings(values)
@@ -37,8 +37,8 @@ def _main(values: dict, overrides: list[str]) -> None:
     )
     print(f"{format_table(result)}\n{describe_origin(result)}")
     if factors is not None:
-        print(worth(result))
-    print(f"n̂ = {result['n_hat']}, λ = {' '.join(f'{x:g}' for x in result['vectors'][FOUND])}", flush=True)
+        print(recovery_sentence(result))
+    print(f"n̂ = {result['n_hat']}, λ = {' '.join(f'{x:g}' for x in result['vectors'][SEARCHED])}", flush=True)
     search_figure(folder / "figure", result)
     print(f"Read with it: {override(result['factor'], folder)}\nHistory, numbers and figure: {folder}/")
     if request.logger.name == "wandb":

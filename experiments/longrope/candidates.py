@@ -1,8 +1,8 @@
 """Candidates of a search for LongRoPE's factors, scored by one model that is built once.
 
-The texts are stretches of held-out documents, all of whose targets count, or retrieval trials with the key as far
-back as it can be, where the key alone counts (LongRoPE2's needle perplexity, Shang et al. 2025, section 3.2). Both
-are a context length and a number of targets to the protocols; the score is exp(Σ nll / Σ tokens).
+The texts are stretches of held-out documents with all targets scored, or retrieval trials with the key as far back as
+possible and only the key scored (LongRoPE2's needle perplexity, Shang et al. 2025, section 3.2). For the protocols
+both are a context length and a number of targets; the score is exp(Σ nll / Σ tokens).
 
 Letters in shape comments: T tokens, K frequencies, P candidates, D texts.
 """
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from data.settings import Retrieval
     from models.gpt import GPT
 
-# The paper's list of n̂; those beyond the trained window are dropped, where nothing would be stretched.
+# The paper's list of n̂; those beyond the trained window are dropped, since they would stretch nothing.
 N_HATS = (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256)
 PERIODS = 10  # turns in the window of the first pair that LongRoPE2 takes for critical
 
 
 @dataclass(frozen=True)
 class Texts:
-    """What a model is scored on: texts, one array each, and the unit each belongs to, a document or a trial.
+    """Texts to score a model on, one array each, and the unit each belongs to, a document or a trial.
 
-    context: tokens read at a time; targets: how many of a text count, from its end (None: all).
+    context: tokens read at a time; targets: number of scored targets at the end of a text (None: all).
     """
 
     tokens: list[np.ndarray]
@@ -50,7 +50,7 @@ class Texts:
     targets: int | None = None
 
     def losses(self, model: "GPT", repeat: int = 1, **options) -> TokenLosses:
-        """Token losses of these texts, so many times over; options are those of token_losses."""
+        """Token losses of these texts, repeated `repeat` times; options are those of token_losses."""
         protocol, region = ("windows" if self.targets is None else "fixed_targets"), len(self.tokens[0]) - 1
         texts = self.tokens * repeat
         return token_losses(model, texts, [self.context], protocol, self.targets, region=region, **options)[0]
@@ -61,13 +61,13 @@ class Texts:
 
 
 def stretches(corpus: "Corpus", split: str, length: int, count: int, context: int) -> Texts:
-    """At most so many stretches of held-out documents, of `length` targets each, read `context` tokens at a time."""
+    """At most `count` stretches of held-out documents, of `length` targets each, read `context` tokens at a time."""
     segments = cut(corpus.split(split), length + 1, count)
     return Texts(segments.tokens, segments.owners, context)
 
 
 def needles(corpus: "Corpus", settings: "Retrieval", split: str, length: int, count: int, seed: int) -> Texts:
-    """So many retrieval trials of this length, each key as far from its question as the length allows.
+    """Make `count` retrieval trials of this length, each key as far from its question as the length allows.
 
     Raises:
         BadInput: the template does not fit the length.
@@ -81,13 +81,13 @@ def needles(corpus: "Corpus", settings: "Retrieval", split: str, length: int, co
 
 
 class Candidates(LongRoPE):
-    """LongRoPE with factors (P, K), fastest first, and n̂ (P,) that are shown to it and not part of its settings.
+    """LongRoPE whose factors (P, K), fastest first, and n̂ (P,) are set from outside instead of by its settings.
 
-    One candidate is read by all rows of a batch; of several, each is read by its own row.
+    All rows of a batch read a single candidate; of several candidates, each is read by its own rows.
     """
 
-    def show(self, candidates: Sequence[Individual], repeat: int, device: torch.device | str) -> None:
-        """Put these candidates in place, each for so many rows of a batch in turn."""
+    def set_candidates(self, candidates: Sequence[Individual], repeat: int, device: torch.device | str) -> None:
+        """Set these candidates, each for `repeat` rows of a batch in turn."""
         factors = torch.tensor([one.factors for one in candidates], dtype=torch.float64, device=device) / STEPS
         n_hats = torch.tensor([one.n_hat for one in candidates], device=device)
         self.factors, self.n_hats = factors.repeat_interleave(repeat, 0), n_hats.repeat_interleave(repeat)[:, None]
@@ -105,33 +105,33 @@ class Candidates(LongRoPE):
 
 
 def in_place(model: "GPT") -> tuple[Candidates, list[float]]:
-    """Let a model that is read with extend=longrope read candidates instead; with its frequencies, fastest first.
+    """Make a model with extend=longrope read candidates instead; also returns its frequencies, fastest first.
 
     Raises:
         BadInput: parts of the model turn at different frequencies, so that one list of factors is not enough.
     """
-    own = model.position.extension
-    candidates, tables = Candidates(own.knobs, own.window), []
+    original = model.position.extension
+    candidates, spectra = Candidates(original.knobs, original.window), []
 
-    class Asked(LongRoPE):
+    class Probe(LongRoPE):
         def phases(self, positions, frequencies):
-            tables.append(frequencies.detach().sort(descending=True).values.tolist())
+            spectra.append(frequencies.detach().sort(descending=True).values.tolist())
             return super().phases(positions, frequencies)
 
-    for extension in (Asked(own.knobs, own.window), candidates):
+    for extension in (Probe(original.knobs, original.window), candidates):
         for part in model.position.modules():
             if isinstance(getattr(part, "extension", None), LongRoPE):
                 part.extension = extension
         if extension is not candidates:
             with torch.no_grad():
                 model.position.prepare(torch.zeros(1, device=next(model.parameters()).device))
-    if any(table != tables[0] for table in tables):
+    if any(table != spectra[0] for table in spectra):
         raise BadInput(f"position={model.position.knobs.name} turns at different frequencies in different layers")
-    return candidates, tables[0]
+    return candidates, spectra[0]
 
 
 class Fitness:
-    """Candidates → their perplexities on the same texts, as many of them in one forward pass as batch_tokens holds."""
+    """Scores candidates by perplexity on the same texts, as many in one forward pass as batch_tokens allows."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class Fitness:
         for start in range(0, len(individuals), self.together):
             batch = individuals[start : start + self.together]
             rows = len(self.texts.tokens) if len(batch) > 1 else 1  # a single one may be read in several passes
-            self.candidates.show(batch, rows, self.device["device"])
+            self.candidates.set_candidates(batch, rows, self.device["device"])
             losses = self.texts.losses(self.model, len(batch), batch_tokens=self.batch_tokens, **self.device)
             nats = losses.nll.reshape(len(batch), -1).mean(axis=1, dtype=np.float64)
             scores += [math.exp(min(mean, 700.0)) for mean in nats]
@@ -165,7 +165,7 @@ class Fitness:
 
 
 def known(frequencies: Sequence[float], factor: float, window: int) -> dict[str, list[float]]:
-    """λ of the pairs, fastest first, as PI, NTK and YaRN have them: the seeds of a search."""
+    """λ of the pairs, fastest first, by PI, NTK and YaRN, which seed a search."""
     table, length = torch.tensor(frequencies, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
     vectors = {"interpolate": [factor] * len(table)}
     for name in ("ntk", "yarn"):
@@ -175,9 +175,9 @@ def known(frequencies: Sequence[float], factor: float, window: int) -> dict[str,
 
 
 def space(frequencies: Sequence[float], factor: float, window: int, n_hats: Sequence[int] | None, critical: bool):
-    """LongRoPE's space, λ from 1 to 1.25·s; with `critical` LongRoPE2's, λ from s to 2s behind the critical pair.
+    """The search space of LongRoPE, λ from 1 to 1.25·s, or with `critical` of LongRoPE2, λ from s to 2s.
 
-    That is searched from the first pair that makes at most ten turns in the window to the first that makes at most one.
+    Critical pairs are those from the first with at most ten turns in the window to the first with at most one.
     """
     decay = tuple(math.log(frequencies[0] / frequency) for frequency in frequencies)
     n_hats = tuple(n_hats) if n_hats else tuple(n for n in N_HATS if n <= window)

@@ -1,8 +1,8 @@
 """The evolutionary search of LongRoPE, over any fitness (Ding et al. 2024, arXiv 2402.13753, section 3.2, algorithm 1).
 
-An individual is a factor λ per pair, fastest pair first, and n̂, the number of first positions left as they were. λ
-are whole numbers of hundredths, the paper's step, so that individuals can be compared and kept exactly. Every random
-number is a function of the seed and the number of the generation, so that a search goes on from its history alone.
+An individual is a factor λ per pair, fastest pair first, and n̂, the number of first positions that stay unchanged. λ
+are whole hundredths, the paper's step, so that individuals can be compared and saved exactly. Random numbers depend
+only on the seed and the number of the generation, so that a search resumes from its history alone.
 
 With critical pairs given, the space is that of LongRoPE2 (Shang et al. 2025, arXiv 2502.20082, section 3.2): λ are
 searched from a critical pair c on, c itself is searched among those given, and the faster pairs follow from λ_c as
@@ -22,11 +22,11 @@ from pydantic import Field, model_validator
 from conf.base import Count, CountOrZero, Settings
 
 STEPS = 100  # of λ, from one whole number to the next
-TRIES = 100  # draws for a child nobody has seen, before there is one child less
+TRIES = 100  # draws for an unseen child, before the generation gets one child less
 
 
 class Evolution(Settings):
-    """How an evolution goes; population 64, parents 32, mutations and crossovers 16, generations 40 in the paper."""
+    """Settings of an evolution; in the paper: population 64, parents 32, mutations and crossovers 16, generations 40."""
 
     population: Count  # individuals of the first generation
     parents: Count  # the best of all so far, of which the next generation is made
@@ -79,7 +79,7 @@ class Space:
     criticals: tuple[int, ...] = (0,)
 
     def individual(self, factors: Sequence[float], n_hat: int, critical: int) -> Individual:
-        """The individual of this space that is like the one given, whose λ, in hundredths, may be anything."""
+        """The nearest individual in this space to factors, in hundredths, that may lie outside it."""
         tail = np.maximum.accumulate(np.clip(np.round(factors[critical:]), self.low, self.high)).astype(int)
         head = (decay / self.decay[critical] for decay in self.decay[:critical])
         first = [round(STEPS * (tail[0] / STEPS) ** share) for share in head]
@@ -114,7 +114,7 @@ class Space:
 
 
 def best(history: Sequence[Sequence[Scored]], count: int = 1) -> list[Scored]:
-    """The best of all generations, best first; the earlier of equals."""
+    """The best of all generations, best first; of equals the earlier comes first."""
     return sorted((scored for generation in history for scored in generation), key=lambda scored: scored.score)[:count]
 
 
@@ -127,13 +127,13 @@ def evolve(
 ) -> Iterator[list[Scored]]:
     """Generation after generation: the seeds and their mutants, then children of the best of all so far.
 
-    Nobody is scored twice. A cross nobody has seen that is not found in so many tries gives way to a mutant, as in the
-    authors' code; without enough of those a generation is smaller, and without any the search ends. What is no number,
-    or infinite, counts as worst.
+    No individual is scored twice. If TRIES crosses give no unseen child, a mutant takes its place, as in the authors'
+    code. Without enough unseen mutants a generation is smaller, and without any the search ends. A score that is not
+    finite counts as worst.
 
     Args:
         fitness: P individuals → P numbers, the lower the better.
-        history: the generations so far, of which the search then goes on, as if never interrupted.
+        history: earlier generations; the search resumes from them as if never interrupted.
     """
     history = list(history)
     seen = {scored.individual for generation in history for scored in generation}
@@ -180,10 +180,10 @@ def _children(space, parents, settings, random, seen) -> list[Individual]:
     return crossed + _unseen(mutant, settings.mutations + settings.crossovers - len(crossed), seen)
 
 
-def _unseen(make: Callable[[int], Individual], wanted: int, seen: set[Individual]) -> list[Individual]:
-    """As many individuals nobody has seen, which are then seen; without those that so many tries do not find."""
+def _unseen(make: Callable[[int], Individual], count: int, seen: set[Individual]) -> list[Individual]:
+    """Make up to `count` unseen individuals and mark them as seen; each is given up after TRIES draws."""
     children: list[Individual] = []
-    for number in range(wanted):
+    for number in range(count):
         child = next((child for _ in range(TRIES) if (child := make(number)) not in seen), None)
         if child is not None:
             seen.add(child)

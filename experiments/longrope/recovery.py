@@ -1,16 +1,16 @@
-"""LongRoPE's recovery: factors for texts within the window, of a model that reads longer ones with others.
+"""LongRoPE's recovery: short factors for texts within the window, of a model with long factors for longer texts.
 
     python -m experiments.longrope checkpoint=runs/<group>/<fine-tuned run> recover=<folder of a search>/factors.yaml
 
-Factors for a longer window cost something within the old one. The paper searches once more there, with a smaller
+Factors for a longer window cost accuracy within the old one. The paper searches once more there, with a smaller
 largest λ, and the model switches by length (Ding et al. 2024, section 3.4): extend=longrope reads texts of up to L
 tokens with `short`, longer ones with `long`. The search is that of experiments/longrope, on texts of L tokens or
 fewer, λ from 1 to 1.25·r with r below the factor s that `long` is for. Its seeds are all ones, which is plain RoPE;
 `long` scaled down, λ^(ln r / ln s), and as it is; and PI, NTK and YaRN by r. n̂ and temperature are those of the file:
 extend=longrope has one of each for texts of every length.
 
-What was found is held against `long` alone, against all ones (which a fine-tuned model may no longer know how to
-read), and, as the cost of the extension, against the base model that was fine-tuned, on the same held-out targets.
+The result is compared on the same held-out targets with `long` alone, with all ones (which a fine-tuned model may no
+longer read well) and, for the cost of the extension, with the base model that was fine-tuned.
 """
 
 import math
@@ -22,10 +22,10 @@ from conf.base import BadInput, Count
 from experiments.lab.measure.subject import open_subject
 from experiments.longrope.evolution import Scored
 from experiments.longrope.searching import (
-    FOUND,
+    SEARCHED,
     Progress,
-    Question,
     Searching,
+    SearchTask,
     finished_search,
     make_texts,
     overfit,
@@ -35,7 +35,7 @@ from experiments.longrope.searching import (
 
 
 class Recovery(Searching):
-    """What is searched, on what, and how; factor: r, by default half of s; length: of the texts, by default L."""
+    """The settings of a recovery; factor: r, by default half of s; length: of the texts, by default L."""
 
     factor: float | None = Field(None, ge=1)
     length: Count | None = None
@@ -44,11 +44,11 @@ class Recovery(Searching):
 def recover(
     checkpoint: Path, factors: Path, settings: Recovery, cache: str, progress: Progress, data: dict | None = None
 ) -> tuple[dict, Path]:
-    """Search short factors for those in a file, or go on, or read back what a finished search found.
+    """Run a search for short factors to the long ones in a file, resume it, or read back its result.
 
     Args:
         factors: a file for extend=longrope with `long` and the factor they are for.
-        data: plain settings of a text, as in conf/data, or None for that the checkpoint was trained on.
+        data: plain settings of a text, as in conf/data, or None for the one the checkpoint was trained on.
 
     Returns:
         As experiments.longrope.search; the factors.yaml in the folder holds both long and short.
@@ -86,18 +86,18 @@ def recover(
     subject.require("validation", "test")
 
     def plan(frequencies: list[float]):
-        arena = space(frequencies, r, window, (long["n_hat"],), critical=False)
+        search_space = space(frequencies, r, window, (long["n_hat"],), critical=False)
         scaled = [max(factor, 1.0) ** (math.log(r) / math.log(s) if s > 1 else 0) for factor in knobs.long]
         vectors = {"ones": ones["short"], "long": long["long"]}
-        seeds = arena.seeds([ones["short"], scaled, long["long"], *known(frequencies, r, window).values()])
-        return arena, seeds, vectors, contents
+        seeds = search_space.seeds([ones["short"], scaled, long["long"], *known(frequencies, r, window).values()])
+        return search_space, seeds, vectors, contents
 
     def contents(winner: Scored, temperature: float) -> dict:
         read = {"factor": s, "n_hat": long["n_hat"], "temperature": temperature, "long": long["long"]}
         about = {"length": length, "fitness": settings.fitness, "score": winner.score, "found_for": subject.identity}
         return held | read | {"short": winner.individual.long, "short_found": about}
 
-    question = Question(
+    task = SearchTask(
         subject=subject,
         folder=folder,
         texts=make_texts(settings, subject.corpus, config.data.retrieval, length, (length // 2, length)),
@@ -105,11 +105,11 @@ def recover(
         readings=readings,
         rivals=("long", "ones"),
     )
-    return run_search(question, settings, plan, progress)
+    return run_search(task, settings, plan, progress)
 
 
 def _read(factors: Path) -> dict:
-    """The mapping in a file of factors."""
+    """Read the mapping in a file of factors."""
     from models.positions.longrope import read_factors
 
     try:
@@ -122,7 +122,7 @@ def _read(factors: Path) -> dict:
 
 
 def _base(checkpoint: Path, trained: dict) -> Path | None:
-    """The checkpoint that all fine-tuning began with; None if there was none, or it is gone.
+    """The checkpoint that fine-tuning started from; None if there was none or it is gone.
 
     Raises:
         BadInput: a checkpoint comes from itself.
@@ -141,17 +141,17 @@ def _base(checkpoint: Path, trained: dict) -> Path | None:
     return None if base == checkpoint else base
 
 
-def worth(result: dict) -> str:
-    """In a sentence, what recovery gave and what the extension still costs, on held-out text of the length searched."""
+def recovery_sentence(result: dict) -> str:
+    """A sentence on the gain of the recovery and the remaining cost of the extension, on held-out text."""
     from experiments.lab.statistics import paired_ratio
 
     methods = result["methods"]
-    over = {name: paired_ratio(methods[FOUND]["held out"], methods[name]["held out"]) for name in methods}
+    over = {name: paired_ratio(methods[SEARCHED]["held out"], methods[name]["held out"]) for name in methods}
     text = f"At {result['longer']} tokens, held out, recovered is {over['long']} of long alone"
     text += f" and {over['ones']} of all ones"
     if "base" in over:
         before = paired_ratio(methods["long"]["held out"], methods["base"]["held out"])
         text += f"; the extension costs {over['base']} of the base model, {before} before"
     if overfit(result)[0] >= 1:
-        text += ". On what was searched on nothing beat its best rival: a larger factor= allows larger λ"
+        text += ". On the text searched on, nothing beat the best rival: a larger factor= allows larger λ"
     return text + "."

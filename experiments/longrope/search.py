@@ -1,19 +1,18 @@
-"""LongRoPE's search: the factors and n̂ with which a checkpoint reads a longer window best, and what they are worth.
+"""LongRoPE's search for the factors and n̂ with which a checkpoint reads a longer window best.
 
     python -m experiments.longrope checkpoint=runs/default/rope-nano-s1 factor=8
 
-The evolution (evolution.py) is seeded with PI, NTK and YaRN, and for a model that was fine-tuned with
-factors found before also with those, as they are and interpolated once more. It is scored on validation text. What it
-found is then read from its file and scored on test text beside them: its ratio to the best of them is larger there
-than on the text searched on by the overfit gap. All candidates share one temperature; PI, NTK and YaRN are measured as
-published, YaRN with its own.
+The evolution (evolution.py) is seeded with PI, NTK and YaRN; for a model fine-tuned with factors of its own also with
+those, unchanged and interpolated once more. It is scored on validation text. The result is then read from its file and
+scored with its rivals on test text: there its ratio to the best rival is larger than on the text searched on, by the
+overfit gap. All candidates share one temperature; PI, NTK and YaRN are measured as published, YaRN with its own.
 
-With recover=<factors.yaml> the factors for texts within the window are searched instead (recovery.py). With data= all
-of it is done on another text, in the checkpoint's own tokens.
+With recover=<factors.yaml> the factors for texts within the window are searched instead (recovery.py). With data= the
+search uses another text, in the checkpoint's own tokens.
 
 Results beside the run, in longrope/<checkpoint>-x<factor>-<fitness>-<digest>/: factors.yaml for extend=longrope,
-history.json with every candidate, results.json, figure.png and figure.svg. The history is kept after every
-generation; the same command goes on from there, and finds what it would have found uninterrupted.
+history.json with every candidate, results.json, figure.png and figure.svg. The history is saved after every
+generation; the same command resumes from there with the same result as an uninterrupted search.
 """
 
 from pathlib import Path
@@ -26,8 +25,8 @@ from experiments.lab.measure.subject import open_subject
 from experiments.longrope.evolution import Scored
 from experiments.longrope.searching import (
     Progress,
-    Question,
     Searching,
+    SearchTask,
     finished_search,
     make_texts,
     run_search,
@@ -37,12 +36,12 @@ from experiments.longrope.searching import (
 if TYPE_CHECKING:
     from experiments.longrope.recovery import Recovery
 
-FACTOR = 8.0  # if nothing else is said
+FACTOR = 8.0  # default
 NHats = Annotated[tuple[CountOrZero, ...], Listed, Field(min_length=1)]
 
 
 class Longer(Searching):
-    """A search for longer texts, whatever the factor."""
+    """The settings of a search for longer texts, without the factor."""
 
     critical: bool = False
     n_hats: NHats | None = None
@@ -50,7 +49,7 @@ class Longer(Searching):
 
 
 class Search(Longer):
-    """What is searched, on what, and how, as in conf/longrope.yaml."""
+    """The settings of a search for longer texts, as in conf/longrope.yaml."""
 
     factor: float = Field(gt=1)
 
@@ -58,14 +57,14 @@ class Search(Longer):
 def search_factors(
     checkpoint: Path, settings: Search, cache: str, progress: Progress, data: dict | None = None
 ) -> tuple[dict, Path]:
-    """Search, or go on, or read back what a finished search found.
+    """Run a search, resume it, or read back its result.
 
     Args:
-        data: plain settings of a text, as in conf/data, or None for that the checkpoint was trained on.
+        data: plain settings of a text, as in conf/data, or None for the one the checkpoint was trained on.
 
     Returns:
         {"run", "step", "position", "window", "longer", "methods": {method: {"extend", "search", "held out", "at <L>"
-        …}}, "vectors", "history": the best score after every generation, …}, and the folder it is kept in.
+        …}}, "vectors", "history": the best score after every generation, …}, and its folder.
 
     Raises:
         BadInput: the scheme has no frequencies to rescale, or there is no text long enough.
@@ -88,22 +87,22 @@ def search_factors(
     readings |= {name: {"name": name, "factor": settings.factor} for name in published} | own
 
     def plan(frequencies: list[float]):
-        arena = space(frequencies, settings.factor, window, settings.n_hats, settings.critical)
+        search_space = space(frequencies, settings.factor, window, settings.n_hats, settings.critical)
         vectors = known(frequencies, settings.factor, window)
-        seeds = arena.seeds(list(vectors.values()))
+        seeds = search_space.seeds(list(vectors.values()))
         for name, tuned in own.items():
             vectors[name] = list(tuned["long"])
-            n_hat = tuned["n_hat"] if tuned["n_hat"] in arena.n_hats else min(arena.n_hats)
+            n_hat = tuned["n_hat"] if tuned["n_hat"] in search_space.n_hats else min(search_space.n_hats)
             hundredths = [100 * factor for factor in tuned["long"]]
-            seeds.append(arena.individual(hundredths, n_hat, max(arena.criticals)))
-        return arena, list(dict.fromkeys(seeds)), vectors, contents
+            seeds.append(search_space.individual(hundredths, n_hat, max(search_space.criticals)))
+        return search_space, list(dict.fromkeys(seeds)), vectors, contents
 
     def contents(winner: Scored, temperature: float) -> dict:
         read = {"factor": settings.factor, "n_hat": winner.individual.n_hat, "temperature": temperature}
         best = {"long": winner.individual.long, "fitness": settings.fitness, "score": winner.score}
         return read | best | {"found_for": subject.identity}
 
-    question = Question(
+    task = SearchTask(
         subject=subject,
         folder=folder,
         texts=make_texts(settings, subject.corpus, config.data.retrieval, longer, (window, longer)),
@@ -111,13 +110,13 @@ def search_factors(
         readings={name: (checkpoint, extend) for name, extend in readings.items()},
         rivals=(*published, *own),
     )
-    return run_search(question, settings, plan, progress)
+    return run_search(task, settings, plan, progress)
 
 
 def tuned_with(extend: dict, factor: float) -> dict[str, dict]:
-    """How a model that was fine-tuned with factors of its own may go on to this factor: with them, or them times more.
+    """Extensions to this factor of a model fine-tuned with factors of its own: unchanged, or interpolated once more.
 
-    The latter is the paper's second interpolation as PI has it. Empty for a model that has no factors of its own.
+    The latter is the paper's second interpolation, by PI. Empty for a model that has no factors of its own.
     """
     if extend["name"] != "longrope" or extend["long"] is None:
         return {}
@@ -127,15 +126,15 @@ def tuned_with(extend: dict, factor: float) -> dict[str, dict]:
 
 
 def override(factor: float, folder: Path) -> str:
-    """What makes any program of the lab read a checkpoint with the factors found."""
+    """The overrides with which any command reads a checkpoint with the found factors."""
     return f"extend=longrope extend.factor={factor:g} extend.path={folder / 'factors.yaml'}"
 
 
 def search_settings(values: dict) -> "tuple[Search | Recovery, Path | None]":
-    """The settings of either search from plain values, and the file whose short factors are searched, if any.
+    """The settings of either search from plain values, and the file to recover short factors for, if any.
 
     Raises:
-        BadInput: a setting that only the other one has.
+        BadInput: a setting belongs to the other search.
     """
     from conf.schema import validate
     from experiments.longrope.recovery import Recovery

@@ -1,7 +1,7 @@
-"""What LongRoPE's two searches share: search.py for longer texts, recovery.py for short ones.
+"""The common part of LongRoPE's two searches: search.py for longer texts, recovery.py for short ones.
 
-A search is an evolution over one vector of factors, seeded with known ones, whose history is kept after every
-generation; what it found is written to a file, read from there, and scored beside its rivals on text it never saw.
+A search is an evolution over one vector of factors, seeded with known vectors. Its history is saved after every
+generation. The result is written to a file, read from there, and scored with its rivals on held-out text.
 """
 
 import json
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from data.settings import Retrieval
     from experiments.longrope.candidates import Fitness, Texts
 
-FOUND = "found"
-# Readings in words: known methods, factors a model was fine-tuned with, and those of a file without its short ones.
-NAMED = {"interpolate": "PI", "ntk": "NTK", "yarn": "YaRN", "tuned": "as tuned", "again": "as tuned, then PI"}
-NAMED |= {"long": "long alone", "ones": "all ones", "base": "base model", FOUND: "found"}
+SEARCHED = "found"
+# Labels of readings: known methods, factors a model was fine-tuned with, and a file's factors without its short ones.
+LABELS = {"interpolate": "PI", "ntk": "NTK", "yarn": "YaRN", "tuned": "as tuned", "again": "as tuned, then PI"}
+LABELS |= {"long": "long alone", "ones": "all ones", "base": "base model", SEARCHED: "found"}
 
 
 class Searching(Evolution):
-    """What candidates are scored on, in either search."""
+    """The settings common to both searches."""
 
     fitness: Literal["perplexity", "needle"] = "perplexity"
     tokens: Count = 8192
@@ -43,13 +43,13 @@ class Searching(Evolution):
 
     @property
     def candidates(self) -> int:
-        """How many will be scored, if the space has room for them."""
+        """The number of candidates scored, unless the space is too small."""
         return max(self.population, 3) + self.generations * (self.mutations + self.crossovers)
 
 
 @dataclass
 class Progress:
-    """A bar over candidates with the best score so far; it knows how fast candidates were scored."""
+    """A progress bar over candidates with the best score so far; it measures the speed of scoring."""
 
     bar: object
     start: float = 0.0
@@ -86,11 +86,11 @@ def search_progress(title: str, settings: Searching) -> Iterator[Progress]:
 
 
 @dataclass(frozen=True)
-class Question:
-    """A search made ready to run, and what its winner is compared with.
+class SearchTask:
+    """The inputs of a search and the readings its winner is compared with.
 
-    subject: is read with extend=longrope; length: tokens of a text searched on; readings: checkpoint and extension by
-    name, the rivals among them.
+    subject: read with extend=longrope; length: tokens of a text searched on; readings: checkpoint and extension by
+    name, including the rivals.
     """
 
     subject: Subject
@@ -102,51 +102,50 @@ class Question:
 
 
 def search_folder(subject: Subject, label: str, key: str) -> Path:
-    """Where a search is kept; label: it in a word, key: a digest of all it depends on."""
+    """The folder of a search; label: a short name, key: a digest of everything it depends on."""
     return subject.folder("longrope") / f"{subject.checkpoint.stem}-{label}-{key}"
 
 
 def finished_search(folder: Path) -> dict | None:
-    """The result of a search that came to its end, or None."""
+    """The result of a finished search, or None."""
     result = read_result(folder / "results.json")
     return None if result is None else result | {"read_back": True}
 
 
-def run_search(question: Question, settings: Searching, plan, progress: Progress) -> tuple[dict, Path]:
-    """Run a search, or go on with it; score its winner, read from its file, beside the others.
+def run_search(task: SearchTask, settings: Searching, plan, progress: Progress) -> tuple[dict, Path]:
+    """Run or resume a search, and score its winner, read from its file, with the other readings.
 
     Args:
         plan: frequencies (fastest first) → the space, the seeds, known vectors to draw, and what the file of a winner
             holds, given (Scored, temperature).
 
     Returns:
-        The result, as kept in results.json, and the folder it is kept in: one for the moment where its own cannot be
-        written.
+        The result as saved in results.json, and its folder: a temporary one if its own cannot be written.
     """
     from experiments.longrope.candidates import Fitness, in_place
 
-    device, folder, subject = device_and_precision(), question.folder, question.subject
+    device, folder, subject = device_and_precision(), task.folder, task.subject
     about = subject.describe("longrope", "validation", "test") | {"window": subject.config.original_window}
     model = subject.model().to(device["device"])
     candidates, frequencies = in_place(model)
-    arena, seeds, vectors, contents = plan(frequencies)
-    fitness = Fitness(model, candidates, question.texts["search"], settings.batch_tokens, device, progress)
+    space, seeds, vectors, contents = plan(frequencies)
+    fitness = Fitness(model, candidates, task.texts["search"], settings.batch_tokens, device, progress)
     if not can_be_written(folder):
         folder = Path(tempfile.mkdtemp(prefix="longrope-"))
     folder.mkdir(parents=True, exist_ok=True)
-    history = run_evolution(folder / "history.json", arena, seeds, fitness, settings, progress)
+    history = run_evolution(folder / "history.json", space, seeds, fitness, settings, progress)
 
     winner, path = best(history)[0], folder / "factors.yaml"
-    held = contents(winner, candidates.temperature)
-    path.write_text(yaml.safe_dump(held, sort_keys=False, default_flow_style=None, width=120))
-    found = (subject.checkpoint, {"name": "longrope", "factor": held["factor"], "path": str(path)})
-    methods = _scores(question.readings | {FOUND: found}, question.texts, settings.batch_tokens, device)
-    searched_on = question.texts["search"]
+    factors = contents(winner, candidates.temperature)
+    path.write_text(yaml.safe_dump(factors, sort_keys=False, default_flow_style=None, width=120))
+    searched = (subject.checkpoint, {"name": "longrope", "factor": factors["factor"], "path": str(path)})
+    methods = _scores(task.readings | {SEARCHED: searched}, task.texts, settings.batch_tokens, device)
+    searched_on = task.texts["search"]
     result = about | {
-        "label": methods[FOUND]["label"],
-        "extend": methods[FOUND]["extend"],
-        "factor": held["factor"],
-        "longer": question.length,
+        "label": methods[SEARCHED]["label"],
+        "extend": methods[SEARCHED]["extend"],
+        "factor": factors["factor"],
+        "longer": task.length,
         "settings": settings.model_dump(mode="json"),
         "search_documents": sorted(set(searched_on.owners)) if settings.fitness == "perplexity" else None,
         "search_texts": len(searched_on.tokens),
@@ -155,11 +154,11 @@ def run_search(question: Question, settings: Searching, plan, progress: Progress
         "score": winner.score,
         "n_hat": winner.individual.n_hat,
         "critical": winner.individual.critical,
-        "bounds": [arena.low / STEPS, arena.high / STEPS],
+        "bounds": [space.low / STEPS, space.high / STEPS],
         "frequencies": frequencies,
-        "vectors": vectors | {FOUND: winner.individual.long},
+        "vectors": vectors | {SEARCHED: winner.individual.long},
         "history": [best(history[: number + 1])[0].score for number in range(len(history))],
-        "rivals": list(question.rivals),
+        "rivals": list(task.rivals),
         "methods": methods,
     }
     refuse_non_finite(result, subject.checkpoint)
@@ -170,7 +169,7 @@ def run_search(question: Question, settings: Searching, plan, progress: Progress
 def make_texts(
     settings: Searching, corpus: "Corpus", keys: "Retrieval", length: int, contexts: tuple[int, int]
 ) -> dict[str, "Texts"]:
-    """What is searched on, what is held out, and held-out text read at two context lengths, one of them `length`."""
+    """The texts to search on, and held-out texts at two context lengths, one of them `length`."""
     from experiments.longrope.candidates import needles, stretches
 
     few = max(1, settings.tokens // length)
@@ -188,20 +187,20 @@ def make_texts(
 
 
 def run_evolution(
-    path: Path, arena: Space, seeds: list[Individual], fitness: "Fitness", settings: Evolution, progress: Progress
+    path: Path, space: Space, seeds: list[Individual], fitness: "Fitness", settings: Evolution, progress: Progress
 ) -> list[list[Scored]]:
-    """Every generation, from the history in this file on, which is written after each; the seeds come first."""
+    """Run or resume the evolution; its history in this file is written after each generation and returned."""
     earlier = json.loads(path.read_text()) if path.exists() else []
     history = [[_from_plain(scored) for scored in generation] for generation in earlier]
     progress.resume(history)
-    for generation in evolve(arena, seeds, fitness, settings, history):
+    for generation in evolve(space, seeds, fitness, settings, history):
         history.append(generation)
         write_json(path, [[_to_plain(scored) for scored in generation] for generation in history])
     return history
 
 
 def _to_plain(scored: Scored) -> dict:
-    """As in history.json, where a score that was no number is null."""
+    """Plain values for history.json, where a score that is not finite is null."""
     one, score = scored.individual, scored.score if math.isfinite(scored.score) else None
     return {"score": score, "n_hat": one.n_hat, "critical": one.critical, "long": one.long}
 
@@ -213,7 +212,7 @@ def _from_plain(plain: dict) -> Scored:
 
 
 def _scores(readings: dict[str, tuple[Path, dict]], texts: dict[str, "Texts"], batch_tokens: int, device: dict) -> dict:
-    """Every text read by every checkpoint and extension."""
+    """Score every checkpoint and extension on every text."""
     from train import load_model
 
     scores = {}
@@ -225,39 +224,39 @@ def _scores(readings: dict[str, tuple[Path, dict]], texts: dict[str, "Texts"], b
 
 
 def rival(result: dict) -> str:
-    """The best of the rivals on the text searched on."""
+    """The name of the best rival on the text searched on."""
     return min(result["rivals"], key=lambda name: result["methods"][name]["search"]["perplexity"])
 
 
 def overfit(result: dict) -> tuple[float, float, float]:
-    """Perplexity of what was found over that of its best rival: on what was searched on, held out, and the gap."""
+    """Perplexity of the found factors over the best rival's: on the text searched on, on held-out text, and the gap."""
     from experiments.lab.statistics import paired_ratio
 
-    ours, theirs = (result["methods"][name] for name in (FOUND, rival(result)))
-    searched, held_out = (paired_ratio(ours[part], theirs[part]).value for part in ("search", "held out"))
+    winner, best_rival = (result["methods"][name] for name in (SEARCHED, rival(result)))
+    searched, held_out = (paired_ratio(winner[part], best_rival[part]).value for part in ("search", "held out"))
     return searched, held_out, held_out / searched - 1
 
 
 def format_table(result: dict) -> str:
-    """Perplexities of every method, and those of what was found over them; then the overfit gap in a sentence."""
+    """Format the perplexities of every method, the ratios of the found factors to them, and the overfit gap."""
     from experiments.lab.statistics import paired_ratio
 
     methods = result["methods"]
-    columns = [name for name in methods[FOUND] if name not in ("label", "extend")]
+    columns = [name for name in methods[SEARCHED] if name not in ("label", "extend")]
     ratios = {
-        name: {part: paired_ratio(methods[FOUND][part], row[part]) for part in ("search", "held out")}
+        name: {part: paired_ratio(methods[SEARCHED][part], row[part]) for part in ("search", "held out")}
         for name, row in methods.items()
     }
     head = [f"{'method':<14}", *(f"{name:>10}" for name in columns), "  found / it: search   held out"]
     lines = ["".join(head)]
     for name, row in methods.items():
         cells = "".join(f"{row[column]['perplexity']:>10.3f}" for column in columns)
-        ratio = "" if name == FOUND else f"{ratios[name]['search'].value:>20.3f}   {ratios[name]['held out']}"
+        ratio = "" if name == SEARCHED else f"{ratios[name]['search'].value:>20.3f}   {ratios[name]['held out']}"
         lines.append(f"{name:<14}{cells}{ratio}".rstrip())
-    *first, last = (NAMED[name] for name in result["rivals"])
+    *first, last = (LABELS[name] for name in result["rivals"])
     inside, outside, gap = overfit(result)
     lines.append(
-        f"Of {', '.join(first)} and {last}, {rival(result)} is best on what was searched on; found is {inside:.3f} of "
-        f"it there and {outside:.3f} on what was held out: an overfit gap of {100 * gap:.1f} %."
+        f"Of {', '.join(first)} and {last}, {rival(result)} is best on the text searched on; found is {inside:.3f} of "
+        f"it there and {outside:.3f} on held-out text: an overfit gap of {100 * gap:.1f} %."
     )
     return "\n".join(lines)

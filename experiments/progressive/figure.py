@@ -22,14 +22,14 @@ def progressive_figure(path: Path, readings: Sequence["Stretch"], result: dict) 
     shades = plt.get_cmap("viridis")
     for number, factor in enumerate(result["factors"]):
         colours["progressive", factor] = shades(0.8 * number / max(1, len(result["factors"]) - 1))
-    ended = {(each.name, each.factor): each.steps for each in readings}  # the last of a stage
-    for each in readings:
-        finished = each.steps == ended[each.name, each.factor]
-        contexts, values = zip(*((row["context"], row["perplexity"]) for row in each.rows), strict=True)
+    ended = {(reading.name, reading.factor): reading.steps for reading in readings}  # the last of a stage
+    for reading in readings:
+        finished = reading.steps == ended[reading.name, reading.factor]
+        contexts, values = zip(*((row["context"], row["perplexity"]) for row in reading.rows), strict=True)
         style = {"linestyle": "-" if finished else "--", "marker": "o", "markersize": 4}
-        if each.name == "recovered":
+        if reading.name == "recovered":
             style = {"linestyle": ":", "marker": "s", "markersize": 5}
-        axes.plot(contexts, values, color=colours[each.name, each.factor], label=each.label, **style)
+        axes.plot(contexts, values, color=colours[reading.name, reading.factor], label=reading.label, **style)
     windows = [result["window"], *(result["window"] * factor for factor in result["factors"])]
     for window in windows:
         axes.axvline(window, color="black", linewidth=0.6, linestyle=":")

@@ -127,10 +127,10 @@ def tuning_changes(base: "Config", extend: dict, factor: int, steps: int, lr: fl
 def describe(stages: Stages) -> str:
     """The plan in words: stages, tokens, candidates, and how long the training takes."""
     settings, base = stages.settings, stages.base
-    each, per_step, last = settings.search.candidates, base.batch * base.window, stages.windows[-1]
+    candidates, per_step, last = settings.search.candidates, base.batch * base.window, stages.windows[-1]
 
     def searching(length: int) -> str:
-        return f"search at {length} tokens, about {each} candidates on {stages.searched[length]} texts"
+        return f"search at {length} tokens, about {candidates} candidates on {stages.searched[length]} texts"
 
     def tuning(steps: int) -> str:
         return f"fine-tune {steps} steps of {per_step:,} tokens" if steps else "no fine-tuning"
@@ -140,7 +140,7 @@ def describe(stages: Stages) -> str:
         lines.append(f"  stage {number}: {searching(window)}; {tuning(steps)}")
     lines.append(f"  recovery: {searching(base.window)}")
     lines.append(f"  direct: {searching(last)}, on the base model; {tuning(sum(settings.steps))}")
-    read = each * sum(stages.searched[length] * length for length in (*stages.windows, base.window, last))
+    read = candidates * sum(stages.searched[length] * length for length in (*stages.windows, base.window, last))
     seconds, _ = training_seconds(stages.placeholders, [base, *stages.placeholders])
     lines.append(
         f"To do, but for what is there already: {read / 1e6:.1f} M tokens to search on, "

@@ -32,7 +32,7 @@ class Stretch:
 
 def last(readings: Sequence[Stretch], name: str) -> Stretch:
     """The last reading of a path."""
-    return [each for each in readings if each.name == name][-1]
+    return [reading for reading in readings if reading.name == name][-1]
 
 
 def path_ratios(readings: Sequence[Stretch]) -> dict[str, dict[int, dict]]:
@@ -52,9 +52,9 @@ def table(readings: Sequence[Stretch]) -> str:
     """Perplexity by reading (rows) and context (columns), on the same targets."""
     contexts = [row["context"] for row in readings[0].rows]
     lines = [f"{'':<12} {'factor':>6} {'steps':>6}" + "".join(f"{context:>9}" for context in contexts)]
-    for each in readings:
-        cells = "".join(f"{row['perplexity']:>9.3f}" for row in each.rows)
-        lines.append(f"{each.name:<12} {each.factor:>6} {each.steps:>6}{cells}")
+    for reading in readings:
+        cells = "".join(f"{row['perplexity']:>9.3f}" for row in reading.rows)
+        lines.append(f"{reading.name:<12} {reading.factor:>6} {reading.steps:>6}{cells}")
     return "\n".join(lines)
 
 

@@ -59,14 +59,14 @@ def run_progressive(stages: Stages) -> dict:
 
     def stage(name: str, start: Path, factor: int, steps: int, before: int = 0) -> tuple[dict, Path]:
         """Search from this checkpoint, fine-tune, read both; what was found, and where it ended."""
-        how = Search(factor=float(factor), **settings.search.model_dump())
-        with search_progress(f"{name} x{factor}", how) as tell:
-            result, folder = search_factors(start, how, base.cache, tell)
+        search = Search(factor=float(factor), **settings.search.model_dump())
+        with search_progress(f"{name} x{factor}", search) as progress:
+            result, folder = search_factors(start, search, base.cache, progress)
         extend = read_with(folder / "factors.yaml")
         read(name, factor, before, start, extend)
         end = start
         if steps:
-            end = _tune(stages, start, extend, factor, steps, folder.name)
+            end = _fine_tune(stages, start, extend, factor, steps, folder.name)
             read(name, factor, before + steps, end, extend)
         row = {"factor": factor, "steps": steps, "search": str(folder), "checkpoint": str(end)}
         row |= {"n_hat": result["n_hat"], "long": result["vectors"]["found"], "evaluations": result["evaluations"]}
@@ -78,8 +78,9 @@ def run_progressive(stages: Stages) -> dict:
         row, end = stage("progressive", end, factor, steps, done)
         rows.append(row)
         done += steps
-    with search_progress("recovery", settings.recovery) as tell:
-        recovered, folder = recover(end, Path(rows[-1]["search"]) / "factors.yaml", settings.recovery, base.cache, tell)
+    with search_progress("recovery", settings.recovery) as progress:
+        long = Path(rows[-1]["search"]) / "factors.yaml"
+        recovered, folder = recover(end, long, settings.recovery, base.cache, progress)
     read("recovered", settings.factors[-1], done, end, read_with(folder / "factors.yaml"))
     direct, _ = stage("direct", stages.checkpoint, settings.factors[-1], done)
     short = {"search": str(folder), "short": recovered["vectors"]["found"], "evaluations": recovered["evaluations"]}
@@ -94,7 +95,7 @@ def run_progressive(stages: Stages) -> dict:
         "stages": rows,
         "recovery": short | _overfit(recovered),
         "direct": direct,
-        "readings": [asdict(each) for each in readings],
+        "readings": [asdict(reading) for reading in readings],
         "ratios": path_ratios(readings),
     }
 
@@ -110,7 +111,7 @@ def read_with(factors: Path) -> dict:
     return {"name": "longrope"} | {key: values[key] for key in READ if key in values}
 
 
-def _tune(stages: Stages, start: Path, extend: dict, factor: int, steps: int, searched: str) -> Path:
+def _fine_tune(stages: Stages, start: Path, extend: dict, factor: int, steps: int, searched: str) -> Path:
     """The checkpoint that fine-tuning with these factors ends with; the run is named by the search they come from."""
     from train import train
 
@@ -144,10 +145,11 @@ def write_page(stages: Stages, result: dict, runs: Path) -> None:
     from conf.tracking import tracked_page
     from experiments.progressive.figure import progressive_figure
 
-    readings, folder, base = [Stretch(**each) for each in result["readings"]], stages.folder, stages.base
+    readings, folder, base = [Stretch(**reading) for reading in result["readings"]], stages.folder, stages.base
     text, summary, settings = table(readings), sentences(result), stages.settings.model_dump(mode="json")
     folder.mkdir(parents=True, exist_ok=True)
-    short = [{**asdict(each), "rows": each.brief} for each in readings]  # sums by document are with the readings
+    # The sums by document are saved with each reading.
+    short = [{**asdict(reading), "rows": reading.brief} for reading in readings]
     write_json(folder / "results.json", {"settings": settings} | result | {"readings": short, "found": summary})
     (folder / "table.txt").write_text(f"{text}\n\n{summary}\n")
     progressive_figure(folder / "figure", readings, result)
@@ -156,10 +158,10 @@ def write_page(stages: Stages, result: dict, runs: Path) -> None:
         identity = {"name": f"{base.name}-{folder.name}", "group": base.group, "job_type": "progressive"}
         identity |= {"tags": [result["position"]], "config": settings}
         curves = [
-            {"context/length": context} | {f"context/{each.label}": each.rows[n]["perplexity"] for each in readings}
+            {"context/length": context} | {f"context/{r.label}": r.rows[n]["perplexity"] for r in readings}
             for n, context in enumerate(stages.reading.contexts)
         ]
-        cells = [(each.label, row["context"], row["perplexity"]) for each in readings for row in each.rows]
+        cells = [(reading.label, row["context"], row["perplexity"]) for reading in readings for row in reading.rows]
         figures = {"figure": folder / "figure.png"}
         tables = (("reading", "context", "perplexity"), cells)
         tracked_page(base.logger, runs, identity, {"found": summary}, figures, curves, tables)

@@ -1,7 +1,7 @@
-"""The contract between a transformer and the thing that tells it where its tokens are.
+"""The interface between a transformer and a positional scheme.
 
-Letters in shape comments, here and in every scheme: B batch, T tokens, H heads, D head width, C model width,
-K frequencies (pairs of channels).
+Letters in shape comments, here and in all of models/: B batch, T tokens, H heads, D head width, C model width,
+K frequencies (pairs of channels), V vocabulary, F channels inside the network; in attention Q queries and N keys.
 """
 
 from collections.abc import Callable

@@ -45,11 +45,11 @@ class FoPE(Rotary):
 
     def prepare(self, positions: Tensor) -> tuple[Tensor, ...]:
         """Positions (T,) or (B, T) → cosines and sines, each (H, T, K) or (B, H, T, K)."""
-        device, kept = positions.device, len(self.turning)
+        device, turning = positions.device, len(self.turning)
         pairs = torch.tensor(self.turning, device=device)
         phase = self.phase(positions)[..., pairs].unsqueeze(-3)  # (…, 1, T, K')
-        noise = draws("normal", self.knobs.seed, (2, self.geometry.heads, kept, kept)).to(device)
-        mix = torch.eye(kept, dtype=torch.float64, device=device) + noise * self.knobs.sigma * kept**-0.5
+        noise = draws("normal", self.knobs.seed, (2, self.geometry.heads, turning, turning)).to(device)
+        mix = torch.eye(turning, dtype=torch.float64, device=device) + noise * self.knobs.sigma * turning**-0.5
         tables = []
         for wave, part, still in ((phase.cos(), mix[0], 1.0), (phase.sin(), mix[1], 0.0)):
             series = wave.double() @ part  # (…, H, T, K'); in float64, out of the reach of reduced matrix precision

@@ -3,7 +3,7 @@
 Each is a function of the table of frequencies, in float64, fastest first or not: pairs are told apart by how fast
 they turn, so a spectrum needs no order. With ω_max the fastest, a factor λ_k ≥ 1 divides ω_k.
 
-Letters in shape comments: K frequencies.
+Letters in shape comments are those of models/positions/base.py.
 """
 
 import math
@@ -117,9 +117,9 @@ class DynamicNTK(Rescaled):
         return frequencies / ntk_factors(frequencies, needed)
 
 
-def by_parts(frequencies: Tensor, factor: float, kept: Tensor) -> Tensor:
-    """Between ω/s where `kept` is 0 and ω where it is 1, linearly: (K,) and (K,) → (K,)."""
-    return torch.lerp(frequencies / factor, frequencies, kept)
+def by_parts(frequencies: Tensor, factor: float, unscaled: Tensor) -> Tensor:
+    """Between ω/s where `unscaled` is 0 and ω where it is 1, linearly: (K,) and (K,) → (K,)."""
+    return torch.lerp(frequencies / factor, frequencies, unscaled)
 
 
 def by_rotations(frequencies: Tensor, window: int, slow: float, fast: float) -> Tensor:
@@ -186,10 +186,10 @@ class Yarn(Rescaled):
         if fast is None:
             fast = max(min(32, self.window / (8 * math.pi)), 2 * slow)
         if self.knobs.ramp == "rotations":
-            kept = by_rotations(frequencies, self.window, slow, fast)
+            unscaled = by_rotations(frequencies, self.window, slow, fast)
         else:
-            kept = by_index(frequencies, self.window, slow, fast, self.knobs.truncate)
-        return by_parts(frequencies, self.knobs.factor, kept)
+            unscaled = by_index(frequencies, self.window, slow, fast, self.knobs.truncate)
+        return by_parts(frequencies, self.knobs.factor, unscaled)
 
 
 class Llama3(Rescaled):

@@ -1,6 +1,6 @@
 """Which tensors of an architecture of `transformers` are which of ours, in both directions.
 
-Letters in comments: C model width, V rows of the vocabulary, F channels inside the network, H heads, D head width.
+Letters in shape comments are those of models/positions/base.py.
 """
 
 from collections.abc import Callable, Iterator

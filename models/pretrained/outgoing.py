@@ -54,7 +54,7 @@ def export(gpt: GPT, separator: int) -> Exported:
     tensors: dict[str, Tensor] = {}
     for row in LAYOUTS[architecture](shape, gpt.position.geometry.window):
         if row.ours not in state:  # a bias that the architecture must have
-            state[row.ours] = state["norm.weight"].new_zeros(sum(each[0] for each in row.shapes))
+            state[row.ours] = state["norm.weight"].new_zeros(sum(shape[0] for shape in row.shapes))
         tensors |= row.write(state[row.ours])
     config = {"model_type": architecture, "architectures": [CLASSES[architecture]], "dtype": "float32"}
     config |= {"bos_token_id": separator, "eos_token_id": separator, "tie_word_embeddings": shape.tied}

@@ -134,7 +134,7 @@ def _window(config: dict, given: dict, kind: str, name: str, window: int | None)
     if window is not None:
         return window, []
     originals = {source[key] for source, key in _places(given, config, "original_max_position_embeddings")}
-    if wrong := [each for each in originals if not isinstance(each, int) or each < 1]:
+    if wrong := [tokens for tokens in originals if not isinstance(tokens, int) or tokens < 1]:
         raise BadInput(f"{name}: original_max_position_embeddings={wrong[0]} must be a number of tokens")
     if len(originals) > 1:
         both = " and ".join(map(str, sorted(originals)))

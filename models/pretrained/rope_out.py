@@ -81,8 +81,8 @@ def _native(position: Position) -> dict | None:
         # The paper's growth is the other's with a factor of one.
         return {"rope_type": "dynamic", "factor": extend.factor if extend.variant == "transformers" else 1.0}
     if extend.name == "llama3" and neutral:
-        kept = ("factor", "low_freq_factor", "high_freq_factor")
-        return {"rope_type": "llama3"} | {key: getattr(extend, key) for key in kept}
+        keys = ("factor", "low_freq_factor", "high_freq_factor")
+        return {"rope_type": "llama3"} | {key: getattr(extend, key) for key in keys}
     attention = {} if getattr(extend, "temperature", None) is None else {"attention_factor": _root(extend.temperature)}
     if extend.name == "yarn" and extend.ramp == "index" and extend.beta_fast is not None:
         turns = {"beta_fast": extend.beta_fast, "beta_slow": extend.beta_slow, "truncate": extend.truncate}

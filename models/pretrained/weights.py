@@ -27,7 +27,7 @@ class Tensors:
 
     def _find(self, name: str) -> str | None:
         """The name under which it is there: with the name of the model before it, or without."""
-        return next((each for each in (name, name.partition(".")[2], ALIASES.get(name)) if each in self._readers), None)
+        return next((key for key in (name, name.partition(".")[2], ALIASES.get(name)) if key in self._readers), None)
 
     def __contains__(self, name: str) -> bool:
         return self._find(name) is not None
@@ -38,11 +38,11 @@ class Tensors:
         Raises:
             BadInput: it is missing, cannot be read, is no floating-point tensor, or holds a number that is not finite.
         """
-        found = self._find(name)
-        if found is None:
+        key = self._find(name)
+        if key is None:
             raise BadInput(f"{name} is missing from the weights, and config.json asks for it")
-        self._read.add(found)
-        tensor = self._readers[found]()
+        self._read.add(key)
+        tensor = self._readers[key]()
         if tensor.dtype not in DTYPES:
             raise BadInput(f"{name} holds {str(tensor.dtype).removeprefix('torch.')}, and only floats are supported")
         tensor = tensor.to(torch.float32)

@@ -169,8 +169,8 @@ def beats_the_optimum(excesses: dict[int, dict]) -> str | None:
     Args:
         excesses: as `excess` gives them, by the tokens of context they were found at.
     """
-    for length, found in excesses.items():
-        value, error = found["value"], found["standard_error"]
+    for length, excess_at in excesses.items():
+        value, error = excess_at["value"], excess_at["standard_error"]
         if value < -(ALLOWED * error + 1e-6):  # losses are float32
             return (
                 f"At a context of {length} the loss is {-value:.4f} nats a token below the optimum, which is "
@@ -183,7 +183,7 @@ def beats_the_optimum(excesses: dict[int, dict]) -> str | None:
 def format_length(length: Estimate, context: int) -> str:
     """An effective context with its interval in a table; ≥ where it may be beyond what was read."""
     value, low, high = (
-        f"≥{each:.0f}" if each >= context * (1 - 1e-9) else f"{each:.0f}" for each in vars(length).values()
+        f"≥{tokens:.0f}" if tokens >= context * (1 - 1e-9) else f"{tokens:.0f}" for tokens in vars(length).values()
     )
     return f"{value} [{low}, {high}]"
 

@@ -82,11 +82,11 @@ def count_trained_on(corpus: "Corpus", split: str, trained: "Corpus") -> int:
     return shared_documents(corpus.split(split), trained.split("train"))
 
 
-def shared_documents(ours: "Documents", theirs: "Documents") -> int:
+def shared_documents(documents: "Documents", others: "Documents") -> int:
     """How many of our documents are among theirs, token by token; only those of equal length are looked at."""
-    lengths, their_lengths = np.diff(ours.offsets), np.diff(theirs.offsets)
-    alike = {_digest(theirs[i]) for i in np.flatnonzero(np.isin(their_lengths, lengths)).tolist()}
-    return sum(_digest(ours[i]) in alike for i in range(len(ours)))
+    lengths, other_lengths = np.diff(documents.offsets), np.diff(others.offsets)
+    alike = {_digest(others[i]) for i in np.flatnonzero(np.isin(other_lengths, lengths)).tolist()}
+    return sum(_digest(documents[i]) in alike for i in range(len(documents)))
 
 
 def _digest(document: np.ndarray) -> bytes:

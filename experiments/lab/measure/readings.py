@@ -133,4 +133,4 @@ def _non_finite(value, name: str = "value") -> str | None:
         if isinstance(value, list | tuple)
         else []
     )
-    return next((found for key, part in parts if (found := _non_finite(part, str(key)))), None)
+    return next((bad for key, part in parts if (bad := _non_finite(part, str(key)))), None)
