@@ -1,4 +1,4 @@
-"""The folder a run leaves behind: what it was, how far it came, what it found."""
+"""The folder of a run: its settings, progress and results."""
 
 import errno
 import fcntl
@@ -13,13 +13,13 @@ from conf.base import BadInput, Diverged
 from conf.environment import environment
 from conf.files import Torn, read_json, write_json
 
-# What a run is not: where it lies, on what it is computed, how often it is shown or saved, and the files that a list
-# of numbers was read from, which stands beside them. Of what is computed twice or shared out, only rounding differs.
+# Settings that do not identify a run: its location, devices, how often it is logged or saved, and files whose numbers
+# are recorded too. Recomputing or sharing out the work changes rounding only.
 CIRCUMSTANCES = {"runs", "cache", "group", "name", "log_every", "validate_every", "checkpoint_every"}
 CIRCUMSTANCES |= {f"trainer.{key}" for key in ("name", "accelerator", "devices", "nodes", "strategy", "compile")}
 CIRCUMSTANCES |= {"trainer.progress", "trainer.activation_checkpointing"}
 CIRCUMSTANCES |= {"frequencies.path", "extend.path", "extend.over.path"}
-# What counts by content (conf/inputs.py), and in words where that has changed.
+# Inputs compared by content (conf/inputs.py), and how a change is described.
 CONTENTS = {"texts": "other texts behind data={data}", "tokenizer": "another tokenizer behind data={data}"}
 CONTENTS |= {"checkpoint": "other weights in checkpoint={checkpoint}"}
 
@@ -28,7 +28,7 @@ class RunFolder:
     """runs/<group>/<name>/ with config.json, inputs.json, environment.json, status.json, metrics.jsonl, results.json
     and checkpoints/.
 
-    Opening the folder of an unfinished run means to resume it; of a finished one, to read its results.
+    Opening the folder of an unfinished run resumes it; opening that of a finished one reads its results.
     """
 
     def __init__(self, path: Path):
@@ -107,13 +107,13 @@ class RunFolder:
 
     @property
     def _trained(self) -> bool:
-        """Whether anything was trained here."""
+        """Whether the folder holds any training."""
         has_checkpoints = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
         done = (self.path / "results.json").exists()
         return has_checkpoints or done or (self.metrics.exists() and self.metrics.stat().st_size > 0)
 
     def _read(self, name: str) -> dict | None:
-        """What a file of the folder holds; None where it is missing, or torn, which is said."""
+        """The contents of a file of the folder; None if it is missing or damaged, and the latter is printed."""
         try:
             return read_json(self.path / name)
         except Torn as error:
@@ -153,7 +153,7 @@ class RunFolder:
         return {"state": "interrupted"}
 
     def set_status(self, state: str, **more) -> None:
-        """Record how the run stands; `more` stays until it is set again, and an error until the next state."""
+        """Record the state of the run; `more` stays until it is set again, an error until the next state."""
         status = {key: value for key, value in self.status.items() if key not in ("state", "error")}
         status |= {"state": state, "time": time.time(), **more}
         path = self.path / "status.json"
@@ -169,13 +169,13 @@ class RunFolder:
         self.set_status("running", saved=step)
 
     def stop(self, step: int) -> None:
-        """Record, and say, that a signal stopped the run after this step, which was saved."""
+        """Record and print that a signal stopped the run after this step, which was saved."""
         self.set_status("interrupted", step=step, saved=step)
         print(f"{self.path.name}: stopped at step {step} and saved; the same command goes on")
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Have the status say that the block runs, and if it does not come to its end, why.
+        """Record that the block runs, and if it fails, why.
 
         Raises:
             BadInput: in place of an OSError, and with the last good checkpoint in place of Diverged.
@@ -217,7 +217,7 @@ class RunFolder:
         return self._read("results.json") if self.status["state"] == "done" else None
 
     def finish(self, results: dict) -> None:
-        """Keep the results and mark the run done, in this order."""
+        """Save the results and then mark the run as done."""
         write_json(self.path / "results.json", results)
         self.set_status("done")
 
@@ -239,13 +239,13 @@ class RunFolder:
 
 
 def identity(config: dict) -> dict:
-    """The settings, flat, that make a run what it is."""
+    """The settings that identify a run, flat."""
     flat = flatten(config)
     return {key: value for key, value in flat.items() if not key.startswith("logger.") and key not in CIRCUMSTANCES}
 
 
 def differences(recorded: dict, known: dict | None, config: dict, inputs: dict[str, str]) -> list[str]:
-    """In words, at what a recorded run and a configuration differ.
+    """Describe the differences between a recorded run and a configuration.
 
     Args:
         known: digests of the inputs of the recorded run; None of an old one, whose files count by their names.

@@ -1,4 +1,4 @@
-"""Where this process stands among those that train one model together, and on what it trains."""
+"""The rank of this process among those that train one model together, and the device it trains on."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from conf.base import BadInput
 
 @dataclass(frozen=True)
 class Place:
-    """Rank 0 … ranks - 1 of this process, and by what Lightning finds the others."""
+    """The rank of this process, 0 … ranks - 1, and the cluster environment by which Lightning finds the others."""
 
     rank: int
     ranks: int
@@ -26,7 +26,7 @@ class Place:
 
     @property
     def chief(self) -> bool:
-        """Whether this process keeps the run folder, prints and logs."""
+        """Whether this process writes the run folder, prints and logs."""
         return self.rank == 0
 
 
@@ -36,9 +36,9 @@ def place_of(trainer) -> Place:
 
 
 def place(devices: int, nodes: int) -> Place:
-    """This process's place, whether torchrun started it, Slurm's srun, or Lightning (or it will start the others).
+    """This process's place, whether it was started by torchrun, srun or Lightning, or will start the others.
 
-    With one process a run is nobody else's business: tasks of srun that train one model each are all rank 0.
+    With one process per run, tasks of srun that train one model each are all rank 0.
 
     Raises:
         BadInput: torchrun or srun started another number of processes than devices x nodes.
@@ -63,7 +63,7 @@ def place(devices: int, nodes: int) -> Place:
 
 
 def select_device(trainer) -> tuple[str, str]:
-    """The accelerator (cpu or gpu) and the precision that trainer settings stand for on this machine.
+    """The accelerator (cpu or gpu) and the precision of trainer settings on this machine.
 
     Raises:
         BadInput: there are no GPUs, or not as many.
@@ -84,7 +84,7 @@ def select_device(trainer) -> tuple[str, str]:
 
 
 def select_strategy(name: str, ranks: int):
-    """What Lightning's Trainer takes as its strategy: auto and ddp by name, fsdp our own (models/sharding.py)."""
+    """The strategy for Lightning's Trainer: auto and ddp by name, fsdp from models/sharding.py."""
     if name != "fsdp":
         return name
     from models.sharding import Sharded
@@ -93,13 +93,13 @@ def select_strategy(name: str, ranks: int):
 
 
 def quiet_lightning() -> None:
-    """Leave out Lightning's greetings; its warnings still come through."""
+    """Silence Lightning's information messages; its warnings still appear."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch's trees
 
 
 def leave_group() -> None:
-    """Leave the processes that trained together; at the end of the process their threads might abort it."""
+    """Leave the process group, whose threads might abort the process at its end."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""What a run says while it trains: a line of metrics every few steps, and a bar that knows when it will end."""
+"""Progress of a training run: a row of metrics every few steps, and a progress bar."""
 
 import csv
 import json
@@ -18,13 +18,13 @@ from models.language_model import summarise
 
 
 class Metrics:
-    """The metrics of a run as JSON lines, in the order they came; what a resumed run will say again is dropped."""
+    """The metrics of a run as JSON lines in order; rows that a resumed run will write again are dropped."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def rows(self) -> list[dict]:
-        """Every complete row; a line that is none, as the last one after a kill, is passed over."""
+        """Read every complete row; incomplete lines, such as the last one after a kill, are skipped."""
         rows = []
         for line in self.path.read_bytes().splitlines() if self.path.exists() else []:
             with suppress(ValueError):
@@ -38,20 +38,20 @@ class Metrics:
         return {key: value for row in self.rows() for key, value in row.items()}
 
     def rewind(self, step: int) -> None:
-        """Forget what was said after this step."""
+        """Drop the rows after this step."""
         lines = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
         partial = self.path.with_suffix(".tmp")
         partial.write_text("".join(lines))
         partial.replace(self.path)
 
     def write(self, row: dict) -> None:
-        """Append a row; a value that is not finite is left out, as JSON has no word for it."""
+        """Append a row, without values that are not finite, which JSON cannot hold."""
         row = {key: value for key, value in row.items() if math.isfinite(value)}
         with open(self.path, "a") as file:
             file.write(json.dumps(row) + "\n")
 
     def write_csv(self) -> None:
-        """The same as metrics.csv beside it: one row a step, one column a metric."""
+        """Write metrics.csv beside it: a row per step, a column per metric."""
         steps: dict[int, dict] = {}
         for row in self.rows():
             steps.setdefault(row["step"], {}).update(row)
@@ -63,12 +63,12 @@ class Metrics:
 
 
 class Recorder(L.Callback):
-    """Every so many steps, writes mean loss, perplexity, learning rate, gradient norm, tokens per second and MFU;
+    """Writes every `every` steps mean loss, perplexity, learning rate, gradient norm, tokens per second and MFU;
     less often, and after the last step, the token-weighted loss on a fixed set of validation windows.
 
     Rows go to `metrics` and to the Trainer's loggers, with the tokens seen as the x axis. MFU refers to the matrix
     multiplication rate measured on this device in this precision when training starts. The running mean is part of
-    the checkpoint, so that a resumed run says what the uninterrupted one would have said.
+    the checkpoint, so that a resumed run writes the same rows as an uninterrupted one.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Recorder(L.Callback):
         step = trainer.global_step
         if step % self.every == 0:
             module.check_finite()
-            self._say(trainer, self._training(trainer, module))
+            self._log(trainer, self._training(trainer, module))
             self._restart_clock(trainer)
         if step % self.validate_every == 0 or step == trainer.max_steps:
             self._record_validation(trainer, module)
@@ -137,7 +137,7 @@ class Recorder(L.Callback):
             if not math.isfinite(scores["nll"]):
                 step = trainer.global_step
                 raise Diverged(f"diverged: the validation loss is {scores['nll']} at step {step}" + module.finite)
-            self._say(trainer, {f"validation/{key}": value for key, value in scores.items()})
+            self._log(trainer, {f"validation/{key}": value for key, value in scores.items()})
 
     def _training(self, trainer, module) -> dict[str, float]:
         loss = float(self._mean(self.sum / self.count))
@@ -155,9 +155,11 @@ class Recorder(L.Callback):
 
     @torch.no_grad()
     def _validate(self, trainer, module) -> dict[str, float] | None:
-        """Every window once, shared among the processes; in a callback and not in Lightning's validation loop, so
-        that a checkpoint of the same step comes after it and a resumed run neither repeats nor misses it. None: the
-        run is to stop."""
+        """Score every validation window once, shared among the processes; None if the run is to stop.
+
+        This is done in a callback instead of Lightning's validation loop, so that a checkpoint of the same step comes
+        after it and a resumed run neither repeats nor misses it.
+        """
         sums = torch.zeros(3, dtype=torch.float64, device=module.device)
         module.eval()
         for windows in self.validation.split(self.batch):
@@ -175,7 +177,7 @@ class Recorder(L.Callback):
     def _restart_clock(self, trainer) -> None:
         self.clock, self.clock_step = time.perf_counter(), trainer.global_step
 
-    def _say(self, trainer, values: dict[str, float]) -> None:
+    def _log(self, trainer, values: dict[str, float]) -> None:
         self.latest.update(values)
         if not trainer.is_global_zero:
             return
@@ -211,7 +213,7 @@ class Bar(TQDMProgressBar):
 
 
 def describe(metrics: dict[str, float]) -> str:
-    """The final metrics of a run in half a sentence."""
+    """Describe the final metrics of a run."""
     words = f"validation perplexity {metrics['validation/perplexity']:.2f}"
     if "validation/bits_per_byte" in metrics:  # tokens that are no text have none
         words += f", {metrics['validation/bits_per_byte']:.3f} bits per byte"

@@ -15,7 +15,7 @@ from experiments.lab.launch import Launcher
 from experiments.lab.measure.perplexity import measure_checkpoint
 from experiments.lab.statistics import paired_ratio
 from experiments.progressive.plan import Progressive, describe, make_stages
-from experiments.progressive.report import Stretch, path_ratios, sentences, table
+from experiments.progressive.report import PathReading, path_ratios, sentences, table
 from experiments.progressive.stages import read_with, run_command, run_progressive
 from models.restore import read_record
 from tests.runs import CACHE, command, tiny
@@ -75,7 +75,7 @@ def test_every_stage_starts_where_the_one_before_it_ended(base, result):
 
 @pytest.mark.slow
 def test_readings_are_of_the_same_targets_and_compared_in_pairs(base, result):
-    readings = [Stretch(**each) for each in result["readings"]]
+    readings = [PathReading(**each) for each in result["readings"]]
     assert [each.label for each in readings] == LABELS
     contexts = [16, 32, 64, 128]
     assert all([row["context"] for row in each.rows] == contexts for each in readings)
@@ -101,7 +101,7 @@ def test_readings_are_of_the_same_targets_and_compared_in_pairs(base, result):
 def test_a_verdict_says_which_path_is_better():
     def path(name, *nats):
         row = {"context": 4, "token_set": "t", "document_nll": nats, "document_tokens": [2] * len(nats)}
-        return Stretch(name, 4, 1, [row | {"perplexity": 1.0}])
+        return PathReading(name, 4, 1, [row | {"perplexity": 1.0}])
 
     def verdict(ours, theirs):
         readings = [path("base", 1, 1), path("progressive", *ours), path("direct", *theirs), path("recovered", *ours)]
@@ -130,7 +130,7 @@ def test_the_command_plans_tells_draws_and_keeps(base, result, capsys):
     asked = words(base.folder)
     run_command(compose_values("progressive", asked), asked)
     out, made = capsys.readouterr().out, plan(base)
-    readings = [Stretch(**each) for each in result["readings"]]
+    readings = [PathReading(**each) for each in result["readings"]]
     assert (
         out.startswith(describe(made).split(" M to train on")[0])
         and table(readings) in out

@@ -148,8 +148,8 @@ def test_a_scale_says_nothing_of_a_tokenizer_where_there_is_none():
     request = reproduce_request(ROOT, "convergence", "seeds=1", 'train=["data=chains"]')
     assert {run.data.name for (run,) in arms_of(CLAIMS["convergence"](), request).values()} == {"chains"}
     scale = validate(Scale, compose_values("reproduce", ["claim=bound", "scale=pico"])["scale"])
-    assert "data=chains" in scale.beside(["data.states=8"]), "the corpus of a scale may be changed in part"
-    assert "data=chains" not in scale.beside(["data=sotu"]) and "window=64" not in scale.beside(["window=32"])
+    assert "data=chains" in scale.compatible_with(["data.states=8"]), "the corpus of a scale may be changed in part"
+    assert "data=chains" not in scale.compatible_with(["data=sotu"]) and "window=64" not in scale.beside(["window=32"])
 
 
 def test_the_demo_is_the_small_study(tmp_path):

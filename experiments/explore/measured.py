@@ -1,4 +1,4 @@
-"""What the lab measured, as the page shows it: curves of studies, verdicts, spacings, factors found."""
+"""Measured results for the page: curves of studies, verdicts, spacings and searched factors."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ TITLES = {
 
 
 def measured(results: Path) -> dict:
-    """Everything on the page that is measured and not computed, from the committed results.
+    """Read the measured contents of the page from the committed results.
 
     Returns:
         {"studies", "claims", "spacing", "longrope"}; plain values.
@@ -69,7 +69,7 @@ def _curve(reading: dict) -> dict:
 
 
 def _optimum(readings: list[dict]) -> list[list[float]]:
-    """Perplexity of the best possible reader by context, where it is known."""
+    """Perplexity of the best possible reader by context, if it is known."""
     rows = readings[0]["rows"]
     return [[row["context"], round(row["optimum"]["perplexity"], 4)] for row in rows if "optimum" in row]
 
@@ -87,7 +87,7 @@ def _claim(result: dict) -> dict:
 
 
 def _spacing(result: dict) -> str:
-    """What the lab found when it changed the spacing, in a sentence."""
+    """A sentence on the measured effect of the spacing."""
     rows = [row for row in result["rows"] if row["over usual"] is not None]
     best = min(rows, key=lambda row: row["over usual"]["ratio"][0])
     value, low, high = best["over usual"]["ratio"]
@@ -100,7 +100,7 @@ def _spacing(result: dict) -> str:
 
 
 def _longrope(folder: Path) -> dict:
-    """The factors that a search found, and the model they belong to."""
+    """The factors of a search and the model they belong to."""
     results, factors = (
         json.loads((folder / "results.json").read_text()),
         yaml.safe_load((folder / "factors.yaml").read_text()),

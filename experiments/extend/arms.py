@@ -223,7 +223,7 @@ def base_runs(scale: Scale, overrides: Sequence[str], position: str, seeds: int)
     else:
         group = [] if "group" in keys else [f"group=extend-{scale.name}"]
         unused = {"snapshots", "validation_windows"}  # a study reads the last checkpoint, and measures on its own
-        size = [*group, *(word for word in scale.beside(words) if key_of(word) not in unused)]
+        size = [*group, *(word for word in scale.compatible_with(words) if key_of(word) not in unused)]
     values = compose_values("config", [*size, *words, f"position={position}"])
     first = resolve(values, words)
     return [first, *(resolve({**values, "seed": first.seed + number}, words) for number in range(1, seeds))]

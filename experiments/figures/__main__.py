@@ -18,20 +18,20 @@ def _main(values: dict, overrides: list[str]) -> None:
     from experiments.lab.canvas import save
 
     gallery = validate(Gallery, values)
-    wanted = gallery.only or tuple(FIGURES)
-    if unknown := [name for name in wanted if name not in FIGURES]:
+    names = gallery.only or tuple(FIGURES)
+    if unknown := [name for name in names if name not in FIGURES]:
         raise BadInput(f"only={unknown[0]} is no figure; allowed: {', '.join(FIGURES)}")
     folder = Path(gallery.folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"folder={folder} cannot be made: {error.strerror}") from None
-    for number, name in enumerate(wanted, 1):
+    for number, name in enumerate(names, 1):
         start = time.perf_counter()
         save(FIGURES[name](gallery), folder / name)
-        print(f"[{number}/{len(wanted)}] {folder / name}.png, {time.perf_counter() - start:.1f} s", flush=True)
+        print(f"[{number}/{len(names)}] {folder / name}.png, {time.perf_counter() - start:.1f} s", flush=True)
     (folder / "README.md").write_text(page(folder), encoding="utf-8")
-    print(f"The page that shows them: {folder}/README.md")
+    print(f"Page with all figures: {folder}/README.md")
 
 
 def main() -> None:

@@ -135,7 +135,7 @@ class Curves:
 
 
 def decay_curves(model: Trained, length: int) -> Curves:
-    """The scores of the three kinds of queries and keys, through the rotation of the trained model."""
+    """Scores of the three kinds of queries and keys under the rotation of the trained model."""
     width = model.position.geometry.head_width
     ones = torch.ones(1, 1, width, dtype=torch.float64)
     gaussian = torch.randn(2, 512, 1, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -147,7 +147,7 @@ def decay_curves(model: Trained, length: int) -> Curves:
 
 
 def decay(gallery: "Gallery") -> Drawing:
-    """RoFormer's bound, and the scores themselves for constant, Gaussian and trained queries and keys."""
+    """Draw RoFormer's bound and the scores of constant, Gaussian and trained queries and keys."""
     model = trained(gallery)
     length, width = 2 * model.window, model.position.geometry.head_width
     result, offsets = decay_curves(model, length), torch.arange(length)
@@ -201,7 +201,7 @@ def decay(gallery: "Gallery") -> Drawing:
 
 
 def _sample(panel, curves: Tensor, few: Tensor, name: str) -> None:
-    """Where most of many curves (N, T) run, their mean, and a few curves (n, T) of their own."""
+    """Draw the range of most of many curves (N, T), their mean, and a few single curves (n, T)."""
     low, high = curves.quantile(torch.tensor([0.1, 0.9], dtype=curves.dtype), dim=0)
     panel.fill_between(range(len(low)), low, high, color=COLOURS[0], alpha=0.15, linewidth=0, label="80% of the pairs")
     for number, curve in enumerate(few):

@@ -1,4 +1,4 @@
-"""The score of a query for a key so many tokens back, for every scheme, through the scheme's own doors.
+"""The score of a query and a key by their distance, for every scheme.
 
 Letters in shape comments: N pairs of a query and a key, H heads, T distances, D head width, C model width.
 """
@@ -24,9 +24,9 @@ def scheme_names() -> list[str]:
 
 
 def default_scheme(name: str) -> Position:
-    """A scheme as `position=<name>` alone gives it, in nano; what it would learn is moved off its first values.
+    """A scheme with the default settings of `position=<name>` in nano, its learned parameters perturbed.
 
-    As the laws of the tests do it: tables that start at zero would say nothing.
+    Otherwise tables that start at zero would show nothing. The laws of the tests do the same.
     """
     from train import compose
 
@@ -44,10 +44,10 @@ def default_scheme(name: str) -> Position:
 
 @torch.no_grad()  # with gradients, a bias comes a few queries at a time
 def scores(position: Position, layer: int, q: Tensor, k: Tensor, length: int) -> Tensor:
-    """What enters the softmax of a layer when the last of `length` tokens asks for the one r tokens back.
+    """Scores before the softmax of a layer for the last of `length` tokens and the key r tokens back.
 
-    q·k/(t√D) + bias, with the temperature t of the scheme, for queries and keys (N, H, D), each of which stands at
-    every position: (N, H, T), r = 0 … T - 1.
+    They are q·k/(t√D) + bias, with the temperature t of the scheme, for queries and keys (N, H, D) placed at every
+    position: (N, H, T), r = 0 … T - 1.
     """
     positions = torch.arange(length, dtype=q.dtype)
     prepared = position.prepare(position.extension.positions(positions))
@@ -73,7 +73,7 @@ def added_scores(position: Position, length: int) -> Tensor:
 def curves(position: Position, q: Tensor, k: Tensor, length: int) -> Tensor:
     """The scores at every distance in every layer, (layers, H, T), for one query and key (D,) in every head.
 
-    Layers or heads that are all alike come as one.
+    If all layers or all heads are equal, only the first is returned.
     """
     if "embed" in doors(type(position)):
         return added_scores(position, length)
@@ -88,7 +88,7 @@ def curves(position: Position, q: Tensor, k: Tensor, length: int) -> Tensor:
 
 
 def distance(_: "Gallery") -> Drawing:
-    """Score against distance in one panel per scheme."""
+    """Draw score against distance, a panel per scheme."""
     names, columns = scheme_names(), 4
     plt = pyplot()
     rows = -(-len(names) // columns)

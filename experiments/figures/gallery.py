@@ -1,4 +1,4 @@
-"""The gallery: its figures by name, and the page that shows those there are."""
+"""The gallery: its figures by name, and the page that shows them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ FIGURES: dict[str, Callable[[Gallery], Drawing]] = {
 
 
 def page(folder: Path) -> str:
-    """The Markdown page of the figures in a folder, from what their SVG files say of themselves."""
+    """The Markdown page of the figures in a folder, from the captions in their SVG files."""
     parts = [
         "# Figures",
         "Drawn from the lab's own code, this page included, by `.venv/bin/python -m experiments.figures`; one alone "

@@ -1,4 +1,4 @@
-"""What the gallery draws, and where."""
+"""The settings of the gallery."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from conf.base import Listed, Settings
 
 
 class Gallery(Settings):
-    """What is drawn, and where, as in conf/figures.yaml."""
+    """The figures to draw and their folder, as in conf/figures.yaml."""
 
     only: Annotated[Annotated[tuple[str, ...], Field(min_length=1)] | None, Listed]
     folder: str

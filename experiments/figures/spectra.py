@@ -1,4 +1,4 @@
-"""The encoding as a Fourier expansion: what the frequencies add up to.
+"""The encoding as a Fourier expansion: sums of its frequencies.
 
 Letters in shape comments: K frequencies, R offsets.
 """
@@ -18,11 +18,11 @@ from models.positions.frequencies import Geometric, phases
 if TYPE_CHECKING:
     from experiments.figures.settings import Gallery
 
-SLOWEST = 1e-4  # radians per token: where spectra with an open end are made to end, for a fair comparison
+SLOWEST = 1e-4  # radians per token: the slowest frequency of spectra that allow to set it, for a fair comparison
 
 
 def spacings() -> dict[str, Settings]:
-    """Every spectrum of conf/frequencies that needs nothing from its user, with one slowest frequency if it can."""
+    """Every spectrum of conf/frequencies without required settings, with the same slowest frequency if it has one."""
     spectra = {}
     for name in SPECTRA:
         values = OmegaConf.load(FOLDER / "frequencies" / f"{name}.yaml")
@@ -34,7 +34,7 @@ def spacings() -> dict[str, Settings]:
 
 
 def expansion(_: "Gallery") -> Drawing:
-    """The cosines of a geometric spectrum and their mean; the mean g(r) per base, and per spacing."""
+    """Draw the cosines of a geometric spectrum and their mean g(r), and g(r) by base and by spacing."""
     channels, near, far, window = 64, 128, 1024, 256
     terms = Geometric().table(channels)
     bases = (100.0, 10_000.0, 500_000.0)

@@ -1,4 +1,4 @@
-"""What every figure of the gallery is made with: a scheme to draw, a canvas, a caption, two files."""
+"""Tools for figures: a scheme to draw, pyplot, title and caption, and files."""
 
 import re
 import textwrap
@@ -21,7 +21,7 @@ DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, its title, and what the gallery says of it: what to see, with the numbers."""
+    """A figure, its title, and the text of the gallery that describes it."""
 
     figure: "Figure"
     title: str
@@ -29,7 +29,7 @@ class Drawing:
 
 
 def pyplot():
-    """Matplotlib's pyplot, drawing to files alone and the same bits every time."""
+    """Matplotlib's pyplot, set up to draw to files, with the same bytes every time."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -47,7 +47,7 @@ def headed(figure: "Figure", title: str, caption: str) -> None:
 
 
 def save(drawing: Drawing, path: Path) -> None:
-    """Write path.svg, which carries title and text, and path.png, both kept small; close the figure."""
+    """Write path.svg, with title and text inside, and path.png, both small, and close the figure."""
     from PIL import Image
 
     svg, png = with_ending(path, ".svg"), with_ending(path, ".png")
@@ -68,7 +68,7 @@ def _shorter(line: re.Match) -> str:
 
 
 def read_caption(svg: Path) -> tuple[str, str]:
-    """The title and the text that an SVG file of `save` carries."""
+    """Read the title and the text from an SVG file of `save`."""
     root = ElementTree.parse(svg).getroot()
     title, text = (next(root.iter(f"{DUBLIN_CORE}{part}")).text for part in ("title", "description"))
     return title, text
@@ -77,6 +77,6 @@ def read_caption(svg: Path) -> tuple[str, str]:
 def scheme(
     name: str, width: int, heads: int = 1, window: int = 256, spectrum: Settings | None = None, **knobs
 ) -> Position:
-    """A scheme with its default settings, for a model of one layer, read as it was trained."""
+    """A scheme with its default settings for a model of one layer, without an extension."""
     geometry = Geometry(width=width, heads=heads, layers=1, window=window)
     return build_position(SCHEMES[name].Knobs(**knobs), spectrum or Geometric(), EXTENSIONS["none"].Knobs(), geometry)

@@ -1,4 +1,4 @@
-"""What a question hands out to other questions, imported when it is asked for, so that its --help stays quick."""
+"""Lazy exports of a question's package to other questions, so that its --help stays quick."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -9,7 +9,7 @@ def hand_out(package: str, **files: tuple[str, ...]) -> Callable[[str], Any]:
     """The `__getattr__` of a question's package.
 
     Args:
-        files: what is handed out, by the file of the package it stands in, as workbench=("Workbench",).
+        files: exported names by the file of the package that defines them, as workbench=("Workbench",).
     """
     places = {name: file for file, names in files.items() for name in names}
 

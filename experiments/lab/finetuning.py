@@ -1,4 +1,4 @@
-"""Runs that go on from a model that is there or will be: as many tokens a step, gently, unless set otherwise."""
+"""Settings of fine-tuning runs: by default as many tokens per step as the base run, at a lower learning rate."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from conf.schema import Config
 
 Factors = Annotated[tuple[Annotated[Count, Field(ge=2)], ...], Listed, Field(min_length=1)]  # longer windows over L
-GENTLE = 4  # times below the learning rate that the model was trained with
+GENTLE = 4  # divides the learning rate that the model was trained with
 
 
 def fine_tuned(base: "Config", checkpoint: Path, changes: dict[str, Any], root: "Config | None" = None) -> "Config":
-    """The run that goes on from a checkpoint of another run, which need not be there yet.
+    """The configuration of a run that fine-tunes another run's checkpoint, which need not exist yet.
 
     Args:
-        base: the run that leaves the checkpoint, whose settings hold for what is not changed.
-        changes: settings by key, `steps` among them, as {"steps": 8, "window": 64, "optimizer.lr": 1e-3}. Where they
-            leave them out: as many tokens a step as the root, its optimizer (or the one in the changes) at a quarter
-            of the learning rate, constant after a warmup of a tenth of the steps, and validation at the end.
+        base: the run that writes the checkpoint; its settings hold unless changed.
+        changes: settings by key, `steps` among them, as {"steps": 8, "window": 64, "optimizer.lr": 1e-3}. Defaults:
+            as many tokens per step as the root, its optimizer (or the one in the changes) at a quarter of the learning
+            rate, constant after a warmup of a tenth of the steps, and validation at the end.
         root: the run that trained the model from scratch; None if that is the base.
 
     Raises:
@@ -47,16 +47,16 @@ def fine_tuned(base: "Config", checkpoint: Path, changes: dict[str, Any], root: 
 
 
 def _changed(values: dict, keys: list[str], value: Any) -> dict:
-    """Nested settings with another value at the end of these keys."""
+    """Nested settings with the value under these keys replaced."""
     first, *rest = keys
     return values | {first: _changed(values.get(first) or {}, rest, value) if rest else value}
 
 
 def check_batch(base: "Config", key: str, factors: Sequence[int]) -> None:
-    """Refuse factors at which a step of fine-tuning cannot have as many tokens as one of the base run.
+    """Refuse factors at which a fine-tuning step cannot have as many tokens as a step of the base run.
 
     Raises:
-        BadInput: one sentence with the setting the factors come from.
+        BadInput: it names the setting of the factors.
     """
     for factor in factors:
         if base.batch % factor:
@@ -66,16 +66,16 @@ def check_batch(base: "Config", key: str, factors: Sequence[int]) -> None:
 
 
 def checkpoint_after(run: "Config", step: int | None = None) -> Path:
-    """The checkpoint that a run leaves at its end, or its snapshot after so many steps; there already or not."""
+    """The path of a run's last checkpoint, or of its snapshot after `step` steps; it need not exist."""
     name = f"step-{run.steps:08d}" if step is None else f"snapshot-{step:08d}"
     return RunFolder.of(run).checkpoints / f"{name}.ckpt"
 
 
 def existing_base(checkpoint: Path, **changes) -> "Config":
-    """The settings of the run that left a checkpoint, placed where its folder now is.
+    """The settings of the run that wrote a checkpoint, with the present location of its folder.
 
     Args:
-        changes: plain values in place of its own, such as {"logger": {…}, "cache": "…"}.
+        changes: plain values that replace its own, such as {"logger": {…}, "cache": "…"}.
 
     Raises:
         BadInput: the model was extended or fine-tuned at another window, or the checkpoint cannot be read.

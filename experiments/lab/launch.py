@@ -1,7 +1,7 @@
-"""Training runs by one of Hydra's launchers: in this process, over processes of this machine, on Slurm, on Ray.
+"""Train runs by one of Hydra's launchers: in this process, in processes of this machine, on Slurm or on Ray.
 
-The launchers are those of a multirun of train.py. A job's only override is a file with the settings of its run, so
-that whatever a plan made of a configuration arrives as it is.
+The launchers are those of a multirun of train.py. The only override of a job is a file with the settings of its run,
+so that the configuration of a plan arrives unchanged.
 """
 
 import fcntl
@@ -28,7 +28,7 @@ PATIENCE = 20  # seconds for a process whose parent was killed to save its run a
 
 
 class Launcher(Settings):
-    """By which launcher runs are trained and how many at once, as in conf/launcher."""
+    """The launcher that trains runs and how many at once, as in conf/launcher."""
 
     name: str
     plugin: str
@@ -39,7 +39,7 @@ class Launcher(Settings):
 
 
 class Engine(Settings):
-    """How the runs of a plan are trained, as a program is told."""
+    """The settings of how the runs of a plan are trained."""
 
     launcher: Launcher
     jobs_on_gpu: Count  # runs at once that share a GPU
@@ -51,7 +51,7 @@ def cores() -> int:
 
 
 def jobs(launcher: Launcher, on_gpu: int) -> int:
-    """How many runs are trained at once; on_gpu: where launcher.jobs is null and there is a GPU."""
+    """The number of runs trained at once; on_gpu: if launcher.jobs is null and there is a GPU."""
     if launcher.jobs is None:
         import torch
 
@@ -60,12 +60,12 @@ def jobs(launcher: Launcher, on_gpu: int) -> int:
 
 
 def threads(launcher: Launcher, at_once: int) -> int | None:
-    """Threads for each of the runs, an even part of the cores; None as torch finds best."""
+    """Threads for each run, an even part of the cores; None for torch's default."""
     return max(1, cores() // at_once) if launcher.shared else None
 
 
 def job(settings) -> str | None:
-    """Train the run of one job, in whatever process; why it failed, in a sentence, or None."""
+    """Train the run of one job; returns why it failed in a sentence, or None."""
     import torch
 
     from conf.schema import Config, validate
@@ -90,7 +90,7 @@ def job(settings) -> str | None:
 
 
 def _wait_until_free(lock: Path) -> None:
-    """A process of a command that was killed saves before it goes: let it."""
+    """Wait for the lock while the process of a killed command saves its run."""
     for _ in range(int(PATIENCE / GLANCE)):
         try:
             with open(lock) as file:
@@ -104,9 +104,9 @@ def _wait_until_free(lock: Path) -> None:
 
 
 def launch(configs: Sequence["Config"], launcher: Launcher, at_once: int) -> dict[str, str]:
-    """Train runs that do not need each other; returns, by name, in a sentence each, why some did not come to an end.
+    """Train independent runs; returns the failures, a sentence by name of the run.
 
-    A failing run stops no other. One whose process dies may take those beside it along: they can be resumed.
+    A failing run stops no other. If its process dies, others running at once may die too; they can be resumed.
     """
     if launcher.plugin != "basic":  # bars of several processes would write over each other
         configs = [config.model_copy(update={"trainer": _quiet(config)}) for config in configs]
@@ -124,7 +124,7 @@ def launch(configs: Sequence["Config"], launcher: Launcher, at_once: int) -> dic
         some = configs[start : start + portion]
         with command_known(), supervisor.watching() if launcher.plugin != "basic" else nullcontext():
             try:
-                sentences = _launched(words, [[_setting("run", _written(config))] for config in some])
+                sentences = _run_jobs(words, [[_setting("run", _write_settings(config))] for config in some])
             except Exception as error:  # a process died, or the launcher is not there
                 sentences = [" ".join(f"{type(error).__name__}: {error}".split())[:300]] * len(some)
         for config, sentence in zip(some, sentences, strict=True):
@@ -137,8 +137,8 @@ def _quiet(config: "Config"):
     return config.trainer.model_copy(update={"progress": False})
 
 
-def _written(config: "Config") -> Path:
-    """The settings of a run in a file, which the process that trains it reads."""
+def _write_settings(config: "Config") -> Path:
+    """Write the settings of a run to a file for the process that trains it."""
     place = Path(config.runs) / config.group / ".plan" / f"{config.name}.json"
     place.parent.mkdir(parents=True, exist_ok=True)
     write_json(place, config.model_dump(mode="json"))
@@ -149,8 +149,8 @@ def _setting(key: str, path: Path) -> str:
     return f"{key}={quoted(str(path))}"
 
 
-def _launched(words: list[str], overrides: list[list[str]]) -> list[str | None]:
-    """What `job` returned for every list of overrides, by the launcher that the words name."""
+def _run_jobs(words: list[str], overrides: list[list[str]]) -> list[str | None]:
+    """Run `job` for every list of overrides by the launcher in `words`; returns its results."""
     from hydra import initialize_config_dir
     from hydra._internal.callbacks import Callbacks
     from hydra.core.global_hydra import GlobalHydra
@@ -172,7 +172,7 @@ def _launched(words: list[str], overrides: list[list[str]]) -> list[str | None]:
 
 
 class Progress:
-    """A line for every run of a plan that ends, with what is left of the plan."""
+    """Prints a line for every run of a plan that ends, with the time left."""
 
     def __init__(self, configs: Sequence["Config"]):
         self.count, self.ended = len(configs), 0
@@ -181,7 +181,7 @@ class Progress:
 
     @contextmanager
     def watching(self, configs: Sequence["Config"]) -> Iterator[None]:
-        """Look at the folders of these runs, which another thread or machine may be training, until the block ends."""
+        """Watch the folders of these runs, which another thread or machine may train, until the block ends."""
         self.began = self.began or time.perf_counter()
         before = {config.name: RunFolder.of(config).status.get("time") for config in configs}
         running, over = {config.name: config for config in configs}, threading.Event()
@@ -190,7 +190,7 @@ class Progress:
             for name, config in list(running.items()):
                 status = RunFolder.of(config).status
                 if status["state"] in ("done", "failed") and status["time"] != before[name]:
-                    self._tell(running.pop(name), status)
+                    self._print_ended(running.pop(name), status)
 
         def keep_looking() -> None:
             while not over.wait(GLANCE):
@@ -205,7 +205,7 @@ class Progress:
             watcher.join()
             look()
 
-    def _tell(self, config: "Config", status: dict) -> None:
+    def _print_ended(self, config: "Config", status: dict) -> None:
         self.ended += 1
         self.left -= tokens(config)
         if status["state"] == "failed":

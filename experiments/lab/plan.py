@@ -1,8 +1,8 @@
-"""The one engine: what questions need trained, planned, printed, trained by any launcher, resumed, and handed back.
+"""The engine that plans, trains and resumes the runs of all questions.
 
-A question is a name (a claim, or a scheme of the extension study) with arms, each of them a run for every seed. A run
-is trained once, whichever questions look at it; some go on from others. Questions get their finished runs as soon as
-they are there; killed anywhere, the same plan goes on, and tries again what failed.
+A question is a name (a claim, or a scheme of the extension study) with arms, each a run for every seed. A run is
+trained once and shared by all questions that use it; some runs are fine-tuned from others. A question is measured as
+soon as its runs are done. If a plan is killed, the same plan resumes and retries failed runs.
 """
 
 import json
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from conf.schema import Config
     from train import Result
 
-ROUNDS = 8  # runs for each place, at least, before a question's measurement makes the places wait
+ROUNDS = 8  # least runs per worker before workers wait for the measurement of a question
 Arms = dict[str, list["Config"]]  # by name, a run for each seed
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Arms by question; runs by name, each once; users: the questions that look at a run, by its name."""
+    """Arms by question; runs by name, each once; users: the questions that use a run, by its name."""
 
     arms: dict[str, Arms]
     runs: dict[str, "Config"]
@@ -37,19 +37,19 @@ class Plan:
     at_once: int
 
     def of(self, questions: Sequence[str]) -> list["Config"]:
-        """The runs that these questions look at, each once."""
+        """The runs that these questions use, each once."""
         names = {run.name for question in questions for arm in self.arms[question].values() for run in arm}
         return [run for name, run in self.runs.items() if name in names]
 
     @cached_property
     def bases(self) -> dict[str, str]:
-        """By the name of a run that goes on from another one of the plan, the name of that one."""
+        """The names of base runs by the names of the runs of this plan that are fine-tuned from them."""
         folders = {RunFolder.of(run).path: name for name, run in self.runs.items()}
         starts = {name: Path(run.checkpoint).parent.parent for name, run in self.runs.items() if run.checkpoint}
         return {name: folders[start] for name, start in starts.items() if start in folders}
 
     def portions(self) -> Iterator[list[str]]:
-        """The questions in their order, so many at a time that training seldom waits for their measurements."""
+        """Groups of questions in order, large enough that training seldom waits for measurements."""
         portion: list[str] = []
         for question in self.arms:
             portion.append(question)
@@ -61,9 +61,9 @@ class Plan:
 
 
 def make_plan(arms: dict[str, Arms], launcher: Launcher, jobs_on_gpu: int) -> Plan:
-    """All runs of some questions.
+    """Make the plan of all runs of some questions.
 
-    A run is tagged for W&B with the questions that look at it; where it logs to is not what it is.
+    A run is tagged for W&B with the questions that use it; its logger is no part of its identity.
 
     Raises:
         BadInput: two different runs would have one name.
@@ -83,7 +83,7 @@ def make_plan(arms: dict[str, Arms], launcher: Launcher, jobs_on_gpu: int) -> Pl
 
 
 def run_key(run: "Config") -> str:
-    """What a run is, whatever it is called and wherever it logs to."""
+    """The identity of a run as text, without its name and logger."""
     return json.dumps(identity(run.model_dump(mode="json", exclude={"name"})), sort_keys=True)
 
 
@@ -93,10 +93,10 @@ def missing(runs: Sequence["Config"]) -> list["Config"]:
 
 
 def describe(plan: Plan, title: str, notes: Sequence[str] = (), reading: tuple[float, float] = (0, 0)) -> str:
-    """The plan in words: questions, runs, those that are done, the tokens of the rest and how long they take.
+    """Describe the plan: questions, runs, those done, and tokens and time of the rest.
 
     Args:
-        notes: lines on what is particular to this plan. reading: tokens left to read, and the seconds they take.
+        notes: further lines on this plan. reading: tokens left to read, and the seconds they take.
     """
     runs = list(plan.runs.values())
     left, lines = missing(runs), [title]
@@ -132,7 +132,7 @@ def describe(plan: Plan, title: str, notes: Sequence[str] = (), reading: tuple[f
 
 
 def _training_seconds(plan: Plan, left: list["Config"]) -> tuple[float, bool]:
-    """As speed.training_seconds, with as many threads as a run will have."""
+    """speed.training_seconds with as many threads as a run will have."""
     import torch
 
     before = torch.get_num_threads()
@@ -146,13 +146,13 @@ def _training_seconds(plan: Plan, left: list["Config"]) -> tuple[float, bool]:
 def carry_out(
     plan: Plan, conclude: Callable[[str, dict[str, list["Result"]]], Any]
 ) -> tuple[dict[str, Any], str | None]:
-    """Train what is missing; every question concludes from its finished runs as soon as they are there.
+    """Train missing runs, and conclude every question as soon as its runs are done.
 
     Args:
-        conclude: (question, its finished runs by arm) → what came of it.
+        conclude: (question, its finished runs by arm) → its result.
 
     Returns:
-        What came of the questions, by name, and, a line each, why others came to nothing; None if none did.
+        Results by question, and a message with a line for each failed run or question; None if none failed.
     """
     from train import train
 
@@ -181,12 +181,12 @@ def carry_out(
 
 
 def train_all(plan: Plan, questions: Sequence[str], progress: Progress, failures: dict[str, str]) -> dict[str, str]:
-    """Train what these questions miss; returns, by name, in a sentence each, why some runs did not come to an end.
+    """Train the missing runs of these questions; returns the failures, a sentence by name of the run.
 
-    A failing run stops only those that go on from it. What was not trained is trained when the same is asked again.
+    A failing run stops only those fine-tuned from it. Runs not trained are trained by the next call.
 
     Args:
-        failures: of what was trained before, which is not tried twice; they are returned too.
+        failures: earlier failures, which are not retried; they are returned too.
     """
     from data.corpus import prepare
 

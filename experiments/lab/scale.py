@@ -1,4 +1,4 @@
-"""The sizes at which questions are asked, as in conf/scale."""
+"""The scales of experiments, as in conf/scale."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,9 @@ from conf.compose import compose_values
 
 
 class Scale(Settings):
-    """A size: how many seeds a verdict takes, stretches of held-out text a reading takes, overrides of every run.
+    """A scale: seeds for a verdict, stretches of held-out text for a measurement, overrides of every run.
 
-    text: further overrides where a question needs text, and `train` has a corpus without.
+    text: further overrides for a question that needs text if the corpus of `train` has none.
     """
 
     name: str
@@ -18,8 +18,8 @@ class Scale(Settings):
     train: Words
     text: Words = ()
 
-    def beside(self, words: Sequence[str]) -> list[str]:
-        """The overrides of every run that still hold beside other ones, which win: a language has no tokenizer."""
+    def compatible_with(self, words: Sequence[str]) -> list[str]:
+        """The overrides of `train` that apply together with `words`, which win; without keys that then do not exist."""
         given = set(map(key_of, words))
         own = [word for word in self.train if key_of(word) not in given]
         values = compose_values("config", [*(word for word in own if "." not in key_of(word)), *words])
@@ -32,7 +32,7 @@ def key_of(override: str) -> str:
 
 
 def _known(values: dict, key: str) -> bool:
-    """Whether nested values have something at a dotted key."""
+    """Whether nested values have a dotted key."""
     for part in key.split("."):
         if not isinstance(values, dict) or part not in values:
             return False

@@ -1,6 +1,6 @@
-"""How long runs and readings take: tokens over tokens per second, as measured, and a moment for every run.
+"""Estimates of the time that runs and measurements take: tokens over measured tokens per second, plus a start-up.
 
-The speed of training is the median that metrics.jsonl has of runs of the same size, if there are any; else a few steps
+The speed of training is the median in metrics.jsonl of runs of the same size, if there are any; otherwise a few steps
 are timed. The speed of reading is that of a few forward passes at the longest context.
 """
 
@@ -21,15 +21,15 @@ TIMED_TOKENS, TIMED_SECONDS = 2048, 1.0  # at least: tokens of a pass that is ti
 
 
 def duration(seconds: float) -> str:
-    """Minutes, or hours if there are many."""
+    """A duration as text, in minutes, or in hours from 90 minutes on."""
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def training_seconds(runs: Sequence["Config"], siblings: Sequence["Config"]) -> tuple[float, bool]:
-    """Seconds that runs take one after another, and whether a speed had to be timed for that.
+    """Estimated seconds of training runs one after another, and whether a speed had to be timed.
 
     Args:
-        siblings: runs that may be there already, by whose speed those of the same model and window are judged.
+        siblings: runs that may be done already; their speed is used for the same model and window.
     """
 
     def size(run: "Config") -> tuple:
@@ -96,7 +96,7 @@ def reading_speed(run: "Config", length: int) -> float:
 
 
 def _passes_per_second(run: Callable[[], None]) -> float:
-    """How often something runs in a second, after a first time that does not count."""
+    """Calls per second, after a first one that does not count."""
     import torch
 
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None

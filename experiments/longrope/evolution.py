@@ -26,7 +26,7 @@ TRIES = 100  # draws for an unseen child, before the generation gets one child l
 
 
 class Evolution(Settings):
-    """Settings of an evolution; in the paper: population 64, parents 32, mutations and crossovers 16, generations 40."""
+    """Settings of an evolution; the paper: population 64, parents 32, mutations and crossovers 16, generations 40."""
 
     population: Count  # individuals of the first generation
     parents: Count  # the best of all so far, of which the next generation is made

@@ -1,1 +1,1 @@
-"""LongRoPE's progressive extension: search, fine-tune, search again from there, as far as the last window."""
+"""LongRoPE's progressive extension: search, fine-tune, and search again up to the last window."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from experiments.lab.canvas import COLOURS, pyplot
 
 if TYPE_CHECKING:
-    from experiments.progressive.report import Stretch
+    from experiments.progressive.report import PathReading
 
 
-def progressive_figure(path: Path, readings: Sequence["Stretch"], result: dict) -> None:
+def progressive_figure(path: Path, readings: Sequence["PathReading"], result: dict) -> None:
     """Perplexity against context length: base, every stage searched (dashed) and fine-tuned, recovered, direct.
 
     Writes path.png and path.svg.

@@ -1,4 +1,4 @@
-"""A progressive extension made ready to run: its stages, what cannot be had refused, and what it comes to in words."""
+"""The plan of a progressive extension: its stages, checked settings and description."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ Steps = Annotated[tuple[CountOrZero, ...], Listed]
 
 
 class Progressive(Settings):
-    """The stages, how each is searched and tuned, and how all is measured, as in conf/progressive.yaml."""
+    """The stages, their search and fine-tuning, and the measurement, as in conf/progressive.yaml."""
 
     factors: Factors
     steps: Steps
@@ -43,16 +43,16 @@ class Progressive(Settings):
 
     @property
     def recovery(self) -> Recovery:
-        """The search at the end, which is like those before it."""
+        """The settings of the recovery at the end, like those of the searches."""
         return Recovery(**self.search.model_dump(include=set(Searching.model_fields)))
 
 
 @dataclass(frozen=True)
 class Stages:
-    """A progressive extension made ready to run.
+    """The plan of a progressive extension.
 
-    base: what fine-tuning runs have from the base model; placeholders: these runs, but for the factors to be searched;
-    searched: texts a candidate is scored on, by their length.
+    base: the base model's settings for fine-tuning runs; placeholders: these runs without the factors yet to be
+    searched; searched: number of texts a candidate is scored on, by their length.
     """
 
     checkpoint: Path
@@ -66,7 +66,7 @@ class Stages:
 
     @property
     def windows(self) -> list[int]:
-        """Those of the stages, in tokens."""
+        """The windows of the stages, in tokens."""
         return [self.base.window * factor for factor in self.settings.factors]
 
     @property
@@ -78,13 +78,13 @@ class Stages:
 
 
 def make_stages(checkpoint: Path, settings: Progressive, launcher: Launcher, jobs_on_gpu: int = 1, **changes) -> Stages:
-    """Everything a progressive extension is made of, refused here if it cannot be done.
+    """Make the plan of a progressive extension and check that it can be carried out.
 
     Args:
-        changes: plain values in place of the base run's in its fine-tuning runs, such as {"logger": {…}}.
+        changes: plain values that replace the base run's in fine-tuning runs, such as {"logger": {…}}.
 
     Raises:
-        BadInput: the model was extended already or has no frequencies, or texts or batches do not fit; one sentence.
+        BadInput: the model was extended already or has no frequencies, or texts or batches do not fit.
     """
     from experiments.lab.measure.perplexity import cut
     from experiments.longrope import needles
@@ -99,7 +99,7 @@ def make_stages(checkpoint: Path, settings: Progressive, launcher: Launcher, job
     if window < 8:
         raise BadInput(f"window={window} of the base model is too short: an eighth of it is scored, at least 8 needed")
     stages = (*zip(settings.factors, settings.steps, strict=True), (settings.factors[-1], sum(settings.steps)))
-    placeholders = [  # so that what training would refuse is refused before anything is searched
+    placeholders = [  # so that invalid runs are refused before any search
         fine_tuned(base, checkpoint, tuning_changes(base, longrope, factor, steps, settings.lr))
         for factor, steps in stages
         if steps
@@ -109,23 +109,23 @@ def make_stages(checkpoint: Path, settings: Progressive, launcher: Launcher, job
     contexts = sorted({window // 2, *lengths, *doubled})
     split, segments = settings.split, settings.segments
     reading = Measurement(contexts=contexts, stride=max(1, window // 8), segments=segments, split=split)
-    few = {length: max(1, settings.search.tokens // length) for length in lengths}
+    counts = {length: max(1, settings.search.tokens // length) for length in lengths}
     cut(corpus.split(split), lengths[-1] + 1, segments)
     if settings.search.fitness == "needle":
         needles(corpus, config.data.retrieval, "validation", window, 1, 0)
-    searched = {length: len(cut(corpus.split("validation"), length + 1, few[length]).tokens) for length in lengths}
-    searched = few if settings.search.fitness == "needle" else searched
+    searched = {length: len(cut(corpus.split("validation"), length + 1, counts[length]).tokens) for length in lengths}
+    searched = counts if settings.search.fitness == "needle" else searched
     return Stages(checkpoint, settings, base, reading, searched, placeholders, launcher, jobs_on_gpu)
 
 
 def tuning_changes(base: "Config", extend: dict, factor: int, steps: int, lr: float | None) -> dict:
-    """What a fine-tuning run has that the base run had not."""
+    """The settings in which a fine-tuning run differs from the base run."""
     changes = {"extend": extend, "window": base.window * factor, "steps": steps, "log_every": 1}
     return changes | ({"optimizer.lr": lr} if lr else {})
 
 
 def describe(stages: Stages) -> str:
-    """The plan in words: stages, tokens, candidates, and how long the training takes."""
+    """Describe the plan: stages, tokens, candidates, and the time of training."""
     settings, base = stages.settings, stages.base
     candidates, per_step, last = settings.search.candidates, base.batch * base.window, stages.windows[-1]
 

@@ -1,4 +1,4 @@
-"""What progressive extension came to: its readings, compared in pairs over documents, in a table and in sentences."""
+"""The results of a progressive extension: readings compared in pairs over documents, as a table and sentences."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,8 +9,8 @@ BRIEF = ("context", "perplexity", "nll", "tokens", "token_set")
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """A reading along a path: base, progressive, recovered or direct; its factor, and the steps of tuning so far.
+class PathReading:
+    """A reading on a path (base, progressive, recovered or direct), its factor, and the steps of tuning so far.
 
     rows: one per context length, as measure_checkpoint gives them.
     """
@@ -30,13 +30,13 @@ class Stretch:
         return [{key: row[key] for key in BRIEF} for row in self.rows]
 
 
-def last(readings: Sequence[Stretch], name: str) -> Stretch:
+def last(readings: Sequence[PathReading], name: str) -> PathReading:
     """The last reading of a path."""
     return [reading for reading in readings if reading.name == name][-1]
 
 
-def path_ratios(readings: Sequence[Stretch]) -> dict[str, dict[int, dict]]:
-    """Ratios of perplexities by context length, {"value", "low", "high"}: the ends of the paths, and the recovery's."""
+def path_ratios(readings: Sequence[PathReading]) -> dict[str, dict[int, dict]]:
+    """Ratios of perplexities by context, {"value", "low", "high"}, of the ends of the paths and the recovery."""
     pairs = {
         "progressive / direct": (last(readings, "progressive"), last(readings, "direct")),
         "recovered / progressive": (last(readings, "recovered"), last(readings, "progressive")),
@@ -48,7 +48,7 @@ def path_ratios(readings: Sequence[Stretch]) -> dict[str, dict[int, dict]]:
     }
 
 
-def table(readings: Sequence[Stretch]) -> str:
+def table(readings: Sequence[PathReading]) -> str:
     """Perplexity by reading (rows) and context (columns), on the same targets."""
     contexts = [row["context"] for row in readings[0].rows]
     lines = [f"{'':<12} {'factor':>6} {'steps':>6}" + "".join(f"{context:>9}" for context in contexts)]
@@ -59,7 +59,7 @@ def table(readings: Sequence[Stretch]) -> str:
 
 
 def sentences(result: dict) -> str:
-    """Whether the stages beat the direct path, and what the recovery gave, in sentences."""
+    """Sentences on whether the stages beat the direct path, and on the gain of the recovery."""
     window, longest, ratios = result["window"], result["window"] * result["factors"][-1], result["ratios"]
 
     def at(name: str, context: int) -> Estimate:

@@ -1,16 +1,16 @@
-"""LongRoPE's progressive extension: search, fine-tune, search again from there, as far as the last window.
+"""LongRoPE's progressive extension: search, fine-tune, and search again up to the last window.
 
     python -m experiments.progressive checkpoint=runs/demo/rope-pico-s1 factors=[4,16] steps=[100,0]
 
-At every stage the factors for its window are searched on the checkpoint so far (longrope/search.py), which is then
-fine-tuned with them, by train.train and with as many tokens a step as the base model had; a stage of no steps is a
-search alone, as the paper's last one (Ding et al. 2024, section 3.3). Factors are always over the window of the base
-model. At the end the factors for texts within that window are recovered (longrope/recovery.py). Beside it the direct
-path: the factors of the last stage searched on the base model, and all steps of fine-tuning at the last window, on
-equally many tokens. It has no recovery, so the two paths compare beyond the window.
+Every stage searches factors for its window on the checkpoint so far (longrope/search.py) and fine-tunes it with them,
+by train.train and with as many tokens per step as the base model. A stage of no steps is a search alone, like the
+paper's last one (Ding et al. 2024, section 3.3). Factors are relative to the base model's window. At the end, factors
+for texts within that window are recovered (longrope/recovery.py). The direct path searches the factors of the last
+stage on the base model and takes all fine-tuning steps at the last window, on as many tokens. It has no recovery, so
+the two paths are compared beyond the window.
 
-Every reading is perplexity of the same held-out targets (`fixed_targets`), so that all compare in pairs. What is to
-come is printed first; killed anywhere, the same command goes on, and what is there already is read back.
+Every reading is perplexity of the same held-out targets (`fixed_targets`), so that all compare in pairs. The plan is
+printed first. If the command is killed, the same command resumes and reads back finished parts.
 
 Results: beside the base run, in progressive/<checkpoint>-<stages>-<digest>/: results.json, table.txt and figures.
 """
@@ -31,18 +31,18 @@ from experiments.lab.measure.request import read_request
 from experiments.lab.plan import make_plan, train_all
 from experiments.longrope import Search, overfit, recover, search_factors, search_progress
 from experiments.progressive.plan import Progressive, Stages, describe, make_stages, tuning_changes
-from experiments.progressive.report import Stretch, path_ratios, sentences, table
+from experiments.progressive.report import PathReading, path_ratios, sentences, table
 
-READ = ("factor", "n_hat", "temperature", "long", "short")  # what of a file of factors a model is read with
+READ = ("factor", "n_hat", "temperature", "long", "short")  # entries of a file of factors that a model is read with
 
 
 def run_progressive(stages: Stages) -> dict:
-    """Search and fine-tune along both paths, and read what there is after every step of them.
+    """Search and fine-tune along both paths, with a reading after every step.
 
     Returns:
-        {"run", "position", "window", "factors", "steps", "stages": what each search found and where its fine-tuning
-        ended, "direct" and "recovery" likewise, "readings": plain values of Stretch with rows as measure_checkpoint
-        gives them, "ratios": paired estimates by name and context}.
+        {"run", "position", "window", "factors", "steps", "stages": the result of each search and the checkpoint
+        of its fine-tuning, "direct" and "recovery" likewise, "readings": plain values of
+        PathReading with rows as measure_checkpoint gives them, "ratios": paired estimates by name and context}.
 
     Raises:
         BadInput: a fine-tuning run failed.
@@ -53,12 +53,12 @@ def run_progressive(stages: Stages) -> dict:
     def read(name: str, factor: int, steps: int, checkpoint: Path, extend: dict) -> None:
         result = measure_checkpoint(checkpoint, extend, stages.reading, base.cache)
         rows = result["rows"]
-        readings.append(Stretch(name, factor, steps, rows))
+        readings.append(PathReading(name, factor, steps, rows))
         curve = ", ".join(f"{row['perplexity']:.2f} at {row['context']}" for row in rows)
         print(f"{readings[-1].label}: {curve}{read_back_note([result])}", flush=True)
 
     def stage(name: str, start: Path, factor: int, steps: int, before: int = 0) -> tuple[dict, Path]:
-        """Search from this checkpoint, fine-tune, read both; what was found, and where it ended."""
+        """Search from a checkpoint, fine-tune it and read both; returns the results and the last checkpoint."""
         search = Search(factor=float(factor), **settings.search.model_dump())
         with search_progress(f"{name} x{factor}", search) as progress:
             result, folder = search_factors(start, search, base.cache, progress)
@@ -112,7 +112,7 @@ def read_with(factors: Path) -> dict:
 
 
 def _fine_tune(stages: Stages, start: Path, extend: dict, factor: int, steps: int, searched: str) -> Path:
-    """The checkpoint that fine-tuning with these factors ends with; the run is named by the search they come from."""
+    """Fine-tune with these factors; returns the last checkpoint. The run is named by the search they come from."""
     from train import train
 
     base, lr = stages.base, stages.settings.lr
@@ -126,7 +126,7 @@ def _fine_tune(stages: Stages, start: Path, extend: dict, factor: int, steps: in
 
 
 def run_command(values: dict, overrides: list[str]) -> None:
-    """The command, with its composed values: plan, carry out, page."""
+    """Run the command with its composed values: make the plan, carry it out, write the page."""
     from conf.schema import validate
 
     placed = {key: values[key] for key in ("logger", "trainer", "cache")}
@@ -141,11 +141,11 @@ def run_command(values: dict, overrides: list[str]) -> None:
 
 
 def write_page(stages: Stages, result: dict, runs: Path) -> None:
-    """Table, sentences and figure: in the folder, on the terminal, in W&B."""
+    """Write table, sentences and figure to the folder, the terminal and W&B."""
     from conf.tracking import tracked_page
     from experiments.progressive.figure import progressive_figure
 
-    readings, folder, base = [Stretch(**reading) for reading in result["readings"]], stages.folder, stages.base
+    readings, folder, base = [PathReading(**reading) for reading in result["readings"]], stages.folder, stages.base
     text, summary, settings = table(readings), sentences(result), stages.settings.model_dump(mode="json")
     folder.mkdir(parents=True, exist_ok=True)
     # The sums by document are saved with each reading.

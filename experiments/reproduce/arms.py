@@ -56,7 +56,7 @@ def arms_of(claim: Claim, request: Request, known: dict[str, "Config"] | None = 
         BadInput: an arm cannot be composed, or is fine-tuned from a missing arm or from itself.
     """
     further = [*(request.scale.text if claim.needs_text else ()), *request.train]
-    shared = [*request.scale.beside(further), *further]
+    shared = [*request.scale.compatible_with(further), *further]
     common = compose_values("config", shared)
     arms = claim.arms(common["window"])
     fixed = {"group": request.group or f"claims-{request.scale.name}", "checkpoint": None}

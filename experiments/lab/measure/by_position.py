@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class ByPosition(Settings):
-    """How loss by position is measured, as in conf/by_position.yaml."""
+    """The settings of loss by position, as in conf/by_position.yaml."""
 
     context: Count
     split: Split = "test"
@@ -84,7 +84,7 @@ def by_position(losses: "TokenLosses", owners: list[int]) -> Sums:
 def measure_by_position(
     checkpoint: Path, extend: dict | None, settings: ByPosition, cache: str, progress=None, data: dict | None = None
 ) -> tuple[dict, Path | None]:
-    """Loss by position of a checkpoint, and the file it is kept in; what was measured before is read back.
+    """Measure loss by position of a checkpoint, or read it back; returns the result and its file.
 
     Args:
         extend, data: plain settings of an extension and of a text, or None for those it was trained with.
@@ -126,7 +126,7 @@ def measure_by_position(
 
 
 def format_table(result: dict) -> str:
-    """Context seen, loss with its interval, perplexity and targets, in columns; then the gate in a sentence."""
+    """Format context seen, loss with its interval, perplexity and targets in columns, and the gate in a sentence."""
     known = "optimum" in result["rows"][0]
     optimal = f" {'optimum':>8}" * known
     lines = [f"{'context seen':>14} {'nats':>7} {'interval':>16}{optimal} {'perplexity':>11} {'targets':>9}"]

@@ -1,8 +1,8 @@
-"""How much of the context a model uses, from its losses on the same targets with more and more of it.
+"""How much of its context a model uses, from losses on the same targets with growing context.
 
-On any corpus: the paired gain of each longer context over the one before it, and the gate, which asks that of the last
+On any corpus: the paired gain of each longer context over the next shorter one, and the gate, the gain of the last
 doubling inside the window. On data=chains, where the best reader is known (optimum.py), also the effective context:
-how far back the best reader would have to look for the loss that the model has.
+how far back the best reader has to look for the loss of the model.
 
 Letters in shape comments: D documents, N draws, G lengths of context.
 """
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ALLOWED = 5  # standard errors by which chance may let a model beat the optimum
+ALLOWED = 5  # standard errors by which a model may beat the optimum by chance
 
 
 def gains(rows: Sequence[dict]) -> list[dict]:
-    """What each longer context gains over the next shorter one on the same targets, nats per token with its interval.
+    """The gain of each context over the next shorter one on the same targets, nats per token with an interval.
 
     Args:
         rows: one per context, with document_nll and document_tokens over the same documents.
@@ -92,7 +92,7 @@ def lengths(context: int) -> list[int]:
 def with_optimum(
     rows: Sequence[dict], losses: "Sequence[TokenLosses]", documents: Sequence, owners: Sequence[int], language: Chains
 ) -> list[dict]:
-    """Rows of a reading on chains with what the best reader makes of the same targets and contexts.
+    """Add the losses of the best reader on the same targets and contexts to rows of a reading on chains.
 
     Args:
         rows: one per context, by document; losses: those they sum; documents: what was read; owners: the document in
@@ -129,7 +129,7 @@ def with_optimum(
 def effective_context(
     nll: Sequence[float], tokens: Sequence[float] | np.ndarray, curve: np.ndarray, context: int
 ) -> Estimate:
-    """How many tokens back the best reader looks for the loss that a model has, with an interval over documents.
+    """The context with which the best reader has the loss of a model, in tokens, with an interval over documents.
 
     The optimum falls with its length of context, here made monotone and interpolated in the length's logarithm. It is
     1 where the model is no better than without context, and `context` where it is as good as the optimum: then, as
@@ -167,7 +167,7 @@ def beats_the_optimum(excesses: dict[int, dict]) -> str | None:
     """A sentence where a model beats the optimum by more than chance, which none can; else None.
 
     Args:
-        excesses: as `excess` gives them, by the tokens of context they were found at.
+        excesses: results of `excess` by tokens of context.
     """
     for length, excess_at in excesses.items():
         value, error = excess_at["value"], excess_at["standard_error"]
@@ -208,7 +208,7 @@ def figure(curves: dict[str, Sequence[dict]], window: int, title: str, path: Pat
 
 
 def draw_effective(axes: "Axes", curves: dict[str, Sequence[dict]], window: int) -> None:
-    """Draw what `figure` shows: the best reader is the diagonal."""
+    """Draw the curves of `figure` into axes; the best reader is the diagonal."""
     from experiments.lab.canvas import COLOURS
 
     contexts = sorted({row["context"] for rows in curves.values() for row in rows})

@@ -1,4 +1,4 @@
-"""The text a checkpoint is measured on: that of its own corpus, or any other in its own tokens."""
+"""The text a checkpoint is measured on: its own corpus, or another text in its own tokens."""
 
 import hashlib
 from pathlib import Path
@@ -17,7 +17,7 @@ def trained_corpus(checkpoint: Path, config: "Config", record: dict, cache: str)
     """The corpus a checkpoint was trained on.
 
     Raises:
-        BadInput: it cannot be had, or has changed since.
+        BadInput: it is not available, or has changed since.
     """
     from data.corpus import prepare
 
@@ -34,7 +34,7 @@ def other_corpus(checkpoint: Path, config: "Config", record: dict, data: dict, c
         data: plain settings as in conf/data, whose tokenizer plays no part.
 
     Raises:
-        BadInput: the text cannot be had, or the checkpoint's tokenizer cannot.
+        BadInput: the text or the checkpoint's tokenizer is not available.
     """
     from conf.schema import validate
     from data.corpus import prepare
@@ -76,14 +76,14 @@ def own_tokenizer(checkpoint: Path, config: "Config", record: dict, cache: str) 
 
 
 def count_trained_on(corpus: "Corpus", split: str, trained: "Corpus") -> int:
-    """How many documents of a split were trained on: they are, whole, among the training documents of `trained`."""
+    """The number of documents of a split that are, in full, among the training documents of `trained`."""
     if corpus.fingerprint == trained.fingerprint:
         return len(corpus.split(split)) if split == "train" else 0
     return shared_documents(corpus.split(split), trained.split("train"))
 
 
 def shared_documents(documents: "Documents", others: "Documents") -> int:
-    """How many of our documents are among theirs, token by token; only those of equal length are looked at."""
+    """The number of documents that are also among the others, token by token."""
     lengths, other_lengths = np.diff(documents.offsets), np.diff(others.offsets)
     alike = {_digest(others[i]) for i in np.flatnonzero(np.isin(other_lengths, lengths)).tolist()}
     return sum(_digest(documents[i]) in alike for i in range(len(documents)))

@@ -22,7 +22,7 @@ from experiments.lab.measure.subject import open_subject
 
 
 class Passkey(Settings):
-    """How retrieval is measured, as in conf/passkey.yaml."""
+    """The settings of a retrieval measurement, as in conf/passkey.yaml."""
 
     template: Literal["compact", "passkey"]
     digits: Count
@@ -37,14 +37,14 @@ class Passkey(Settings):
 
     @property
     def label(self) -> str:
-        """In a word."""
+        """A short name of the settings."""
         return f"{self.template}{self.keys}x{self.digits}" + "-decoded" * (self.reading == "decoded")
 
 
 def measure_passkey(
     checkpoint: Path, extend: dict | None, settings: Passkey, cache: str, progress=None, data: dict | None = None
 ) -> tuple[dict, Path | None]:
-    """Retrieval of a checkpoint over the grid, and the file it is kept in; what was measured before is read back.
+    """Measure retrieval of a checkpoint over the grid, or read it back; returns the result and its file.
 
     Args:
         extend, data: plain settings of an extension and of a text, or None for those it was trained with.
@@ -85,12 +85,12 @@ def measure_passkey(
 def passkey_is_measured(
     checkpoint: Path, extend: dict | None, settings: Passkey, cache: str, data: dict | None = None
 ) -> bool:
-    """Whether measure_passkey would read back what it is asked."""
+    """Whether measure_passkey would read the result back."""
     return reading_path(open_subject(checkpoint, extend, cache, data), "passkey", settings, settings.label).is_file()
 
 
 def format_table(result: dict) -> str:
-    """Exact matches in per cent, depth by length; below them what a length comes to."""
+    """Format exact matches in per cent, depth by length, and the totals of every length."""
     cells = {(cell["depth"], cell["length"]): cell for cell in result["cells"]}
     depths, rows = sorted({depth for depth, _ in cells}), result["lengths"]
 

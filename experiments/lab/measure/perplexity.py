@@ -2,8 +2,8 @@
 
 Held-out documents are cut into disjoint segments as long as the longest context needs, so that a long document gives
 many targets; sums are kept by document, the unit of every interval. A segment's first token is context alone, so the
-separator that opens a document is never a target: perplexity and bits per byte count text and nothing else. What each
-doubling of the context gains stands beside them, and on data=chains the optimum and the effective context (context.py).
+separator that opens a document is never a target: perplexity and bits per byte count text and nothing else. The gain of
+each doubling of the context is given too, and on data=chains the optimum and the effective context (context.py).
 """
 
 import warnings
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Measurement(Settings):
-    """How perplexity is measured, as in conf/perplexity.yaml."""
+    """The settings of a perplexity measurement, as in conf/perplexity.yaml."""
 
     protocol: Literal["fixed_targets", "windows", "sliding"] = "fixed_targets"
     reading: Pass = "whole"
@@ -39,7 +39,7 @@ class Measurement(Settings):
 
     @property
     def label(self) -> str:
-        """In a word."""
+        """A short name of the settings."""
         return self.protocol + "-decoded" * (self.reading == "decoded")
 
 
@@ -57,7 +57,7 @@ class Segments:
 
 
 def cut(documents: "Documents", length: int, limit: int) -> Segments:
-    """Cut documents into disjoint segments of `length` tokens, at most `limit`, spread evenly over all there are.
+    """Cut documents into disjoint segments of `length` tokens, at most `limit`, spread evenly over the documents.
 
     Raises:
         BadInput: no document is that long.
@@ -130,7 +130,7 @@ def measure_perplexity(
 def perplexity_is_measured(
     checkpoint: Path, extend: dict | None, settings: Measurement, cache: str, data: dict | None = None
 ) -> bool:
-    """Whether measure_checkpoint would read back what it is asked."""
+    """Whether measure_checkpoint would read the result back."""
     return reading_path(open_subject(checkpoint, extend, cache, data), "perplexity", settings, settings.label).is_file()
 
 
@@ -146,7 +146,7 @@ def by_document(row: dict, owners: list[int]) -> dict:
 
 
 def format_table(rows: list[dict], gains: Sequence[dict] = ()) -> str:
-    """A line per context length: perplexity, bits per byte of text or the optimum of chains, what the context gains."""
+    """Format a line per context length: perplexity, bits per byte of text or the optimum of chains, and the gain."""
     gained = {gain["to"]: Estimate(gain["value"], gain["low"], gain["high"]) for gain in gains}
     columns = [("context", 8), ("perplexity", 11)]
     columns += [("optimum", 9), ("effective context", 22)] if "optimum" in rows[0] else []
@@ -171,7 +171,7 @@ def format_table(rows: list[dict], gains: Sequence[dict] = ()) -> str:
 
 
 def notes(result: dict) -> list[str]:
-    """What a reader of the table should know: the gate, and whether a model beats the optimum."""
+    """Notes on a table: the gate, and whether a model beats the optimum."""
     lines = [context.gate_sentence(result["gate"], result["window"])] if "gate" in result else []
     return [*lines, *_impossible(result["rows"])]
 

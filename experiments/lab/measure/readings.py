@@ -1,8 +1,8 @@
-"""A reading: something measured of a checkpoint on a text, kept beside its run and read back when asked again.
+"""Readings: measurements of a checkpoint on a text, saved beside its run and read back when repeated.
 
-A reading is found again by what it depends on, as it was resolved and not as it was typed: the content of the
-checkpoint, the extension with whatever its files held, the text, the settings, the device and precision, and the
-version of the protocol. What is kept says when it was measured, and by which code.
+The key of a reading is everything it depends on, resolved: the content of the checkpoint, the extension with the
+contents of its files, the text, the settings, device and precision, and the version of the protocol. A saved reading
+records when it was measured and by which code.
 """
 
 import json
@@ -17,7 +17,7 @@ from experiments.lab.measure.subject import Subject, device_and_precision
 
 
 def describe_origin(result: dict) -> str:
-    """In a sentence when and by what a result was measured, whether it was read back, and what was trained on."""
+    """A sentence on when and by what a result was measured, whether it was read back, and which text was trained on."""
     measured, corpus = result["measured"], result["corpus"]
     code = (measured["commit"] or "unknown")[:10] + ", changed since" * bool(measured["changed"])
     how = f"in {measured['precision']} on {measured['device']}, commit {code}"
@@ -34,7 +34,7 @@ def describe_origin(result: dict) -> str:
 
 
 def read_back_note(results: Sequence[dict]) -> str:
-    """Behind a line that several results come to: which were read back, since when and by what; empty if none was."""
+    """A note on which of several results were read back, since when and by what; empty if none was."""
     back = [result["measured"] for result in results if result["read_back"]]
     if not back:
         return ""
@@ -45,7 +45,7 @@ def read_back_note(results: Sequence[dict]) -> str:
 
 
 def reading_path(subject: Subject, kind: str, settings: Settings, label: str) -> Path:
-    """The file a reading is kept in; label: its settings in a word."""
+    """The file of a reading; label: a short name of its settings."""
     name = f"{subject.checkpoint.stem}-{subject.config.extend.label}-{label}-{subject.key(kind, settings)}.json"
     return subject.folder(kind) / name
 
@@ -53,10 +53,10 @@ def reading_path(subject: Subject, kind: str, settings: Settings, label: str) ->
 def cached_reading(
     kind: str, subject: Subject, settings: Settings, label: str, splits: tuple[str, ...], measure: Callable
 ) -> tuple[dict, Path | None]:
-    """A reading and its file, None if it cannot be kept; measured only where it is not there yet.
+    """Return a reading and its file (None if it cannot be saved); measured only if there is no saved one.
 
     Args:
-        settings: everything the measurement depends on beside its subject; label: it in a word.
+        settings: everything the measurement depends on beside its subject; label: a short name of them.
         measure: (model, config it is read with, corpus, {device, precision}) → plain values.
 
     Returns:
@@ -87,7 +87,7 @@ def cached_reading(
 
 
 def read_result(path: Path) -> dict | None:
-    """What was kept in a file; None where there is none, or it is torn, of which a line is printed."""
+    """Read a saved result; None if there is none or it is damaged, in which case a line is printed."""
     try:
         result = json.loads(path.read_text())
         if isinstance(result, dict) and "measured" in result:
@@ -102,7 +102,7 @@ def read_result(path: Path) -> dict | None:
 
 
 def can_be_written(folder: Path) -> bool:
-    """Whether a folder that is there, or would have to be made, can be written; if not, a line is printed."""
+    """Whether a folder, existing or not, can be written; if not, a line is printed."""
     there = next(place for place in (folder, *folder.parents) if place.exists())
     try:
         with tempfile.TemporaryFile(dir=there):

@@ -1,4 +1,4 @@
-"""What every command that measures one checkpoint is asked: which, with which extension, on which text, read how."""
+"""The common request of commands that measure one checkpoint: the checkpoint, extension, text and way of reading."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ OF_THE_CHECKPOINT = ("tokenizer", "isolate_documents", "retrieval")  # settings 
 
 @dataclass(frozen=True)
 class Request:
-    """Which checkpoint is to be read, with which extension, on which text, and where things are."""
+    """The checkpoint to read, its extension, the text, and folders."""
 
     checkpoint: Path
     extend: dict | None  # None: as trained
@@ -35,10 +35,10 @@ class Request:
 
 
 def read_request(values: dict, overrides: Sequence[str] = ()) -> Request:
-    """Take from composed values what every reading is asked; what is left says how to measure.
+    """Take the common settings of readings out of composed values; the remaining values say how to measure.
 
     Raises:
-        BadInput: a path that is none, no checkpoint there, or a setting of data that is the checkpoint's own.
+        BadInput: an invalid path, a missing checkpoint, or a setting of data that belongs to the checkpoint.
     """
     from conf.schema import Config, Logger, validate
     from models.checkpoint_files import find_checkpoint
@@ -57,7 +57,7 @@ def read_request(values: dict, overrides: Sequence[str] = ()) -> Request:
 
 
 def check_text(overrides: Sequence[str], group: str) -> None:
-    """Refuse settings of a text that are the checkpoint's own; group: where those of the text are, such as data.
+    """Refuse settings of a text that belong to the checkpoint; group: the group of the text, such as data.
 
     Raises:
         BadInput: it names the setting.
@@ -70,10 +70,11 @@ def check_text(overrides: Sequence[str], group: str) -> None:
 
 
 def choose_passes(request: Request, reading: str) -> tuple[list[str], str]:
-    """Which of whole and decoded to measure, and a sentence on why.
+    """The passes to measure, whole or decoded or both, and a sentence on why.
 
     Args:
-        reading: whole, decoded, or both, which is both where they differ: the method depends on the length of the text.
+        reading: whole, decoded, or both; the latter means whole alone unless the method depends on the length of the
+            text.
 
     Raises:
         BadInput: it is none of these.
@@ -97,7 +98,7 @@ def choose_passes(request: Request, reading: str) -> tuple[list[str], str]:
 
 
 def depends_on_length(extend: Any, window: int) -> bool:
-    """Whether, read with these settings, the logits of a text change when more text follows it."""
+    """Whether logits under this extension change when more text follows."""
     from models.positions import EXTENSIONS
 
     return EXTENSIONS[extend.name](extend, window).depends_on_length

@@ -1,4 +1,4 @@
-"""What is measured: a checkpoint, read with some extension, on some text; all of it as resolved and not as typed."""
+"""The subject of a measurement: a checkpoint, the extension it is read with, and a text, all resolved."""
 
 import hashlib
 import json
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from data.corpus import Corpus
     from models.gpt import GPT
 
-# What a kind of reading measures; raise a number whenever the same question would get another answer.
+# Versions of the measurements; raise a number whenever the same settings would give another result.
 VERSIONS = {"perplexity": 2, "by_position": 2, "passkey": 2, "longrope": 2, "progressive": 2}
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: a checkpoint, the config it is read with, and the text, all of them resolved."""
+    """The subject of a measurement: a checkpoint, the config it is read with, and the text, all resolved."""
 
     checkpoint: Path
     config: "Config"
     record: dict
     content: str  # sha256 of the checkpoint
-    data: dict | None  # plain settings of the text, as in conf/data; None: that it was trained on
+    data: dict | None  # plain settings of the text, as in conf/data; None: the one it was trained on
     cache: str
 
     @cached_property
@@ -44,7 +44,7 @@ class Subject:
         return other_corpus(self.checkpoint, self.config, self.record, self.data, self.cache)
 
     def key(self, kind: str, settings: Settings, **more) -> str:
-        """A digest of everything a reading of this kind depends on; more: what it depends on beside these settings."""
+        """A digest of everything a reading of this kind depends on; more: values beyond these settings."""
         depends_on = {
             "version": VERSIONS[kind],
             "checkpoint": self.content,
@@ -57,7 +57,7 @@ class Subject:
         return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:10]
 
     def folder(self, kind: str) -> Path:
-        """Where readings of this kind are kept: in the run, or beside a checkpoint that lies in none."""
+        """The folder for readings of this kind: in the run, or beside a checkpoint outside of runs."""
         from models.checkpoint_files import home
 
         return home(self.checkpoint) / kind
@@ -74,7 +74,7 @@ class Subject:
 
     @property
     def identity(self) -> dict:
-        """The run in a few words."""
+        """The run, step and scheme of the checkpoint."""
         return {"run": self.config.name, "step": self.record["step"], "position": self.config.position.name}
 
     def require(self, *splits: str) -> None:
@@ -88,7 +88,7 @@ class Subject:
                 raise BadInput(f"data={self.corpus.name} has no text for split={split}: name some as data.{split}=")
 
     def describe(self, kind: str, *splits: str) -> dict:
-        """What every result says first: the run, how it is read, the text, when and by what it is measured."""
+        """The common part of every result: the run, extension, text, and time and code of the measurement."""
         return {
             "checkpoint": str(self.checkpoint),
             **self.identity,
@@ -100,7 +100,7 @@ class Subject:
         }
 
     def _describe_text(self, splits: tuple[str, ...]) -> dict:
-        """The corpus by name and content, and by split how many of its documents were trained on; None: not known."""
+        """The corpus by name and content, and how many documents of each split were trained on (None: unknown)."""
         text = {"name": self.corpus.name, "fingerprint": self.corpus.fingerprint}
         if "origin" in self.record:
             return text | {"trained_on": None, "why": f"it was trained elsewhere ({self.record['origin']})."}
@@ -116,7 +116,7 @@ class Subject:
 
 
 def open_subject(checkpoint: Path, extend: dict | None, cache: str, data: dict | None = None) -> Subject:
-    """A checkpoint to measure, with plain settings of an extension (None: as trained), on a text (None: its own).
+    """Open a checkpoint to measure, with plain settings of an extension (None: as trained) and a text (None: its own).
 
     Raises:
         BadInput: the checkpoint cannot be read, or not with that extension.
@@ -132,7 +132,7 @@ def open_subject(checkpoint: Path, extend: dict | None, cache: str, data: dict |
 
 
 def _state(checkpoint: Path) -> tuple:
-    """What changes when a file does."""
+    """The names, sizes and times of a checkpoint's files, which change when it does."""
     files = sorted(checkpoint.iterdir()) if checkpoint.is_dir() else [checkpoint]
     return tuple(
         (file.name, *(getattr(file.stat(), f"st_{key}") for key in ("ino", "size", "mtime_ns"))) for file in files
@@ -141,7 +141,7 @@ def _state(checkpoint: Path) -> tuple:
 
 @lru_cache(maxsize=64)
 def _read(checkpoint: Path, state: tuple) -> tuple[str, dict]:
-    """The sha256 of a checkpoint, file or folder of parts, and its record; once for every state it is in."""
+    """The sha256 of a checkpoint, a file or a folder of parts, and its record; cached by state."""
     from models.restore import read_record
 
     record, digest = read_record(checkpoint), hashlib.sha256()
@@ -158,7 +158,7 @@ def _without_paths(settings: dict) -> dict:
 
 
 def device_and_precision() -> dict:
-    """Where a model is read, and in which precision its blocks."""
+    """The device a model is read on and the precision of its blocks."""
     import torch
 
     device, precision = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
@@ -171,7 +171,7 @@ def _commit() -> dict:
 
 
 def origin(kind: str) -> dict:
-    """When something is measured, and by what."""
+    """The time, code, device and versions of a measurement."""
     import torch
 
     now = datetime.now(UTC).isoformat(timespec="seconds")
