@@ -149,7 +149,9 @@ def test_a_scale_says_nothing_of_a_tokenizer_where_there_is_none():
     assert {run.data.name for (run,) in arms_of(CLAIMS["convergence"](), request).values()} == {"chains"}
     scale = validate(Scale, compose_values("reproduce", ["claim=bound", "scale=pico"])["scale"])
     assert "data=chains" in scale.compatible_with(["data.states=8"]), "the corpus of a scale may be changed in part"
-    assert "data=chains" not in scale.compatible_with(["data=sotu"]) and "window=64" not in scale.beside(["window=32"])
+    assert "data=chains" not in scale.compatible_with(["data=sotu"]) and "window=64" not in scale.compatible_with(
+        ["window=32"]
+    )
 
 
 def test_the_demo_is_the_small_study(tmp_path):
