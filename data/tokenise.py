@@ -44,8 +44,8 @@ def write_corpus(
     counted = {split: writer.close() | {"empty": notes.empty[split]} for split, writer in writers.items()}
     blank = [split for split, count in counted.items() if not count["documents"]]
     if blank and (given is None or len(blank) == len(SPLITS)):
-        named = next((split for split in SPLITS if getattr(settings, split, None) and split in blank), blank[0])
-        raise BadInput(f"data.{named}: the {settings.name!r} source has no text for it; name other files or splits.")
+        missing = next((split for split in SPLITS if getattr(settings, split, None) and split in blank), blank[0])
+        raise BadInput(f"data.{missing}: the {settings.name!r} source has no text for it; name other files or splits.")
     if all(count["tokens"] == count["documents"] for count in counted.values()):
         raise BadInput(f"data={settings.name}: the tokenizer leaves nothing of the text.")
     for sentence in notes.sentences():
