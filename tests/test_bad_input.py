@@ -18,6 +18,8 @@ def places(tmp_path_factory):
     folder = tmp_path_factory.mktemp("places")
     (folder / "empty").mkdir()
     (folder / "text.txt").write_text("no yaml: [a\n" * 20)
+    (folder / "page").mkdir()
+    (folder / "page" / "README.md").write_text("# Something else")
     (folder / "blank.txt").write_text(" \n")
     (folder / "link").symlink_to(folder / "nowhere")
     result = train(compose(tiny(folder / "runs", "name=base")))
@@ -25,6 +27,7 @@ def places(tmp_path_factory):
     (folder / "torn.ckpt").write_bytes(whole[: len(whole) // 2])
     names = {
         "file": "text.txt",
+        "readme": "page",
         "blank": "blank.txt",
         "empty": "empty",
         "torn": "torn.ckpt",

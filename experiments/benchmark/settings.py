@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from conf.base import Count, Counts, Listed, Settings
+from conf.base import Count, Counts, Listed, PathText, Settings
 from conf.compose import FOLDER
 from data.settings import DataSettings
 
@@ -95,8 +95,8 @@ class Benchmark(Settings):
     repeats: Count
     seconds: float = Field(gt=0)
     budget: float = Field(gt=0)
-    folder: str | None
-    cache: str
+    folder: PathText | None
+    cache: PathText
     data: DataSettings
     search_speed: SearchSpeed
     time_to_loss: TimeToLoss

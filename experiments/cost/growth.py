@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from conf.base import BadInput, Count, Counts, Listed, Settings
+from conf.base import BadInput, Count, Counts, Listed, PathText, Settings
 from conf.compose import command_line
 from conf.environment import environment
 from conf.files import write_json
@@ -33,21 +33,29 @@ Numbers = Annotated[
 ]
 
 
+def _different(factors: tuple[float, ...]) -> tuple[float, ...]:
+    if len(set(factors)) < len(factors):
+        raise ValueError(f"factors={list(factors)} has one of them twice: a law is fitted to different sizes")
+    if max(factors) > 1e6:
+        raise ValueError(f"factors={list(factors)} has one above a million")
+    return factors
+
+
 class Cost(Settings):
     """The settings of the cost measurements, as in conf/cost.yaml."""
 
     model: str
     window: Count
     tokens: Count | None
-    factors: Annotated[Numbers, Field(min_length=2)]
+    factors: Annotated[Numbers, Field(min_length=2), AfterValidator(_different)]
     compile: bool | None
     devices: Annotated[Counts, Field(min_length=1)]
     bandwidths: Annotated[Numbers, Field(min_length=1)]
     repeats: Count
     seconds: float = Field(gt=0)
     budget: float = Field(gt=0)
-    folder: str | None
-    cache: str
+    folder: PathText | None
+    cache: PathText
     data: DataSettings
 
 

@@ -5,7 +5,7 @@ python -m experiments.explore
 
 from pathlib import Path
 
-from conf.base import Settings
+from conf.base import PathText, Settings
 from conf.compose import command_line
 from experiments.explore.measured import measured
 from experiments.explore.page import render
@@ -14,8 +14,8 @@ from experiments.explore.page import render
 class Explore(Settings):
     """Where the measured curves are and where the page goes, as in conf/explore.yaml."""
 
-    results: str
-    out: str
+    results: PathText
+    out: PathText
 
 
 def _main(values: dict, overrides: list[str]) -> None:

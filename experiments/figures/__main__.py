@@ -13,12 +13,12 @@ from conf.compose import command_line
 
 def _main(values: dict, overrides: list[str]) -> None:
     from conf.schema import validate
-    from experiments.figures.gallery import FIGURES, page
+    from experiments.figures.gallery import FIGURES, TITLE, page
     from experiments.figures.settings import Gallery
     from experiments.lab.canvas import save
 
     gallery = validate(Gallery, values)
-    names = gallery.only or tuple(FIGURES)
+    names = tuple(dict.fromkeys(gallery.only or FIGURES))
     if unknown := [name for name in names if name not in FIGURES]:
         raise BadInput(f"only={unknown[0]} is no figure; allowed: {', '.join(FIGURES)}")
     folder = Path(gallery.folder)
@@ -26,12 +26,15 @@ def _main(values: dict, overrides: list[str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"folder={folder} cannot be made: {error.strerror}") from None
+    readme = folder / "README.md"
+    if readme.exists() and not readme.read_text(encoding="utf-8").startswith(f"{TITLE}\n"):
+        raise BadInput(f"folder={folder} has a README.md of something else: name another folder, or move that file")
     for number, name in enumerate(names, 1):
         start = time.perf_counter()
         save(FIGURES[name](gallery), folder / name)
         print(f"[{number}/{len(names)}] {folder / name}.png, {time.perf_counter() - start:.1f} s", flush=True)
-    (folder / "README.md").write_text(page(folder), encoding="utf-8")
-    print(f"Page with all figures: {folder}/README.md")
+    readme.write_text(page(folder), encoding="utf-8")
+    print(f"Page with all figures: {readme}")
 
 
 def main() -> None:

@@ -21,11 +21,13 @@ FIGURES: dict[str, Callable[[Gallery], Drawing]] = {
     "decay": decay,
 }
 
+TITLE = "# Figures"  # of the page
+
 
 def page(folder: Path) -> str:
     """The Markdown page of the figures in a folder, from the captions in their SVG files."""
     parts = [
-        "# Figures",
+        TITLE,
         "Drawn from the lab's own code, this page included, by `.venv/bin/python -m experiments.figures`; one alone "
         "with `only=NAME`, its name being that of its file.",
     ]

@@ -10,7 +10,7 @@ opens with conclusions.md beside the results, a few sentences written by hand.
 import os
 from pathlib import Path
 
-from conf.base import BadInput, Settings
+from conf.base import BadInput, PathText, Settings
 from conf.compose import command_line
 from experiments.report.gather import NOT_RUN, Report, gather
 from experiments.report.html import render
@@ -22,8 +22,8 @@ START, END = "<!-- claims -->", "<!-- /claims -->"
 class ReportSettings(Settings):
     """The folder of the results and the file with their table, as in conf/report.yaml."""
 
-    results: str
-    readme: str | None
+    results: PathText
+    readme: PathText | None
 
 
 def scale(result: dict) -> str:

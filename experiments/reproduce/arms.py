@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from conf.base import BadInput, Count, Settings, Words
+from conf.base import BadInput, Count, PathText, Settings, Words
 from conf.compose import compose_values
 from conf.names import UNNAMED, joined, labels
 from conf.resolve import resolve
@@ -36,9 +36,9 @@ class Request(Settings):
     logger: dict
     launcher: Launcher
     jobs_on_gpu: Count
-    runs: str
-    cache: str
-    results: str
+    runs: PathText
+    cache: PathText
+    results: PathText
 
     @property
     def count(self) -> int:
