@@ -273,7 +273,11 @@ MISTAKES = [
     ("pretrained", "checkpoint={run}  to=''", "to= must be a path"),
     ("extend_study", "data@study.data=files", "study.data"),
     ("extend_study", "data@study.data=nope", "data=nope"),
-    ("extend_study", "data@study.data=files  study.data.test={nothing}  study.data.tokenizer.kind=bytes", "its own"),
+    (
+        "extend_study",
+        "data@study.data=files  study.data.test={nothing}  study.data.tokenizer.kind=bytes",
+        "own tokenizer",
+    ),
     ("config", "data=files  data.train={nothing}  data.validation={file}", "{nothing}"),
     ("config", "data=files  data.train={empty}  data.validation={file}", "{empty}"),
     ("config", "data=files  data.train={file}  data.validation={file}", "{file}"),

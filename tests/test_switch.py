@@ -91,7 +91,7 @@ def test_the_label_and_the_settings_are_those_of_the_other():
 SENTENCES = {
     ("extend.over=none",): "extend.over=none has nothing to switch",
     ("extend.over=dynamic_ntk",): "extend.over=dynamic_ntk reads texts by their length itself",
-    ("extend.over=switch",): "extend.over=switch reads texts by their length itself",
+    ("extend.over=switch",): "switch is not known; allowed: none, interpolate",
     ("extend.over={name: longrope, short: [1,1,1,1,1,1,1,1]}",): "extend.over=longrope reads texts by their length",
     ("extend.over=banana",): "extend.over: banana is not known; allowed: none, interpolate",
     ("extend.over={name: yarn, ramp: steps}",): "extend.over: yarn cannot take ramp=steps",

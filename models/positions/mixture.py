@@ -9,21 +9,20 @@ from conf.base import BadInput, Count, cannot_take
 from models.positions.base import Layer, Position, Settings
 from models.positions.extensions import Extension
 from models.positions.frequencies import Geometric
+from models.positions.tables import SINGLE_SCHEMES
 
 
 def _part(value) -> Settings:
     """The settings of a scheme that acts in layers, from its name or from its name and settings."""
-    from models.positions import SCHEMES  # which lists the mixture too
-
     if isinstance(value, Settings):
         return value
     given = value if isinstance(value, dict) else {"name": value}
-    layered = [name for name, scheme in SCHEMES.items() if scheme.embed is Position.embed and scheme is not Mixture]
+    layered = [name for name, scheme in SINGLE_SCHEMES.items() if scheme.embed is Position.embed]
     name = given.get("name")
     if name not in layered:
         raise ValueError(f"{name} is no scheme that acts in single layers; allowed: {', '.join(layered)}")
     try:
-        return SCHEMES[name].Knobs.model_validate(given)
+        return SINGLE_SCHEMES[name].Knobs.model_validate(given)
     except ValidationError as error:
         raise ValueError(cannot_take(name, error)) from None
 
@@ -51,9 +50,7 @@ class Mixture(Position):
 
     def __init__(self, knobs, geometry, spectrum, extension):
         super().__init__(knobs, geometry, spectrum, extension)
-        from models.positions import SCHEMES
-
-        kinds = {side: SCHEMES[getattr(knobs, side).name] for side in ("first", "second")}
+        kinds = {side: SINGLE_SCHEMES[getattr(knobs, side).name] for side in ("first", "second")}
         together = frozenset().union(*(kind.stretches for kind in kinds.values()))
         pair = f"position=mixture of {knobs.first.name} and {knobs.second.name}"
         if spectrum != Geometric() and "frequencies" not in together:

@@ -9,19 +9,18 @@ from torch import Tensor
 from conf.base import BadInput, Settings, cannot_take
 from models.positions.extensions import Extension, Stretch, length_of
 from models.positions.frequencies import phases
+from models.positions.tables import SINGLE_EXTENSIONS
 
 
 def _over(value, info: ValidationInfo) -> Settings:
     """The settings of the other extension, from its name or from its name and settings, at the factor given."""
-    from models.positions import EXTENSIONS  # which lists the switch too
-
     if isinstance(value, Settings):
         return value
     given = dict(value) if isinstance(value, dict) else {"name": value}
     name, factor = given.get("name"), info.data.get("factor", 1.0)  # absent where it is refused itself
-    if name not in EXTENSIONS:
-        raise ValueError(f"{name} is not known; allowed: {', '.join(EXTENSIONS)}")
-    knobs = EXTENSIONS[name].Knobs
+    if name not in SINGLE_EXTENSIONS:
+        raise ValueError(f"{name} is not known; allowed: {', '.join(SINGLE_EXTENSIONS)}")
+    knobs = SINGLE_EXTENSIONS[name].Knobs
     if "factor" in knobs.model_fields and given.setdefault("factor", factor) != factor:
         raise ValueError(f"{name} has factor={given['factor']}, and the switch has factor={factor:g}: leave one out")
     try:
@@ -50,9 +49,7 @@ class Switch(Extension):
 
     def __init__(self, knobs: Any, window: int):
         super().__init__(knobs, window)
-        from models.positions import EXTENSIONS
-
-        self.over = EXTENSIONS[knobs.over.name](knobs.over, window)
+        self.over = SINGLE_EXTENSIONS[knobs.over.name](knobs.over, window)
         self.changes, self.near, self.temperature = self.over.changes, self.over.near, self.over.temperature
         if self.changes is None:
             raise BadInput(f"extend.over={knobs.over.name} has nothing to switch: it reads all as first trained")
