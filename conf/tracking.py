@@ -129,6 +129,8 @@ def check_wandb(logger) -> str:
             return os.environ["WANDB_MODE"]
         if logger.mode == "auto" and os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
             return "disabled"
+        if wandb.run is None and wandb.setup().settings.mode in ("offline", "dryrun", "disabled"):
+            wandb.teardown()  # W&B keeps the mode that the environment named when it was first asked in this process
         key = wandb.login(prompt=False, verify=False)
         return "online" if key or logger.mode == "online" else "offline"
 

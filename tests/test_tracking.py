@@ -149,6 +149,19 @@ def test_what_wandb_does_not_take_is_one_sentence_before_anything_is_computed(mo
     assert "\n" not in message and "pydantic" not in message and all(word in message for word in words), message
 
 
+def test_the_mode_of_an_earlier_run_in_this_process_decides_nothing(monkeypatch, capfd):
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()
+    assert wandb.setup().settings.mode == "offline"
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_API_KEY", "abc")
+    with pytest.raises(BadInput, match="WANDB_API_KEY"):
+        check_logger({"logger": LOGGER})
+    assert "Unable to verify" not in capfd.readouterr().err
+
+
 def test_wandb_that_is_not_installed_names_what_needs_none(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(BadInput, match=r"wandb, which is not installed: take logger=csv or logger=none"):
