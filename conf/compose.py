@@ -20,6 +20,7 @@ from typing import Any
 from conf import signals
 from conf.base import BadInput, Settings
 from conf.help import help_override
+from conf.validation import validate
 from conf.words import FOLDER, check, explain, swept_keys
 
 SWEEP = "POSITIONS_SWEEP_RECORD"  # where the jobs of a multirun, in whatever process, write how they failed
@@ -181,7 +182,7 @@ def check_logger(values: dict) -> None:
         BadInput: it is not installed, or its settings or environment variables are none.
     """
     if isinstance(logger := values.get("logger"), dict) and logger.get("name") == "wandb":
-        from conf.schema import Logger, validate
+        from conf.schema import Logger
         from conf.tracking import check_wandb
 
         class Logged(Settings):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conf.validation import validate
+
 if TYPE_CHECKING:
     from conf.schema import Config
     from models.gpt import GPT
@@ -22,7 +24,7 @@ def load_model(checkpoint: Path, extend: dict | None = None) -> tuple[GPT, Confi
     Raises:
         BadInput: the checkpoint is missing, damaged, malformed, or no model can be read with the extension.
     """
-    from conf.schema import Config, validate
+    from conf.schema import Config
     from models.checkpoint_files import load_checkpoint
     from models.restore import record_of, restore_gpt
 

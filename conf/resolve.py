@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from conf.base import BadInput
 from conf.names import run_name
+from conf.validation import validate
 
 if TYPE_CHECKING:
     from conf.schema import Config
@@ -28,7 +29,7 @@ def resolve(
     Raises:
         BadInput: an unknown key, a wrong type, an impossible value or combination, a checkpoint that cannot be read.
     """
-    from conf.schema import Config, validate
+    from conf.schema import Config
     from models.checkpoint_files import find_checkpoint
     from models.restore import make_position, read_record
 

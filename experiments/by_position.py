@@ -7,14 +7,14 @@ are read back when asked again.
 """
 
 from conf.compose import command_line
+from conf.validation import validate
 from experiments.lab.measure.by_position import ByPosition, draw_figure, format_table, measure_by_position
 from experiments.lab.measure.readings import describe_origin
 from experiments.lab.measure.request import progress_bar, read_request, wandb_reading
 
 
-def _main(values: dict, overrides: list[str]) -> None:
-    from conf.schema import validate
-
+def run_command(values: dict, overrides: list[str]) -> None:
+    """Measure a checkpoint, and print, draw and log its losses."""
     request = read_request(values, overrides)
     if values["context"] is None:
         values["context"] = request.trained.window
@@ -34,10 +34,5 @@ def _main(values: dict, overrides: list[str]) -> None:
                 run.log({"context/length": row["high"], "context/nll_by_position": row["nll"]})
 
 
-def main() -> None:
-    """The command line."""
-    command_line("by_position", _main)
-
-
 if __name__ == "__main__":
-    main()
+    command_line("by_position", run_command)

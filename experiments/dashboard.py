@@ -14,6 +14,7 @@ from pydantic import Field
 
 from conf.base import BadInput, Project, Settings, Tags, Words, nearest
 from conf.compose import command_line
+from conf.validation import validate
 from conf.words import known_settings
 
 if TYPE_CHECKING:
@@ -94,9 +95,8 @@ def outline(built: "Workspace") -> str:
     return "\n".join(lines)
 
 
-def _main(values: dict, overrides: list[str]) -> None:
-    from conf.schema import validate
-
+def run_command(values: dict, overrides: list[str]) -> None:
+    """Save the workspace, or print what it would hold."""
     request = validate(Request, values)
     for key in request.by:
         if key not in (known := known_settings()):
@@ -118,10 +118,5 @@ def _main(values: dict, overrides: list[str]) -> None:
     print(f"{outline(built)}\n\nSaved: {built.url}")
 
 
-def main() -> None:
-    """The command line."""
-    command_line("dashboard", _main)
-
-
 if __name__ == "__main__":
-    main()
+    command_line("dashboard", run_command)

@@ -10,14 +10,14 @@ again.
 from pathlib import Path
 
 from conf.compose import command_line
+from conf.validation import validate
 from experiments.lab.measure.passkey import Passkey, draw_heat_map, format_table, measure_passkey
 from experiments.lab.measure.readings import describe_origin
 from experiments.lab.measure.request import Request, choose_passes, progress_bar, read_request, wandb_reading
 
 
-def _main(values: dict, overrides: list[str]) -> None:
-    from conf.schema import validate
-
+def run_command(values: dict, overrides: list[str]) -> None:
+    """Measure a checkpoint, and print, draw and log the grid."""
     request = read_request(values, overrides)
     for key in ("template", "digits", "keys"):
         values[key] = getattr(request.trained.data.retrieval, key) if values[key] is None else values[key]
@@ -50,10 +50,5 @@ def _to_wandb(request: Request, result: dict, settings: Passkey, heat_map: Path 
             run.log({"passkey": wandb.Image(str(heat_map))})
 
 
-def main() -> None:
-    """The command line."""
-    command_line("passkey", _main)
-
-
 if __name__ == "__main__":
-    main()
+    command_line("passkey", run_command)

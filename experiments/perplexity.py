@@ -9,6 +9,7 @@ perplexity/, and are read from there when the same is asked again.
 """
 
 from conf.compose import command_line
+from conf.validation import validate
 from experiments.lab.measure.context import figure as draw_context
 from experiments.lab.measure.perplexity import (
     Measurement,
@@ -24,8 +25,6 @@ from experiments.lab.measure.request import Request, choose_passes, progress_bar
 
 def _settings(values: dict, window: int) -> Measurement:
     """What is measured, with the defaults that depend on the window and on the shortest context."""
-    from conf.schema import validate
-
     contexts = list(default_contexts(window)) if values["contexts"] is None else values["contexts"]
     given = values["stride"]
     settings = validate(Measurement, {**values, "contexts": contexts, "stride": 1 if given is None else given})
@@ -34,7 +33,8 @@ def _settings(values: dict, window: int) -> Measurement:
     return settings.model_copy(update={"stride": max(1, min(settings.contexts) // 2)})
 
 
-def _main(values: dict, overrides: list[str]) -> None:
+def run_command(values: dict, overrides: list[str]) -> None:
+    """Measure a checkpoint, and print and log the table."""
     request = read_request(values, overrides)
     passes, why = choose_passes(request, values.pop("reading"))
     whole = _settings(values, request.trained.original_window)
@@ -74,10 +74,5 @@ def _to_wandb(request: Request, results: dict[str, dict], settings: Measurement)
             run.log(point)
 
 
-def main() -> None:
-    """The command line."""
-    command_line("perplexity", _main)
-
-
 if __name__ == "__main__":
-    main()
+    command_line("perplexity", run_command)

@@ -9,6 +9,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
+from conf.validation import validate
+
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "tests"  # the text is tokenised once for the whole suite
 
@@ -41,7 +43,6 @@ def tiny(folder: Path, *overrides: str) -> list[str]:
 def reproduce_request(folder: Path, claim: str, *overrides: str):
     """A request for experiments.reproduce at scale=tiny, everything below `folder`."""
     from conf.compose import compose_values
-    from conf.schema import validate
     from experiments.reproduce.arms import Request
 
     return validate(Request, compose_values("reproduce", [f"claim={claim}", *tiny_claims(folder), *overrides]))

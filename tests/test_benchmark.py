@@ -10,7 +10,7 @@ import torch
 
 from conf.base import BadInput
 from conf.compose import compose_values
-from conf.schema import validate
+from conf.validation import validate
 from experiments.benchmark import evaluation, levers, peers, profile, search_speed, step, timing
 from experiments.benchmark.memory import peak_bytes
 from experiments.benchmark.settings import Benchmark, choices

@@ -6,7 +6,7 @@ import pytest
 
 from conf.base import BadInput
 from conf.compose import compose_values
-from conf.schema import validate
+from conf.validation import validate
 from experiments.benchmark import sweep, time_to_loss
 from experiments.benchmark.job import Ledger
 from experiments.benchmark.settings import Benchmark

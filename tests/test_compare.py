@@ -26,7 +26,7 @@ def recorded(tmp_path_factory):
         words = tiny(place, "logger=wandb", "logger.mode=offline", f"name={name}", f"frequencies.base={base}")
         folders.append(train(compose(words)).folder)
         asked = [f"checkpoint={folders[-1]}", f"runs={place}", f"cache={CACHE}", "logger.mode=offline", "segments=8"]
-        perplexity._main(compose_values("perplexity", [*asked, "contexts=[16,32,64]", "stride=8"]), [])
+        perplexity.run_command(compose_values("perplexity", [*asked, "contexts=[16,32,64]", "stride=8"]), [])
     offline = sorted((place / "wandb").glob("offline-run-*"))
     return (
         folders,

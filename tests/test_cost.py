@@ -6,7 +6,7 @@ import pytest
 
 from conf.base import BadInput
 from conf.compose import compose_values
-from conf.schema import validate
+from conf.validation import validate
 from experiments.cost.growth import AXES, STATE, Cost, fits, on_devices, power_law, run_cost, scaled
 from experiments.lab.canvas import read_caption
 from tests.runs import CACHE, tiny

@@ -8,8 +8,8 @@ import yaml
 
 from conf.base import BadInput
 from conf.compose import compose_values
-from conf.schema import validate
 from conf.tracking import X_AXES
+from conf.validation import validate
 from experiments import dashboard
 from experiments.dashboard import Request, outline, workspace
 from models.positions import SCHEMES
@@ -54,11 +54,11 @@ def test_runs_are_chosen_by_tag_and_grouped_by_settings():
 def test_without_a_key_it_is_built_but_not_saved(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_API_KEY", "")
-    dashboard._main(compose_values("dashboard", ["dry_run=true"]), [])
+    dashboard.run_command(compose_values("dashboard", ["dry_run=true"]), [])
     assert "runs of (the entity of the key)/positions" in capsys.readouterr().out
     for words in ([], ["entity=me"]):
         with pytest.raises(BadInput, match=r"was not saved: No API key configured.*; dry_run=true shows it"):
-            dashboard._main(compose_values("dashboard", words), [])
+            dashboard.run_command(compose_values("dashboard", words), [])
 
 
 @pytest.fixture(scope="module")

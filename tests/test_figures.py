@@ -8,9 +8,10 @@ import torch
 
 from conf.base import BadInput
 from conf.compose import FOLDER, compose_values
+from conf.validation import validate
 from experiments.extend.figures import study_figures
 from experiments.figures import decay as decays
-from experiments.figures.__main__ import _main as program
+from experiments.figures.__main__ import run_command as program
 from experiments.figures.distance import added_scores, curves, default_scheme, scheme_names, scores
 from experiments.figures.gallery import FIGURES, page
 from experiments.figures.rotary import turned
@@ -203,7 +204,6 @@ def test_the_figure_of_the_study_keeps_its_label_clear_of_the_curves(tmp_path, m
     """Drawn from made-up readings; the label of the trained window stands above the axes."""
     import matplotlib.pyplot as plt
 
-    from conf.schema import validate
     from experiments.extend.arms import Study
     from experiments.extend.findings import Findings, Measured, Reading
 

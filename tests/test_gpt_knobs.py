@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from conf.base import BadInput
-from conf.schema import validate
+from conf.validation import validate
 from models.compute import flops_per_token
 from models.gpt import GPT, Shape
 from models.positions import EXTENSIONS, SCHEMES, build_position

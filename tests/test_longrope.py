@@ -15,7 +15,7 @@ from data.corpus import prepare
 from data.retrieval import Task
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
 from experiments.lab.measure.retrieval import make_trials, needle_perplexity
-from experiments.longrope.__main__ import _main
+from experiments.longrope.__main__ import run_command
 from experiments.longrope.candidates import Fitness, Texts, in_place, known, needles, space
 from experiments.longrope.evolution import Evolution, Individual, Scored, Space, best, evolve
 from experiments.longrope.search import Search, override, search_factors
@@ -307,7 +307,7 @@ def test_what_cannot_be_is_one_sentence(base, tmp_path):
     }.items():
         asked = [f"checkpoint={base.folder}", f"cache={CACHE}", "logger=none", words]
         with pytest.raises(BadInput, match=re.escape(said)):
-            _main(compose_values("longrope", asked), asked)
+            run_command(compose_values("longrope", asked), asked)
 
 
 def test_device_of_candidates_is_that_of_the_model():

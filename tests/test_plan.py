@@ -13,7 +13,7 @@ import torch
 from conf.base import BadInput
 from conf.compose import compose_values
 from conf.environment import COMMAND
-from conf.schema import validate
+from conf.validation import validate
 from experiments.lab import launch
 from experiments.lab import plan as engine
 from experiments.lab.launch import Progress

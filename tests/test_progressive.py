@@ -10,7 +10,7 @@ import pytest
 import train as training
 from conf.base import BadInput
 from conf.compose import compose_values
-from conf.schema import validate
+from conf.validation import validate
 from experiments.lab.launch import Launcher
 from experiments.lab.measure.perplexity import measure_checkpoint
 from experiments.lab.statistics import paired_ratio

@@ -25,7 +25,7 @@ from experiments.lab.measure.request import read_request
 from experiments.lab.measure.subject import open_subject
 from experiments.longrope import Recovery, Search, recover, search_factors
 from experiments.longrope.searching import Progress
-from experiments.perplexity import _main
+from experiments.perplexity import run_command
 from models.checkpoint_files import save_checkpoint
 from tests.runs import CACHE, ROOT, tiny
 from train import compose, load_model, train
@@ -155,9 +155,9 @@ def test_another_protocol_device_or_text_is_another_reading(base, monkeypatch, t
 
 def test_what_is_read_back_says_so_and_when_and_by_what_it_was_measured(base, capsys):
     words = [f"checkpoint={base.folder}", f"cache={CACHE}", "segments=3", "logger=none", "contexts=[16]"]
-    _main(compose_values("perplexity", words), words)
+    run_command(compose_values("perplexity", words), words)
     first = capsys.readouterr().out
-    _main(compose_values("perplexity", words), words)
+    run_command(compose_values("perplexity", words), words)
     second = capsys.readouterr().out
     assert "Measured 20" in first and "Read back: measured 20" in second and "text: sotu" in second
     assert "float32 on cpu, commit" in second
@@ -217,7 +217,7 @@ def test_a_file_where_the_folder_would_be(lone, capsys):
     assert result["methods"]["found"] and (folder / "factors.yaml").is_file()  # in a folder for the moment
     shutil.rmtree(folder)
     words = [f"checkpoint={lone}", f"cache={CACHE}", "segments=3", "logger=none", "contexts=[16]"]
-    _main(compose_values("perplexity", words), words)
+    run_command(compose_values("perplexity", words), words)
     out = capsys.readouterr().out
     assert "cannot be written" in out and " perplexity " in out
 
@@ -318,7 +318,7 @@ def test_what_a_text_cannot_bring_along_is_refused(base):
             read_request(compose_values("perplexity", words), words)
     words = [f"checkpoint={base.folder}", "data=files", "data.test=/no/such.txt", "logger=none"]
     with pytest.raises(BadInput, match=r"such\.txt"):
-        _main(compose_values("perplexity", words), words)
+        run_command(compose_values("perplexity", words), words)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

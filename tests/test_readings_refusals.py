@@ -73,7 +73,7 @@ def test_a_mistake_is_one_sentence(folder, name, case):
     words = [*(word for word in rest if word.split("=")[0] not in given), *words]
     program = import_module(f"experiments.{name}" + ".__main__" * (name == "longrope"))
     with pytest.raises(BadInput) as refusal:
-        program._main(compose_values(name, words), words)
+        program.run_command(compose_values(name, words), words)
     sentence = str(refusal.value)
     assert 10 < len(sentence) < 300 + len(str(folder)) * 2 and "\n" not in sentence
     assert not any(word in sentence for word in ("Traceback", "function-", "object at"))

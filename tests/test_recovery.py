@@ -11,7 +11,7 @@ from conf.base import BadInput
 from conf.compose import compose_values
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
 from experiments.longrope import candidates
-from experiments.longrope.__main__ import _main
+from experiments.longrope.__main__ import run_command
 from experiments.longrope.recovery import Recovery, recover, recovery_sentence
 from experiments.longrope.search import Search, search_factors, search_settings
 from experiments.longrope.searching import Progress, format_table
@@ -128,7 +128,7 @@ def test_the_command_recovers_draws_and_says_what_it_gave(runs, capsys):
     _, tuned, file = runs
     words = [f"checkpoint={tuned.folder}", f"recover={file}", f"cache={CACHE}", "logger=none", "length=16"]
     words += [f"{key}={value}" for key, value in SMALL.items()]
-    _main(compose_values("longrope", words), words)
+    run_command(compose_values("longrope", words), words)
     result, folder = recovered(runs, length=16)
     out = capsys.readouterr().out
     assert result["longer"] == 16 and set(result["methods"]["found"]) >= {"search", "held out", "at 8"}

@@ -182,13 +182,13 @@ def test_what_is_no_result_is_one_sentence(tmp_path):
 def test_the_command_writes_page_and_readme(folder, tmp_path, capsys):
     readme = tmp_path / "R.md"
     readme.write_text(f"a\n{program.START}{program.END}\nb\n")
-    program._main(compose_values("report", [f"results={folder}", f"readme={readme}"]), [])
+    program.run_command(compose_values("report", [f"results={folder}", f"readme={readme}"]), [])
     out, table = capsys.readouterr().out, program.markdown(program.gather(folder), folder, readme)
     assert table in out and str(folder / "report.html") in out
     assert readme.read_text() == f"a\n{program.START}\n{table}\n{program.END}\nb\n"
     assert (folder / "report.html").read_text() == render(program.gather(folder))
     with pytest.raises(BadInput, match="there is no such file"):
-        program._main(compose_values("report", [f"results={folder}", f"readme={tmp_path}/none.md"]), [])
+        program.run_command(compose_values("report", [f"results={folder}", f"readme={tmp_path}/none.md"]), [])
     with pytest.raises(BadInput, match="is no folder"):
         program.gather(tmp_path / "nowhere")
 

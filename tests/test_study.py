@@ -9,7 +9,7 @@ import pytest
 
 from conf.base import BadInput
 from conf.compose import FOLDER, compose_values
-from conf.schema import validate
+from conf.validation import validate
 from experiments.extend.arms import base_runs, make_arms, study_settings
 from experiments.extend.findings import Findings, Measured, Reading
 from experiments.extend.report import (

@@ -11,8 +11,9 @@ import pytest
 
 from conf.base import BadInput
 from conf.compose import check_logger, compose_values
-from conf.schema import Logger, validate
+from conf.schema import Logger
 from conf.tracking import check_wandb, offline_records, tracked
+from conf.validation import validate
 from tests.runs import command, finish, run_program, tiny
 from train import compose, train
 

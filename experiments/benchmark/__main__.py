@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from conf.compose import command_line
 from conf.environment import environment
 from conf.files import write_json
+from conf.validation import validate
 from experiments.benchmark.settings import Benchmark, choices
 
 if TYPE_CHECKING:
@@ -79,18 +80,12 @@ def heading(about: dict) -> str:
     )
 
 
-def _main(values: dict, overrides: list[str]) -> None:
-    from conf.schema import validate
-
+def run_command(values: dict, overrides: list[str]) -> None:
+    """Run the benchmark; by default with all schemes and extensions."""
     values["schemes"] = values["schemes"] or choices("position")
     values["extensions"] = values["extensions"] or choices("extend")
     run_sections(validate(Benchmark, values), overrides)
 
 
-def main() -> None:
-    """The command line."""
-    command_line("benchmark", _main)
-
-
 if __name__ == "__main__":
-    main()
+    command_line("benchmark", run_command)

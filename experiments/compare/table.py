@@ -191,7 +191,3 @@ def main() -> None:
     with program():
         words = parser.parse_args()
         print(f"{compare(words.runs, words.out)}\n\nFigure: {words.out}.png, {words.out}.svg")
-
-
-if __name__ == "__main__":
-    main()

@@ -5,7 +5,8 @@
 growth.py says what is measured and how the laws are fitted.
 """
 
-from experiments.cost.growth import main
+from conf.compose import command_line
+from experiments.cost.growth import run_command
 
 if __name__ == "__main__":
-    main()
+    command_line("cost", run_command)

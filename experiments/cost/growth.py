@@ -16,9 +16,9 @@ import numpy as np
 from pydantic import AfterValidator, Field
 
 from conf.base import BadInput, Count, Counts, Listed, PathText, Settings
-from conf.compose import command_line
 from conf.environment import environment
 from conf.files import write_json
+from conf.validation import validate
 from data.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -214,16 +214,6 @@ def run_cost(settings: Cost, overrides: list[str]) -> Path:
     return folder
 
 
-def _main(values: dict, overrides: list[str]) -> None:
-    from conf.schema import validate
-
+def run_command(values: dict, overrides: list[str]) -> None:
+    """Measure, fit, print and draw the costs."""
     run_cost(validate(Cost, values), overrides)
-
-
-def main() -> None:
-    """The command line."""
-    command_line("cost", _main)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from conf.base import PathText, Settings
 from conf.compose import command_line
+from conf.validation import validate
 from experiments.explore.measured import measured
 from experiments.explore.page import render
 
@@ -18,19 +19,13 @@ class Explore(Settings):
     out: PathText
 
 
-def _main(values: dict, overrides: list[str]) -> None:
-    from conf.schema import validate
-
+def run_command(values: dict, overrides: list[str]) -> None:
+    """Write the page."""
     settings = validate(Explore, values)
     page, out = render(measured(Path(settings.results))), Path(settings.out)
     out.write_text(page, encoding="utf-8")
     print(f"Page: {out} ({len(page.encode()) / 1e6:.2f} MB)")
 
 
-def main() -> None:
-    """The command line."""
-    command_line("explore", _main)
-
-
 if __name__ == "__main__":
-    main()
+    command_line("explore", run_command)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from conf.base import BadInput
 from conf.compose import command_line
+from conf.validation import validate
 
 
-def _main(values: dict, overrides: list[str]) -> None:
-    from conf.schema import validate
+def run_command(values: dict, overrides: list[str]) -> None:
+    """Draw the figures and write their page."""
     from experiments.figures.gallery import FIGURES, TITLE, page
     from experiments.figures.settings import Gallery
     from experiments.lab.canvas import save
@@ -37,10 +38,5 @@ def _main(values: dict, overrides: list[str]) -> None:
     print(f"Page with all figures: {readme}")
 
 
-def main() -> None:
-    """The command line."""
-    command_line("figures", _main)
-
-
 if __name__ == "__main__":
-    main()
+    command_line("figures", run_command)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from conf.base import BadInput, Count, Listed
 from conf.run_folder import RunFolder
+from conf.validation import validate
 
 if TYPE_CHECKING:
     from conf.schema import Config
@@ -80,7 +81,7 @@ def existing_base(checkpoint: Path, **changes) -> "Config":
     Raises:
         BadInput: the model was extended or fine-tuned at another window, or the checkpoint cannot be read.
     """
-    from conf.schema import Config, validate
+    from conf.schema import Config
     from models.restore import read_record
 
     trained = read_record(checkpoint)["config"]

@@ -18,6 +18,7 @@ from conf import signals
 from conf.base import BadInput, Count, Settings
 from conf.environment import command_known
 from conf.run_folder import RunFolder, flatten, write_json
+from conf.validation import validate
 from conf.words import FOLDER, quoted
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def job(settings) -> str | None:
     """Train the run of one job; returns why it failed in a sentence, or None."""
     import torch
 
-    from conf.schema import Config, validate
+    from conf.schema import Config
     from train import train
 
     if settings.threads is not None:

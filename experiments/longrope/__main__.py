@@ -16,7 +16,8 @@ from experiments.longrope.search import override, search_factors, search_setting
 from experiments.longrope.searching import SEARCHED, Searching, format_table, search_progress
 
 
-def _main(values: dict, overrides: list[str]) -> None:
+def run_command(values: dict, overrides: list[str]) -> None:
+    """Search, and print, draw and log the result."""
     from experiments.longrope.figure import search_figure
     from experiments.longrope.recovery import recover, recovery_sentence
 
@@ -65,10 +66,5 @@ def _to_wandb(request: Request, result: dict, settings: Searching, folder: Path)
         run.log({"figure": wandb.Image(str(folder / "figure.png"))})
 
 
-def main() -> None:
-    """The command line."""
-    command_line("longrope", _main)
-
-
 if __name__ == "__main__":
-    main()
+    command_line("longrope", run_command)

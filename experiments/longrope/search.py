@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from conf.base import BadInput, CountOrZero, Listed
+from conf.validation import validate
 from experiments.lab.measure.subject import open_subject
 from experiments.longrope.evolution import Scored
 from experiments.longrope.searching import (
@@ -136,7 +137,6 @@ def search_settings(values: dict) -> "tuple[Search | Recovery, Path | None]":
     Raises:
         BadInput: a setting belongs to the other search.
     """
-    from conf.schema import validate
     from experiments.longrope.recovery import Recovery
 
     path, length = values.pop("recover"), values.pop("length")

@@ -23,6 +23,7 @@ import yaml
 
 from conf.base import BadInput
 from conf.files import write_json
+from conf.validation import validate
 from experiments.lab.finetuning import fine_tuned
 from experiments.lab.launch import Engine, Progress
 from experiments.lab.measure.perplexity import measure_checkpoint
@@ -127,8 +128,6 @@ def _fine_tune(stages: Stages, start: Path, extend: dict, factor: int, steps: in
 
 def run_command(values: dict, overrides: list[str]) -> None:
     """Run the command with its composed values: make the plan, carry it out, write the page."""
-    from conf.schema import validate
-
     placed = {key: values[key] for key in ("logger", "trainer", "cache")}
     del values["trainer"]
     engine = validate(Engine, {key: values.pop(key) for key in Engine.model_fields})

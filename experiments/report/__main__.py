@@ -5,7 +5,8 @@
 It reads what experiments.reproduce left, and measures nothing.
 """
 
-from experiments.report.page import main
+from conf.compose import command_line
+from experiments.report.page import run_command
 
 if __name__ == "__main__":
-    main()
+    command_line("report", run_command)

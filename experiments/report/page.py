@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from conf.base import BadInput, PathText, Settings
-from conf.compose import command_line
+from conf.validation import validate
 from experiments.report.gather import NOT_RUN, Report, gather
 from experiments.report.html import render
 from experiments.reproduce import size
@@ -75,9 +75,8 @@ def insert_table(text: str, table: str, path: str) -> str:
     return f"{before}{START}\n{table}\n{END}{rest.split(END)[1]}"
 
 
-def _main(values: dict, overrides: list[str]) -> None:
-    from conf.schema import validate
-
+def run_command(values: dict, overrides: list[str]) -> None:
+    """Write the page and, if one is named, the table in a Markdown file."""
     settings = validate(ReportSettings, values)
     folder = Path(settings.results)
     report = gather(folder)
@@ -90,12 +89,3 @@ def _main(values: dict, overrides: list[str]) -> None:
             raise BadInput(f"readme={readme}: there is no such file")
         readme.write_text(insert_table(readme.read_text(encoding="utf-8"), table, settings.readme), encoding="utf-8")
         print(f"Table: {readme}")
-
-
-def main() -> None:
-    """The command line."""
-    command_line("report", _main)
-
-
-if __name__ == "__main__":
-    main()

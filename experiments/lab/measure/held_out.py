@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conf.base import BadInput, Settings
+from conf.validation import validate
 
 if TYPE_CHECKING:
     from conf.schema import Config
@@ -36,7 +37,6 @@ def other_corpus(checkpoint: Path, config: "Config", record: dict, data: dict, c
     Raises:
         BadInput: the text or the checkpoint's tokenizer is not available.
     """
-    from conf.schema import validate
     from data.corpus import prepare
     from data.settings import DataSettings
 

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from conf.base import BadInput, Count, CountOrZero, Counts, Settings
 from conf.files import with_ending
+from conf.validation import validate
 from data.settings import Retrieval
 from experiments.lab.measure.perplexity import default_contexts
 from experiments.lab.measure.readings import cached_reading, reading_path
@@ -49,7 +50,6 @@ def measure_passkey(
     Args:
         extend, data: plain settings of an extension and of a text, or None for those it was trained with.
     """
-    from conf.schema import validate
     from data.retrieval import Task
 
     task_settings = {"template": settings.template, "digits": settings.digits, "keys": settings.keys}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from conf.base import BadInput, Settings
+from conf.validation import validate
 
 if TYPE_CHECKING:
     from conf.schema import Config, Logger
@@ -40,7 +41,7 @@ def read_request(values: dict, overrides: Sequence[str] = ()) -> Request:
     Raises:
         BadInput: an invalid path, a missing checkpoint, or a setting of data that belongs to the checkpoint.
     """
-    from conf.schema import Config, Logger, validate
+    from conf.schema import Config, Logger
     from models.checkpoint_files import find_checkpoint
     from models.restore import read_record
 
@@ -82,7 +83,7 @@ def choose_passes(request: Request, reading: str) -> tuple[list[str], str]:
     both = get_args(get_args(Pass)[0])
     if reading not in (*both, "both"):
         raise BadInput(f"reading={reading} is not known: one of {', '.join(both)}, both")
-    from conf.schema import Config, validate
+    from conf.schema import Config
 
     extend = request.trained.extend
     if request.extend is not None:

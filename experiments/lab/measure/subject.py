@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from conf.base import BadInput, Settings
 from conf.environment import commit
+from conf.validation import validate
 from experiments.lab.measure.held_out import count_trained_on, other_corpus, trained_corpus
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def open_subject(checkpoint: Path, extend: dict | None, cache: str, data: dict |
     Raises:
         BadInput: the checkpoint cannot be read, or not with that extension.
     """
-    from conf.schema import Config, validate
+    from conf.schema import Config
     from models.restore import make_position
 
     content, record = _read(checkpoint, _state(checkpoint))
