@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from pydantic import Field
+
 from conf.base import Count, Settings, Words
 from conf.compose import compose_values
 
@@ -9,14 +11,18 @@ from conf.compose import compose_values
 class Scale(Settings):
     """A scale: seeds for a verdict, stretches of held-out text for a measurement, overrides of every run.
 
-    text: further overrides for a question that needs text if the corpus of `train` has none.
+    corpora: further overrides on another corpus than that of `train`, by its name in conf/data.
     """
 
     name: str
     seeds: Count
     segments: Count
     train: Words
-    text: Words = ()
+    corpora: dict[str, Words] = Field(default_factory=dict)
+
+    def on(self, corpus: str | None) -> list[str]:
+        """The overrides that change the corpus of `train` to another one; None: it stays."""
+        return [] if corpus is None else [f"data={corpus}", *self.corpora.get(corpus, ())]
 
     def compatible_with(self, words: Sequence[str]) -> list[str]:
         """The overrides of `train` that apply together with `words`, which win; without keys that then do not exist."""

@@ -16,10 +16,12 @@ TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 class Report:
     """The contents of the page: results by label, their figures as data URIs, claims not run, and the conclusions.
 
-    Labels are names of files, <claim> or <claim>-<scale>; missing: title, statement and command by claim.
+    Labels are names of files, <claim> or <claim>-<scale>; gates: a sentence by scale and corpus; missing: title,
+    statement and command by claim.
     """
 
     results: dict[str, dict]
+    gates: dict[str, str]
     figures: dict[str, str]
     missing: dict[str, dict[str, str]]
     conclusions: str | None
@@ -56,7 +58,22 @@ def gather(folder: Path) -> Report:
     }
     conclusions = folder / "conclusions.md"
     text = conclusions.read_text(encoding="utf-8") if conclusions.is_file() else None
-    return Report(results, figures, missing, text)
+    return Report(results, gates(results), figures, missing, text)
+
+
+def gates(results: dict[str, dict]) -> dict[str, str]:
+    """Whether the models of each scale use their window, in a sentence, by scale and corpus."""
+    from experiments.reproduce import describe_gate
+
+    rows: dict[str, dict[str, dict]] = {}
+    for result in results.values():
+        if scale := result.get("scale"):
+            arms = rows.setdefault(f"{scale['name']} on {scale['data']}, windows of {scale['window']}", {})
+            arms |= {row["arm"]: row for row in (result.get("gate") or {"arms": []})["arms"]}
+    return {
+        scale: describe_gate({"arms": list(arms.values())}) if arms else "Whether it uses its window was not measured."
+        for scale, arms in rows.items()
+    }
 
 
 def _result(path: Path) -> dict:

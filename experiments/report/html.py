@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from experiments.report.gather import NOT_RUN, Report
-from experiments.reproduce import blocks, cell, size
+from experiments.reproduce import blocks, cell, describe_gate, size
 
 STYLE = Path(__file__).with_name("report.css")
 BADGES = {
@@ -64,16 +64,19 @@ def _scroll_box(table: str, name: str) -> str:
 
 
 def _summary(report: Report) -> str:
-    """The summary: all claims with all their parts, linked to their sections."""
+    """The summary: whether each scale uses its window, and all claims with their parts, linked to their sections."""
     groups = []
     for label, result in report.results.items():
         rows = [(part["part"], part["word"]) for part in result["parts"]]
         groups.append(_group(label, result["title"], size(result.get("scale")), rows))
     for name, claim in report.missing.items():
         groups.append(_group(_missing_anchor(name), claim["title"], "", [(claim["statement"], NOT_RUN)]))
+    gates = "".join(
+        f"<p><strong>{escape(scale)}</strong>: {escape(text)}</p>\n" for scale, text in report.gates.items()
+    )
     return f"""<nav id="summary" aria-labelledby="summary-title">
 <h2 id="summary-title">Summary</h2>
-<table class="summary">
+{gates}<table class="summary">
 <thead><tr><th scope="col">In question</th><th scope="col">Verdict</th></tr></thead>
 {"".join(groups)}</table>
 </nav>
@@ -96,6 +99,8 @@ def _claim(label: str, result: dict, figure: str | None) -> str:
         f"<p>{escape(part['reason'])}</p></li>\n"
         for part in result["parts"]
     )
+    gate = f"<p>{escape(describe_gate(result['gate']))}</p>\n" if result.get("gate") else ""
+    changed = f"\n<p>Changed before these runs: {escape(result['changed'])}</p>" if result.get("changed") else ""
     paper = "".join(f"<li>{escape(number)}</li>" for number in result["paper"].split("; "))
     tables = blocks(result["rows"])
     beside = "beside wide" if max(len(block[0]) for block in tables) > NARROW_COLUMNS else "beside"
@@ -104,7 +109,7 @@ def _claim(label: str, result: dict, figure: str | None) -> str:
 <h2 id="{name}-title">{escape(title)} {_badge(result["verdict"])}</h2>
 <blockquote><p>{escape(result["statement"])}</p><footer>{escape(result["source"])}</footer></blockquote>
 <h3>What came of it</h3>
-<ul class="parts">
+{gate}<ul class="parts">
 {parts}</ul>
 {_figure(figure, title)}<div class="{beside}">
 <section><h3>Our numbers</h3>
@@ -112,7 +117,7 @@ def _claim(label: str, result: dict, figure: str | None) -> str:
 <aside><h3>In the paper</h3><ul>{paper}</ul></aside>
 </div>
 <h3>The rule, written before</h3>
-<p>{escape(result["rule"])}</p>
+<p>{escape(result["rule"])}</p>{changed}
 <h3>What would settle it</h3>
 <p>{escape(result["settle"])}</p>
 <h3>To have it again</h3>

@@ -33,12 +33,13 @@ def scale(result: dict) -> str:
 
 
 def markdown(report: Report, folder: Path, page: Path) -> str:
-    """A Markdown row for each part of a claim: the statement, the verdict and its numbers, the scale.
+    """Whether each scale uses its window, then a row for each part of a claim: statement, verdict, its numbers, scale.
 
     page: the Markdown file it goes into, from which the results in `folder` are linked.
     """
     folder = Path(os.path.relpath(folder, page.parent))
-    lines = ["| claim | in question | verdict | what was found | scale |", "|---|---|---|---|---|"]
+    lines = [f"{scale}: {_escape(text)}\n" for scale, text in report.gates.items()]
+    lines += ["| claim | in question | verdict | what was found | scale |", "|---|---|---|---|---|"]
     for label, result in report.results.items():
         name = f"[{_escape(result['title'])}]({folder.as_posix()}/{label}.json)"
         for number, part in enumerate(result["parts"]):

@@ -2,4 +2,4 @@
 
 from experiments.lab.face import hand_out
 
-__getattr__ = hand_out(__name__, claims=("CLAIMS",), page=("blocks", "cell", "size"))
+__getattr__ = hand_out(__name__, claims=("CLAIMS",), gate=("describe_gate",), page=("blocks", "cell", "size"))

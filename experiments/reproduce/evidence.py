@@ -146,3 +146,13 @@ def extension(name: str | None, factor: int) -> dict | None:
 def mean(rows: Rows) -> float:
     """Perplexity of the mean loss over seeds."""
     return float(np.exp(np.mean([row["nll"] / row["tokens"] for row in rows])))
+
+
+def effective_context(rows: Rows, column: str = "effective context") -> dict[str, float]:
+    """A column beside perplexity: effective context in tokens, the geometric mean over seeds.
+
+    Empty for text, whose optimum nobody knows.
+    """
+    if "effective_context" not in rows[0]:
+        return {}
+    return {column: float(np.exp(np.mean([np.log(row["effective_context"]["value"]) for row in rows])))}

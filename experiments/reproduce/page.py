@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.lab.statistics import Comparison, Estimate
 from experiments.reproduce.claim import Findings
+from experiments.reproduce.gate import describe_gate
 
 
 def plain(value: Any):
@@ -25,6 +26,8 @@ def plain(value: Any):
 def page(result: dict, findings: Findings) -> str:
     """The text page of a claim: statement, verdicts and table."""
     head = [result["title"], f"Source: {result['source']}", f"Claim: {result['statement']}", f"Rule: {result['rule']}"]
+    head += [f"Changed before these runs: {result['changed']}"] if result.get("changed") else []
+    head += ["", describe_gate(result["gate"])] if result.get("gate") else []
     parts = [f"- {part['part']}: {part['word'].upper()}. {part['reason']}" for part in result["parts"]]
     tail = [
         f"In the paper: {result['paper']}",

@@ -3,13 +3,15 @@
     python -m experiments.reproduce claim=bound
     python -m experiments.reproduce claim=[convergence,spacing] scale=nano seeds=2
     python -m experiments.reproduce claim=all scale=pico launcher=joblib
+    python -m experiments.reproduce claim=[extrapolation,spacing] scale=nano corpus=chains
 
 For each seed, arms of a claim share the order of the data and the initial weights of their common parameters. A run in
 runs/<group>/<name>/ is trained once and shared by all claims that use it. The plan is printed first, and a claim is
 judged as soon as its runs are done. If the command is killed, the same command resumes and retries failed runs.
 
 Results are in runs/claims/<claim>-<scale>/: result.json, table.txt and the figure. A copy without the curves, small
-enough to commit, is in `results`. Figure and table are made from the numbers of result.json.
+enough to commit, is in `results`. Figure and table are made from the numbers of result.json. The gate, whether the
+models use their window at all, stands above the verdicts.
 """
 
 import json
@@ -62,16 +64,18 @@ def conclude(name: str, request: Request, arms: Arms, trained: dict[str, list["R
     from experiments.lab.canvas import save
     from experiments.reproduce.claims import CLAIMS
     from experiments.reproduce.evidence import Evidence
+    from experiments.reproduce.gate import measure_gate
 
     claim = CLAIMS[name]()
     first = next((arm[0] for arm in arms.values() if arm[0].checkpoint is None), None)
-    findings = claim.measure(Evidence(trained, first, request.scale.segments))
+    evidence = Evidence(trained, first, request.scale.segments)
+    gate, findings = measure_gate(evidence, arms), claim.measure(evidence)
     verdicts = claim.judge(findings)
     if arms:
         verdicts = require_seeds(verdicts, request.count, request.scale.seeds)
-    result = record(name, claim, request, first, findings, verdicts, overrides)
+    result = record(name, claim, request, first, findings, verdicts, overrides) | {"gate": gate}
 
-    label = f"{name}-{request.scale.name}" if arms else name
+    label = f"{name}-{request.label}" if arms else name
     folder, summary = Path(request.runs) / "claims" / label, Path(request.results)
     folder.mkdir(parents=True, exist_ok=True)
     summary.mkdir(parents=True, exist_ok=True)
@@ -83,18 +87,18 @@ def conclude(name: str, request: Request, arms: Arms, trained: dict[str, list["R
     for suffix in ("png", "svg"):
         shutil.copyfile(folder / f"figure.{suffix}", summary / f"{label}.{suffix}")
     if first is not None and first.logger.name == "wandb":
-        track(result, first, folder / "figure.png")
+        track(label, result, first, folder / "figure.png")
     files = f"Numbers: {folder}/result.json   Figure: {folder}/figure.png   Summary: {summary}/{label}.json"
     print(f"\n{page(result, findings)}\n{files}\n", flush=True)
     return result
 
 
-def track(result: dict, first: "Config", figure: Path) -> None:
+def track(label: str, result: dict, first: "Config", figure: Path) -> None:
     """A W&B run for the claim, in the group of its training runs: the verdicts in the summary, and the figure."""
     from conf.tracking import tracked_page
 
-    name, scale = result["claim"], result["scale"]["name"]
-    identity = {"id": f"claim-{name}-{scale}", "name": f"{name}-{scale}", "group": first.group, "job_type": "claim"}
+    name, scale = result["claim"], label.removeprefix(f"{result['claim']}-")
+    identity = {"id": f"claim-{label}", "name": label, "group": first.group, "job_type": "claim"}
     settings = {key: result[key] for key in ("title", "statement", "rule", "settle", "scale", "commit")}
     summary = {"verdict": result["verdict"], **{f"verdict/{part['part']}": part["word"] for part in result["parts"]}}
     identity |= {"tags": [name, scale, result["verdict"]], "config": settings, "resume": "allow"}
@@ -113,7 +117,7 @@ def record(name, claim: Claim, request: Request, first, findings: Findings, verd
     """The result of a claim as plain values."""
     from experiments.lab.measure.subject import device_and_precision
 
-    texts = {key: getattr(claim, key) for key in ("title", "source", "statement", "rule", "paper", "settle")}
+    texts = {key: getattr(claim, key) for key in ("title", "source", "statement", "rule", "changed", "paper", "settle")}
     parts = [{"part": part, **asdict(verdict)} for part, verdict in verdicts.items()]
     scale = first and {
         "name": request.scale.name,
@@ -128,6 +132,7 @@ def record(name, claim: Claim, request: Request, first, findings: Findings, verd
     words = [f"claim={name}"]
     if first:
         words += [f"scale={request.scale.name}", *([f"seeds={request.seeds}"] if request.seeds else [])]
+        words += [f"corpus={request.corpus}"] if request.corpus else []
         words += [f"'train={json.dumps(request.train)}'"] if request.train else []
     return {
         "claim": name,

@@ -4,7 +4,7 @@ import numpy as np
 
 from experiments.lab.statistics import compare, compare_seeds
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
-from experiments.reproduce.evidence import mean
+from experiments.reproduce.evidence import effective_context, mean
 
 SINUSOID = "sinusoidal"
 
@@ -31,7 +31,7 @@ class Convergence(Claim):
         rows = []
         for arm, (steps, losses) in curves.items():
             row = {"position": arm, "validation loss": float(losses[:, -1].mean()), "test perplexity": mean(read[arm])}
-            row |= {"share of steps": None, "perplexity ratio": None}
+            row |= effective_context(read[arm]) | {"share of steps": None, "perplexity ratio": None}
             if arm != SINUSOID:
                 sinusoid = curves[SINUSOID][1]
                 row["share of steps"] = compare_seeds(

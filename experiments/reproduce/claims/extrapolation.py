@@ -4,7 +4,7 @@ import numpy as np
 
 from experiments.lab.statistics import Comparison, compare, contrast
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
-from experiments.reproduce.evidence import mean
+from experiments.reproduce.evidence import effective_context, mean
 
 METHODS = {
     "rope": ("none", "interpolate", "ntk", "yarn"),
@@ -53,7 +53,8 @@ class Extrapolation(Claim):
                 for factor, context in ((2, two), (4, four)):
                     read = plain if method == "none" else evidence.perplexity(arm, method, factor)
                     row = {"position": arm, "read by": method, "tokens": context, "at one window": mean(plain[one])}
-                    row |= {"perplexity": mean(read[context]), "over one window": compare(read[context], plain[one])}
+                    row |= {"perplexity": mean(read[context]), **effective_context(read[context])}
+                    row |= {"over one window": compare(read[context], plain[one])}
                     row |= {"over extrapolation": None}
                     if method != "none":
                         row["over extrapolation"] = compare(read[context], plain[context])

@@ -5,7 +5,7 @@ import numpy as np
 from experiments.lab.statistics import MARGIN, Comparison, Estimate, compare, contrast
 from experiments.reproduce.arms import nearest
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
-from experiments.reproduce.evidence import Rows, mean
+from experiments.reproduce.evidence import Rows, effective_context, mean
 from experiments.reproduce.tuning import CONTROL, DIRECT, STEPS, crossing, tuned
 
 BASE, PI = "rope", "interpolate"
@@ -65,7 +65,7 @@ class Finetuning(Claim):
             control[0] = read[DIRECT, 0][1]
             for (method, step), (longer, inside) in read.items():
                 row = {"windows": factor, "positions": "direct" if method == DIRECT else method, "steps": step}
-                row |= {"perplexity": mean(longer), "over direct": None}
+                row |= {"perplexity": mean(longer), **effective_context(longer), "over direct": None}
                 if method != DIRECT:
                     row["over direct"] = compare(longer, read[DIRECT, step][0])
                 is_base = method == DIRECT and step == 0  # the base, which the control is before it is tuned

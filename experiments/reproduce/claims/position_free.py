@@ -2,7 +2,7 @@
 
 from experiments.lab.statistics import MARGIN, compare
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
-from experiments.reproduce.evidence import mean
+from experiments.reproduce.evidence import effective_context, mean
 from experiments.reproduce.tuning import CONTROL, DIRECT, STEPS, tuned
 
 BASE, NOPE, DROPPED = "rope", "none", "dropped"
@@ -61,7 +61,7 @@ class PositionFree(Claim):
             row |= {f"YaRN at {length}": mean(yarn[arm][length]) if arm == rival else None for length in (two, four)}
             rows.append(row)
             for length in (two, four):
-                row = {"arm": arm, "tokens": length, "rival there": rival}
+                row = {"arm": arm, "tokens": length, **effective_context(plain[arm][length]), "rival there": rival}
                 row["over it there"] = None if arm == rival else compare(plain[arm][length], plain[rival][length])
                 beyond.append(row | {"over its YaRN": compare(plain[arm][length], yarn[rival][length])})
         rows = adjusted(rows, "over the rival") + adjusted(beyond, "over it there", "over its YaRN")

@@ -4,7 +4,7 @@ import numpy as np
 
 from experiments.lab.statistics import MARGIN, compare, compare_seeds
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
-from experiments.reproduce.evidence import mean
+from experiments.reproduce.evidence import effective_context, mean
 from experiments.reproduce.tuning import tuned
 
 BASE = "rope"
@@ -68,8 +68,14 @@ class SearchClaim(Claim):
                 evidence.perplexity(arm, contexts=(evidence.window, length))[length]
                 for arm in (f"{method} {HALF} {WHOLE}", f"{method} {WHOLE}")
             )
-            row = {"tuned": method, "windows": f"{HALF}, then {WHOLE}", "perplexity": mean(two)}
-            steps.append(row | {"at once": mean(one), "over at once": compare(two, one)})
+            row = {
+                "tuned": method,
+                "windows": f"{HALF}, then {WHOLE}",
+                "perplexity": mean(two),
+                **effective_context(two),
+            }
+            row |= {"at once": mean(one), **effective_context(one, "effective context at once")}
+            steps.append(row | {"over at once": compare(two, one)})
         return Findings([*tables, *gains, *adjusted(steps, "over at once")], {"factors": factors})
 
     def gain(self, results: list[dict], dims: list[dict], name: str) -> dict:

@@ -1,0 +1,51 @@
+"""Whether the models of a claim use their window; what longer contexts do to one that does not tells of no method.
+
+The gate of lab/measure/context.py over seeds: of the same held-out targets, the loss with half a window of context less
+that with the whole window. It holds for an arm if the interval over seeds and documents is above zero.
+"""
+
+from dataclasses import asdict
+
+from experiments.lab.plan import Arms
+from experiments.lab.statistics import Estimate, compare
+from experiments.reproduce.evidence import Evidence
+
+
+def measure_gate(evidence: Evidence, arms: Arms) -> dict | None:
+    """The gate of every arm that is trained from scratch; None if there is none.
+
+    Returns:
+        {"passed": whether it holds for all of them, "arms": [{"arm", "from", "to": tokens of context, "gain": nats per
+        token with its interval, "passed"}]}.
+    """
+    rows = []
+    for arm, (run, *_) in arms.items():
+        if run.checkpoint is None:
+            half, whole = run.window // 2, run.window
+            read = evidence.perplexity(arm, contexts=(half, whole))
+            compared = compare(read[half], read[whole])
+            row = {"arm": arm, "from": half, "to": whole, "gain": asdict(compared.difference)}
+            rows.append(row | {"passed": compared.difference.low > 0 and compared.documents > 1})
+    return {"passed": all(row["passed"] for row in rows), "arms": rows} if rows else None
+
+
+def describe_gate(gate: dict | None) -> str:
+    """The gate in a sentence; empty where nothing was trained or it was not measured."""
+    if gate is None:
+        return ""
+    rows, failing = gate["arms"], [row["arm"] for row in gate["arms"] if not row["passed"]]
+    least = min(rows, key=lambda row: row["gain"]["value"])
+    spans = sorted({(row["from"], row["to"]) for row in rows})
+    span = " and ".join(f"from {half} to {whole}" for half, whole in spans)
+    gain = f"{span} tokens of context they gain {Estimate(**least['gain'])} nats a token or more"
+    if not failing:
+        return f"The gate holds: all models use their whole window, {gain}."
+    if len(failing) == len(rows):
+        return (
+            f"THE GATE FAILS: no model shows use of the second half of its window ({span} tokens, {least['arm']}: "
+            f"{Estimate(**least['gain'])} nats a token), so what longer contexts do to them says little."
+        )
+    return (
+        f"THE GATE FAILS for {', '.join(failing)}: no use of the second half of the window shows ({span} tokens, "
+        f"{least['arm']}: {Estimate(**least['gain'])} nats a token). It holds for the other {len(rows) - len(failing)}."
+    )

@@ -1,0 +1,71 @@
+"""Above every verdict: whether the models use their window; beside perplexity: how much of a context they use."""
+
+import json
+
+import pytest
+
+from conf.base import BadInput
+from experiments.report.gather import gates
+from experiments.reproduce import verdicts as engine
+from experiments.reproduce.arms import arms_of
+from experiments.reproduce.claims import CLAIMS
+from experiments.reproduce.gate import describe_gate
+from tests.runs import reproduce_request
+from tests.test_reproduce import Small
+
+CHAINS = 'train=["steps=4","snapshots=[2]","data.length=256","data.documents={train: 8, validation: 8, test: 8}"]'
+
+
+def row(arm, low, high):
+    gain = {"value": (low + high) / 2, "low": low, "high": high}
+    return {"arm": arm, "from": 32, "to": 64, "gain": gain, "passed": low > 0}
+
+
+def test_a_gate_that_fails_is_said_in_capitals_and_names_the_models():
+    uses, does_not = row("rope", 0.2, 0.3), row("none", -0.01, 0.02)
+    holds = describe_gate({"arms": [uses, row("alibi", 0.1, 0.2)]})
+    assert holds.startswith("The gate holds") and "from 32 to 64 tokens" in holds and "0.150 [0.100, 0.200]" in holds
+    some, none = describe_gate({"arms": [uses, does_not]}), describe_gate({"arms": [does_not]})
+    assert some.startswith("THE GATE FAILS for none:") and "holds for the other 1" in some
+    assert none.startswith("THE GATE FAILS: no model") and "0.005 [-0.010, 0.020]" in none
+    assert describe_gate(None) == ""
+
+
+def test_a_report_has_the_gate_of_each_scale_over_all_claims():
+    scale = {"name": "pico", "data": "chains", "window": 64}
+    result = {"scale": scale, "gate": {"passed": True, "arms": [row("rope", 0.2, 0.3)]}}
+    other = {"scale": scale, "gate": {"passed": False, "arms": [row("rope", 0.2, 0.3), row("none", -0.1, 0.1)]}}
+    old = {"scale": {"name": "nano", "data": "sotu", "window": 32}}
+    found = gates({"a": result, "b": other, "c": old, "bound": {"scale": None}})
+    assert list(found) == ["pico on chains, windows of 64", "nano on sotu, windows of 32"]
+    assert "FAILS for none" in found["pico on chains, windows of 64"] and "the other 1" in found[next(iter(found))]
+    assert "not measured" in found["nano on sotu, windows of 32"]
+
+
+def test_on_chains_effective_context_stands_beside_perplexity_and_the_gate_above_the_verdict(
+    tmp_path, monkeypatch, capsys, one_thread
+):
+    monkeypatch.setitem(CLAIMS, "convergence", Small)
+    request = reproduce_request(tmp_path, "convergence", "corpus=chains", "seeds=1", CHAINS)
+    result = engine.reproduce(["convergence"], request, [])["convergence"]
+    assert [0.99 < row["effective context"] < 32.01 for row in result["rows"]] == [True, True]
+    assert [row["arm"] for row in result["gate"]["arms"]] == ["sinusoidal", "rope"]
+    out = capsys.readouterr().out
+    assert out.index("GATE FAILS") < out.index("RoPE takes fewer steps than the sinusoid: ")
+    assert "corpus=chains" in result["command"] and result["scale"]["data"] == "chains"
+    assert json.loads((tmp_path / "results" / "convergence-tiny-chains.json").read_text())["gate"] == result["gate"]
+
+
+def test_one_word_changes_the_corpus_of_all_runs_and_a_claim_keeps_to_the_one_it_needs(tmp_path):
+    def corpora(claim, *words):
+        request = reproduce_request(tmp_path, claim, "seeds=1", *words)
+        return {(run.group, run.data.name) for (run,) in arms_of(CLAIMS[claim](), request).values()}
+
+    assert corpora("convergence") == {("claims-tiny", "sotu")}
+    assert corpora("convergence", "corpus=chains") == {("claims-tiny-chains", "chains")}
+    assert corpora("effective_window", "corpus=chains") == {("claims-tiny-chains", "sotu")}, "keys are hidden in text"
+    assert corpora("convergence", "scale=pico", "corpus=chains") == {("claims-pico", "chains")}, "its own corpus"
+    run = next(iter(arms_of(CLAIMS["effective_window"](), reproduce_request(tmp_path, "a", "scale=pico")).values()))[0]
+    assert (run.data.name, run.data.tokenizer.kind, run.steps, run.window) == ("sotu", "bytes", 1500, 64)
+    with pytest.raises(BadInput, match="data=chain"):
+        corpora("convergence", "corpus=chain")
