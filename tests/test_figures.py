@@ -12,13 +12,14 @@ from conf.validation import validate
 from experiments.extend.figures import study_figures
 from experiments.figures import decay as decays
 from experiments.figures.__main__ import run_command as program
-from experiments.figures.distance import added_scores, curves, default_scheme, scheme_names, scores
+from experiments.figures.distance import added_scores, curves, scores
 from experiments.figures.gallery import FIGURES, page
 from experiments.figures.rotary import turned
+from experiments.figures.schemes import default_scheme, make_scheme, scheme_names
 from experiments.figures.settings import Gallery
 from experiments.figures.sinusoid import codes, encoding, fitted_errors, shift_errors, shift_matrix, step_lengths
 from experiments.figures.spectra import spacings
-from experiments.lab.canvas import pyplot, scheme
+from experiments.lab.canvas import pyplot
 from models.positions.bias import alibi_slopes
 from models.positions.diagnostics import kernel
 from models.positions.frequencies import phases
@@ -60,7 +61,7 @@ def test_the_committed_page_shows_every_figure_as_it_was_drawn():
 
 
 def one(name, **knobs):
-    return scheme(name, width=16, heads=4, **knobs).double()
+    return make_scheme(name, width=16, heads=4, **knobs).double()
 
 
 Q, K = torch.randn(2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -74,7 +75,7 @@ def test_distance_alibi_falls_by_its_slopes():
 
 
 def test_distance_rope_is_the_mean_cosine_for_constant_q_and_k():
-    position, ones = scheme("rope", width=32).double(), torch.ones(1, 1, 32, dtype=torch.float64)
+    position, ones = make_scheme("rope", width=32).double(), torch.ones(1, 1, 32, dtype=torch.float64)
     expected = kernel(position.frequencies("cpu"), EVEN)
     torch.testing.assert_close(scores(position, 0, ones, ones, LENGTH)[0, 0], expected * 32**0.5)
     torch.testing.assert_close(decays.cosines(position, 0, 3 * ones, ones, LENGTH)[0, 0], expected)
@@ -82,7 +83,7 @@ def test_distance_rope_is_the_mean_cosine_for_constant_q_and_k():
 
 def test_distance_counts_from_the_query_to_keys_before_it():
     """One pair that is far from symmetric: the score of q at i with k at j is q·k turned by -(i - j)."""
-    position = scheme("rope", width=2).double()
+    position = make_scheme("rope", width=2).double()
     q, k = torch.tensor([1.0, 0.0]).double(), torch.tensor([0.0, 1.0]).double()
     found = scores(position, 0, q.view(1, 1, 2), k.view(1, 1, 2), LENGTH)[0, 0]
     torch.testing.assert_close(found, EVEN.sin() * 2**-0.5)
@@ -95,7 +96,7 @@ def test_distance_without_positions_is_flat():
 
 
 def test_distance_what_is_added_to_the_embeddings_scores_by_itself():
-    position = scheme("sinusoidal", width=32)
+    position = make_scheme("sinusoidal", width=32)
     expected = kernel(position.spectrum.table(32), EVEN) * 16 * 32**-0.5
     torch.testing.assert_close(added_scores(position, LENGTH)[0, 0], expected)
 
@@ -120,7 +121,7 @@ def test_distance_every_scheme_is_found_and_none_but_nope_is_flat():
 
 
 def test_the_shift_matrix_moves_every_position_alike():
-    position = scheme("sinusoidal", 32)
+    position = make_scheme("sinusoidal", 32)
     for offset in (1, 7):
         assert shift_errors(position, offset, 500).max() < 1e-12
         matrix = shift_matrix(position, offset)
@@ -131,19 +132,19 @@ def test_the_shift_matrix_moves_every_position_alike():
 
 
 def test_no_matrix_shifts_the_bits_but_one_shifts_the_sinusoid():
-    assert fitted_errors(scheme("binary", 32), 1, 500, 10).max() > 0.5
-    assert fitted_errors(scheme("sinusoidal", 8), 1, 500, 8).max() < 1e-6
+    assert fitted_errors(make_scheme("binary", 32), 1, 500, 10).max() > 0.5
+    assert fitted_errors(make_scheme("sinusoidal", 8), 1, 500, 8).max() < 1e-6
 
 
 def test_a_step_of_the_sinusoid_is_as_long_everywhere_and_of_the_bits_is_not():
-    lengths = step_lengths(encoding(scheme("binary", 32, bits=3), 0, 8)[:, :3])
+    lengths = step_lengths(encoding(make_scheme("binary", 32, bits=3), 0, 8)[:, :3])
     torch.testing.assert_close((lengths**2 / 4).round(), torch.tensor([1, 2, 1, 3, 1, 2, 1.0]).double())
-    steps = step_lengths(encoding(scheme("sinusoidal", 32), 0, 100))
+    steps = step_lengths(encoding(make_scheme("sinusoidal", 32), 0, 100))
     torch.testing.assert_close(steps, steps[:1].expand(99))
 
 
 def test_a_query_turns_pair_by_pair_by_its_frequencies():
-    position = scheme("rope", 8)
+    position = make_scheme("rope", 8)
     path = turned(position, torch.arange(1, 9, dtype=torch.float64), LENGTH)
     assert path.shape == (LENGTH, 4, 2) and path[0, 1].tolist() == [2, 6]
     angle = torch.atan2(path[..., 1], path[..., 0])
@@ -161,7 +162,7 @@ def test_spacings_are_all_that_need_no_file_and_share_their_slowest_frequency():
 
 
 def test_the_bound_of_roformer_starts_at_its_mean_count_and_holds():
-    frequencies = scheme("rope", 32).frequencies("cpu")
+    frequencies = make_scheme("rope", 32).frequencies("cpu")
     assert decays.decay_bound(frequencies, torch.zeros(1)).item() == pytest.approx((16 + 1) / 2)
     h = torch.randn(16, generator=torch.Generator().manual_seed(3), dtype=torch.float64)  # q k*, here real
     jump = torch.cat((h, torch.zeros(1))).diff().abs().max()

@@ -9,9 +9,10 @@ from dataclasses import asdict
 
 from conf.schema import Config
 from experiments.benchmark.peers import PEERS
-from experiments.benchmark.timing import Run, format_spread, ratio, timed_loop
+from experiments.benchmark.timing import Run, peak_cell, ratio, spread_cell, timed_loop
 from experiments.benchmark.workbench import Workbench
 from experiments.lab.measure.protocols import measure
+from experiments.lab.tables import format_rows
 from experiments.schemes import doors
 from models.positions import SCHEMES
 
@@ -93,17 +94,12 @@ def _bounded(bench: Workbench, model: str, context: int) -> list[dict]:
 
 def table(rows: list[dict]) -> str:
     """Speeds, then memories."""
-    lines = [f"{'model':<6} {'context':>7}  {'scheme':<18} {'protocol':<14} {'tokens/s':>10} {'MFU':>5} {'peak MB':>9}"]
-    lines[0] += "  speed over plain forward"
-    for row in (row for row in rows if row["kind"] == "speed"):
-        start = f"{row['model']:<6} {row['context']:>7}  {row['scheme']:<18} {row['protocol']:<14} "
-        if row["failure"]:
-            lines.append(f"{start}{row['failure']}")
-            continue
-        rate, over = row["tokens_per_second"]["median"], format_spread(row.get("speed_over_plain"))
-        lines.append(f"{start}{rate:>10,.0f} {row['mfu']['median']:>5.2f} {row['peak'] / 1e6:>9,.1f}  {over}")
-    lines += ["", f"{'model':<6} {'context':>7}  {'scheme':<18} {'peak MB':>9} {'dense bias MB':>14}"]
-    for row in (row for row in rows if row["kind"] == "bounded"):
-        peak = row["failure"] or f"{row['peak'] / 1e6:>9,.1f} {row['dense'] / 1e6:>14,.1f}"
-        lines.append(f"{row['model']:<6} {row['context']:>7}  {row['scheme']:<18} {peak}")
-    return "\n".join(lines)
+    shared = {"model": "{model}", "context": "{context}", "scheme": "{scheme}"}
+    speed = {"protocol": "{protocol}", "tokens/s": "{tokens_per_second[median]:,.0f}", "MFU": "{mfu[median]:.2f}"}
+    speed |= {"peak MB": peak_cell, "speed over plain forward": spread_cell("speed_over_plain")}
+    memory = {"peak MB": lambda row: row["failure"] or peak_cell(row)}
+    memory["dense bias MB"] = lambda row: f"{row['dense'] / 1e6:,.1f}"
+    kinds = {"speed": shared | speed, "bounded": shared | memory}
+    return "\n\n".join(
+        format_rows([row for row in rows if row["kind"] == kind], columns) for kind, columns in kinds.items()
+    )

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from conf.schema import Config
-from experiments.benchmark.timing import Outcome, Run, format_spread, ratio
+from experiments.benchmark.timing import Outcome, Run, ratio, spread_cell
 from experiments.benchmark.workbench import Workbench
+from experiments.lab.tables import format_rows
 from models.positions import base
 
 AS_IT_IS, BIASED, WHOLE = "as it is", "T5", "T5 at once, over T5"
@@ -107,11 +108,6 @@ def without_row_chunks(run: Run) -> Run:
 
 def table(rows: list[dict]) -> str:
     """Ratios to the unchanged step, medians with quartiles."""
-    lines = [
-        f"{'model':<6} {'window':>6} {'batch':>5}  {'change':<27} {'seconds / as it is':<20} {'peak / as it is':>15}"
-    ]
-    for row in rows:
-        start = f"{row['model']:<6} {row['window']:>6} {row['batch']:>5}  {row['change']:<27} "
-        over = f"{format_spread(row.get('seconds_over')):<20} {row.get('peak_over', float('nan')):>15.2f}"
-        lines.append(start + (row["failure"] or over))
-    return "\n".join(lines)
+    columns = {"model": "{model}", "window": "{window}", "batch": "{batch}", "change": "{change}"}
+    columns["seconds / as it is"] = spread_cell("seconds_over")
+    return format_rows(rows, columns | {"peak / as it is": "{peak_over:.2f}"})

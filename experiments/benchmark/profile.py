@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from experiments.benchmark.step import BARE
 from experiments.benchmark.workbench import Workbench
+from experiments.lab.tables import format_rows
 
 STEPS, WARM = 5, 3
 LISTED = 12  # operations with a line of their own
@@ -46,8 +47,6 @@ def _seconds(event, bench: Workbench) -> float:
 
 def table(rows: list[dict]) -> str:
     """Milliseconds a step, and the share of all."""
-    lines = [f"{'model':<6} {'window':>6} {'batch':>5}  {'operation':<52} {'calls':>6} {'ms a step':>10}  share"]
-    for row in rows:
-        start = f"{row['model']:<6} {row['window']:>6} {row['batch']:>5}  {row['operation'][:52]:<52} "
-        lines.append(f"{start}{row['calls']:>6.0f} {1000 * row['seconds']:>10.1f}  {row['share']:.3f}")
-    return "\n".join(lines)
+    columns = {"model": "{model}", "window": "{window}", "batch": "{batch}", "operation": "{operation:.52}"}
+    columns |= {"calls": "{calls:.0f}", "ms a step": lambda row: f"{1000 * row['seconds']:.1f}"}
+    return format_rows(rows, columns | {"share": "{share:.3f}"})

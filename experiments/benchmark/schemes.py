@@ -3,8 +3,9 @@
 from dataclasses import asdict
 
 from conf.schema import Config
-from experiments.benchmark.timing import Outcome, format_spread, ratio
+from experiments.benchmark.timing import Outcome, format_spread, peak_cell, ratio
 from experiments.benchmark.workbench import Workbench
+from experiments.lab.tables import format_rows
 
 REFERENCE = "rope"
 
@@ -62,14 +63,10 @@ def _with_ratios(outcome: Outcome, reference: Outcome) -> dict:
 def table(rows: list[dict]) -> str:
     """Ratios to the reference, medians with quartiles, and the MFU and the peak of a training step."""
     over = rows[0]["reference"]
-    head = f"{'model':<6} {'window':>6} {'batch':>5}  {'':<12} {f'forward / {over}':<20} {f'step / {over}':<20}"
-    lines = [f"{head} {'MFU':>5} {f'peak / {over}':>11} {'peak MB':>9}"]
-    for row in rows:
-        line = f"{row['model']:<6} {row['window']:>6} {row['batch']:>5}  {row['name']:<12}"
-        for part in ("forward", "step"):
-            line += f" {format_spread(row[part].get('seconds_over_reference')):<20}"
-        if "peak_over_reference" in row["step"]:
-            step = row["step"]
-            line += f" {step['mfu']['median']:>5.2f} {step['peak_over_reference']:>11.2f} {step['peak'] / 1e6:>9,.1f}"
-        lines.append(line + (row["forward"]["failure"] or row["step"]["failure"] or ""))
-    return "\n".join(lines)
+    columns = {"model": "{model}", "window": "{window}", "batch": "{batch}", "": "{name}"}
+    for part in ("forward", "step"):
+        columns[f"{part} / {over}"] = lambda row, part=part: format_spread(row[part]["seconds_over_reference"])
+    columns |= {"MFU": "{step[mfu][median]:.2f}", f"peak / {over}": "{step[peak_over_reference]:.2f}"}
+    columns["peak MB"] = lambda row: peak_cell(row["step"])
+    failed = ({"failure": row["forward"]["failure"] or row["step"]["failure"]} for row in rows)
+    return format_rows(map(dict.__or__, rows, failed), columns)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conf.resolve import resolve
-from experiments.benchmark.timing import Run, format_spread, ratio, timed_loop
+from experiments.benchmark.timing import Run, ratio, spread_cell, timed_loop
 from experiments.benchmark.workbench import Workbench
 from experiments.lab.measure.subject import device_and_precision
+from experiments.lab.tables import format_rows
 from experiments.longrope import Fitness, Individual, Texts, in_place, known, space
 from models.gpt import GPT
 from models.positions.longrope import LongRoPE
@@ -105,12 +106,6 @@ def one_at_a_time(bench: Workbench, name: str, texts: Texts, batch_tokens: int) 
 
 def table(rows: list[dict]) -> str:
     """Candidates per second, both ways."""
-    lines = [f"{'model':<6} {'texts':>9} {'a pass':>8}  {'way':<14} {'candidates/s':>12}  speed over one at a time"]
-    for row in rows:
-        start = f"{row['model']:<6} {row['texts']:>4} x {row['length']:<4}{row['batch_tokens']:>7}  {row['way']:<14} "
-        if row["failure"]:
-            lines.append(f"{start}{row['failure']}")
-        else:
-            over = format_spread(row.get("speed_over_one"))
-            lines.append(f"{start}{row['candidates_per_second']['median']:>12.1f}  {over}")
-    return "\n".join(lines)
+    columns = {"model": "{model}", "texts": "{texts} x {length}", "a pass": "{batch_tokens}", "way": "{way}"}
+    columns["candidates/s"] = "{candidates_per_second[median]:.1f}"
+    return format_rows(rows, columns | {"speed over one at a time": spread_cell("speed_over_one")})

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from conf.schema import Config
 from experiments.benchmark.peers import PEERS
-from experiments.benchmark.timing import Run, format_spread, ratio, spread
+from experiments.benchmark.timing import Run, peak_cell, ratio, spread, spread_cell
 from experiments.benchmark.workbench import Workbench
+from experiments.lab.tables import format_rows
 from models.compute import flops_per_token, matmul_size
 from train import train
 
@@ -87,13 +88,6 @@ def peer(bench: Workbench, config: Config, name: str) -> Run:
 
 def table(rows: list[dict]) -> str:
     """Medians, with quartiles where they are ratios."""
-    head = f"{'model':<6} {'window':>6} {'batch':>5}  {'contestant':<19} {'tokens/s':>10} {'MFU':<19} {'peak MB':>9}"
-    lines = [f"{head}  speed over our bare loop"]
-    for row in rows:
-        start = f"{row['model']:<6} {row['window']:>6} {row['batch']:>5}  {row['contestant']:<19} "
-        if row["failure"]:
-            lines.append(f"{start}{row['failure']}")
-            continue
-        rate, over = row["tokens_per_second"]["median"], format_spread(row.get("speed_over_bare"))
-        lines.append(f"{start}{rate:>10,.0f} {format_spread(row['mfu']):<19} {row['peak'] / 1e6:>9,.1f}  {over}")
-    return "\n".join(lines)
+    columns = {"model": "{model}", "window": "{window}", "batch": "{batch}", "contestant": "{contestant}"}
+    columns |= {"tokens/s": "{tokens_per_second[median]:,.0f}", "MFU": spread_cell("mfu"), "peak MB": peak_cell}
+    return format_rows(rows, columns | {"speed over our bare loop": spread_cell("speed_over_bare")})

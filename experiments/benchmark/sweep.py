@@ -20,6 +20,7 @@ from conf.resolve import resolve
 from conf.schema import Config
 from experiments.benchmark.timing import format_spread, spread
 from experiments.benchmark.workbench import Workbench
+from experiments.lab.tables import format_rows, format_table
 
 START_UP_ENDS = "first step"  # the last part of a job that is start-up
 
@@ -95,18 +96,13 @@ def error_line(errors: str) -> str:
 
 def table(rows: list[dict]) -> str:
     """Rates, then parts with their sums."""
-    lines = [f"{'at once':>7} {'runs':>5} {'steps':>6} {'seconds':>8} {'runs/hour':>10} {'once going':>11}"]
-    for row in (row for row in rows if row["kind"] == "rate"):
-        start = f"{row['at_once']:>7} {row['runs']:>5} {row['steps']:>6} "
-        speeds = "{seconds:>8.1f} {runs_per_hour:>10,.0f} {runs_per_hour_going:>11,.0f}"
-        lines.append(start + (row["failure"] or speeds.format(**row)))
-    lines += ["", f"{'one job alone':<22} seconds"]
-    alone = [row for row in rows if row["kind"] == "part"]
-    for row in alone:
-        lines.append(f"{row['part']:<22} {row['failure'] or format_spread(asdict(spread(row['seconds'])))}")
+    rates, alone = ([row for row in rows if row["kind"] == kind] for kind in ("rate", "part"))
+    columns = {"at once": "{at_once}", "runs": "{runs}", "steps": "{steps}", "seconds": "{seconds:.1f}"}
+    columns |= {"runs/hour": "{runs_per_hour:,.0f}", "once going": "{runs_per_hour_going:,.0f}"}
+    parts = [[row["part"], row["failure"] or format_spread(asdict(spread(row["seconds"])))] for row in alone]
     if not any(row["failure"] for row in alone):
         first = [row["part"] for row in alone].index(START_UP_ENDS) + 1
         for label, included in (("start-up, first step in", alone[:first]), ("all", alone)):
             total = spread([sum(repetition) for repetition in zip(*(row["seconds"] for row in included), strict=True)])
-            lines.append(f"{label:<22} {format_spread(asdict(total))}")
-    return "\n".join(lines)
+            parts.append([label, format_spread(asdict(total))])
+    return f"{format_rows(rates, columns)}\n\n{format_table(['one job alone', 'seconds'], parts)}"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from conf.base import BadInput
 from conf.compose import program
+from experiments.lab.tables import format_table
 
 REGROUPING = ("self_extend", "rerope")  # extensions that replace scores, and leave the fast attention
 Numbers = Iterator[tuple[str, float]]  # a row in words, and its number
@@ -104,7 +105,7 @@ TARGETS = (
 def table(folder: Path) -> str:
     """A line for each target: the bound, the number, the verdict and the row that decided."""
     sections = {path.stem: json.loads(path.read_text())["rows"] for path in folder.glob("*.json")}
-    lines = [f"{'target':<43} {'bound':>7} {'measured':>8}  {'':<12} row"]
+    lines = []
     for target in TARGETS:
         bound = f"{'≥' if target.at_least else '≤'} {target.limit:.2f}"
         try:
@@ -113,9 +114,8 @@ def table(folder: Path) -> str:
             judged, missing = None, "to be rerun"
         row, value, met = judged or ("", None, None)
         outcome = missing if judged is None else "met" if met else "missed"
-        number = "-" if value is None else f"{value:.3f}"
-        lines.append(f"{target.what:<43} {bound:>7} {number:>8}  {outcome:<12} {row}".rstrip())
-    return "\n".join(lines)
+        lines.append([target.what, bound, value and f"{value:.3f}", outcome, row])
+    return format_table(["target", "bound", "measured", "", "row"], lines)
 
 
 def main() -> None:

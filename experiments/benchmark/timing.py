@@ -4,7 +4,7 @@ A ratio is formed within each round and only then summarised, because a slow min
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,6 +54,16 @@ def ratio(above: Outcome, below: Outcome) -> Spread:
 def format_spread(values: dict | None) -> str:
     """A spread as text, from the plain values of a row; a dash if there is none."""
     return "{median:.2f} [{low:.2f}, {high:.2f}]".format(**values) if values else "-"
+
+
+def spread_cell(key: str) -> Callable[[Mapping], str]:
+    """The cell of a table with the spread under a key of its row."""
+    return lambda row: format_spread(row[key])
+
+
+def peak_cell(row: Mapping) -> str:
+    """The cell of a table with the peak memory of its row, in MB."""
+    return f"{row['peak'] / 1e6:,.1f}"
 
 
 def timed_loop(step: Callable[[], object], device: torch.device, before: int = 0) -> Run:

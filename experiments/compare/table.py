@@ -16,6 +16,8 @@ from conf.base import BadInput
 from conf.compose import program
 from conf.files import with_ending
 from experiments.compare.recorded import Recorded, read
+from experiments.lab.canvas import COLOURS, Drawing, headed, log_ticks, pyplot, save
+from experiments.lab.tables import format_table
 
 # Settings of where a run is saved and logged, which do not change its results.
 IGNORED = ("name", "runs", "cache", "logger", "trainer.progress")
@@ -86,13 +88,9 @@ def text(runs: list[Recorded]) -> str:
 
 
 def columns(table: dict[str, list]) -> str:
-    """Format rows, by name, as aligned columns."""
-    lines = [[name, *map(_cell, values)] for name, values in table.items()]
-    first, *rest = (max(map(len, column)) for column in zip(*lines, strict=True))
-    return "\n".join(
-        "  ".join([line[0].ljust(first), *(cell.rjust(width) for cell, width in zip(line[1:], rest, strict=True))])
-        for line in lines
-    )
+    """Format rows, by name, of which the first is the head, as aligned columns."""
+    head, *rows = ([name, *map(_cell, values)] for name, values in table.items())
+    return format_table(head, rows)
 
 
 def _cell(value) -> str:
@@ -101,8 +99,6 @@ def _cell(value) -> str:
 
 def draw(runs: list[Recorded]):
     """Draw loss against tokens, and perplexity against context if there is any."""
-    from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
-
     plt = pyplot()
     drawn = [run for run in runs if any(run.curves.get(curve) for curve in CURVES)]
     read = [run for run in runs if run.readings]
@@ -148,9 +144,8 @@ def _contexts(panel, runs: dict[str, Recorded], colours: dict[str, str]) -> None
             ticks |= set(x)
     for window in {run.config.get("original_window") for run in runs.values() if run.readings} - {None}:
         panel.axvline(window, color="black", linewidth=0.8, linestyle=":")
-    panel.set(xscale="log", yscale="log", xlabel="tokens of context (dotted: the trained window)", ylabel="perplexity")
-    panel.set_xticks(sorted(ticks), [f"{tick}" for tick in sorted(ticks)])
-    panel.xaxis.minorticks_off()
+    panel.set(yscale="log", xlabel="tokens of context (dotted: the trained window)", ylabel="perplexity")
+    log_ticks(panel, sorted(ticks))
     panel.set_title("perplexity against context (bands: 95 % over documents)")
 
 
@@ -169,8 +164,6 @@ def compare(sources: list[str], out: Path) -> str:
         raise BadInput(f"compare takes two runs or more, not only {' '.join(sources)}")
     if not out.name:
         raise BadInput(f"--out={out} must be the name of files, without their suffix")
-    from experiments.lab.canvas import save
-
     runs = [read(source) for source in sources]
     report = text(runs)
     out.parent.mkdir(parents=True, exist_ok=True)

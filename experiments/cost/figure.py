@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot, save
+from experiments.lab.canvas import COLOURS, Drawing, headed, plain_numbers, pyplot, save
 
 QUANTITIES = {"seconds": "seconds a step", "peak": "peak memory, MB"}
 UNITS = {"seconds": 1.0, "peak": 1e-6}
@@ -27,9 +27,7 @@ def cost_figure(path: Path, rows: list[dict], fits: list[dict], paper: list[dict
         panel.set_xscale("log", base=2)
         panel.set_yscale("log")
         panel.xaxis.set_major_formatter("{x:g}")
-        panel.yaxis.set_major_formatter("{x:g}")
-        panel.yaxis.set_minor_formatter("{x:g}")
-        panel.tick_params(axis="y", which="both", labelsize=7)
+        plain_numbers(panel)
         panel.grid(alpha=0.3, which="both")
         panel.legend(fontsize=7, frameon=False)
     settings = about["settings"]

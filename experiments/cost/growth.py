@@ -20,6 +20,7 @@ from conf.environment import environment
 from conf.files import write_json
 from conf.validation import validate
 from data.settings import DataSettings
+from experiments.lab.tables import format_rows
 
 if TYPE_CHECKING:
     from conf.schema import Config
@@ -162,27 +163,19 @@ def on_devices(seconds: float, exponent: float, weights: int, devices, bandwidth
 
 def table(laws: list[dict], paper: list[dict], bandwidths) -> str:
     """The exponents, then the devices."""
-    head = f"{'axis':<7} {'fitted in':>13}  {'seconds: exponent':<20} {'off':>5}"
-    lines = [f"{head}  {'operations: exponent':>20}  {'peak: exponent':>14} {'off':>5}"]
-    for fit in laws:
-        rounds, seconds, peak = (
-            "{median:.2f} [{low:.2f}, {high:.2f}]".format(**fit["rounds"]),
-            fit["seconds"],
-            fit["peak"],
-        )
-        line = f"{fit['axis']:<7} {fit['low']:>5} - {fit['high']:<5}  {rounds:<20} {seconds['off']:>5.2f}"
-        lines.append(f"{line}  {fit['operations']['exponent']:>20.2f}  {peak['exponent']:>14.2f} {peak['off']:>5.2f}")
-    speeds = ", ".join(f"{value / 1e9:g}" for value in bandwidths)
-    lines.append(
-        f"\nEstimated for the same batch shared by all devices, nothing overlapping; seconds per step at {speeds} GB/s:"
+    from experiments.benchmark import spread_cell
+
+    exponents = {"axis": "{axis}", "fitted in": "{low} - {high}", "seconds: exponent": spread_cell("rounds")}
+    exponents |= {"seconds: off": "{seconds[off]:.2f}", "operations: exponent": "{operations[exponent]:.2f}"}
+    exponents |= {"peak: exponent": "{peak[exponent]:.2f}", "peak: off": "{peak[off]:.2f}"}
+    costs = {"": "{strategy}", "devices": "{devices}", "MB sent": lambda row: f"{row['sent'] / 1e6:,.1f}"}
+    costs["MB of state"] = lambda row: f"{row['state'] / 1e6:,.1f}"
+    for place, bandwidth in enumerate(bandwidths):
+        costs[f"seconds at {bandwidth / 1e9:g} GB/s"] = f"{{seconds[{place}]:.4g}}"
+    return (
+        f"{format_rows(laws, exponents)}\n\nEstimated for a step of the same batch shared by all devices, nothing "
+        f"overlapping:\n{format_rows(paper, costs)}"
     )
-    for row in paper:
-        times = "  ".join(f"{value:.4g}" for value in row["seconds"])
-        lines.append(
-            f"{row['strategy']:<5} {row['devices']:>3} devices  {row['sent'] / 1e6:>9,.1f} MB sent  "
-            f"{row['state'] / 1e6:>9,.1f} MB of state  {times}"
-        )
-    return "\n".join(lines)
 
 
 def run_cost(settings: Cost, overrides: list[str]) -> Path:

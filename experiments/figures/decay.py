@@ -14,7 +14,8 @@ from torch import Tensor
 
 from conf.base import BadInput
 from experiments.figures.distance import scores
-from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot, scheme
+from experiments.figures.schemes import make_scheme
+from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
 from models.positions import Position
 from models.positions.diagnostics import kernel
 from models.positions.frequencies import phases
@@ -153,7 +154,7 @@ def decay(gallery: "Gallery") -> Drawing:
     result, offsets = decay_curves(model, length), torch.arange(length)
     everything = result.trained.flatten(0, 2)  # (layers·N·H, T)
     by_head = result.trained.mean(1).flatten(0, 1)  # (layers·H, T)
-    own, wide = (position.frequencies("cpu") for position in (model.position, scheme("rope", 128)))
+    own, wide = (position.frequencies("cpu") for position in (model.position, make_scheme("rope", 128)))
 
     plt = pyplot()
     figure, grid = plt.subplots(2, 2, figsize=(12, 8), layout="constrained")

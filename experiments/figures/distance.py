@@ -8,38 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from conf.compose import FOLDER
+from experiments.figures.schemes import default_scheme, scheme_names
 from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
 from experiments.schemes import doors
-from models.positions import SCHEMES, Position, build_position
+from models.positions import Position
 from models.positions.extensions import length_of
 
 if TYPE_CHECKING:
     from experiments.figures.settings import Gallery
-
-
-def scheme_names() -> list[str]:
-    """The schemes of conf/position, in the order of the README."""
-    return sorted((path.stem for path in (FOLDER / "position").glob("*.yaml")), key=list(SCHEMES).index)
-
-
-def default_scheme(name: str) -> Position:
-    """A scheme with the default settings of `position=<name>` in nano, its learned parameters perturbed.
-
-    Otherwise tables that start at zero would show nothing. The laws of the tests do the same.
-    """
-    from train import compose
-
-    config = compose([f"position={name}"])
-    shape = config.model
-    geometry = shape.geometry(config.window)
-    position = build_position(config.position, config.frequencies, config.extend, geometry)
-    generator = torch.Generator().manual_seed(config.seed)
-    with torch.no_grad():
-        for parameter in position.parameters():
-            noise = torch.randn(2, *parameter.shape, generator=generator)
-            parameter.mul_(1 + 0.1 * noise[0]).add_(0.3 * noise[1])
-    return position.requires_grad_(False).double()
 
 
 @torch.no_grad()  # with gradients, a bias comes a few queries at a time

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot, scheme
+from experiments.figures.schemes import make_scheme
+from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
 from models.positions import Position
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def turned(position: Position, q: Tensor, length: int) -> Tensor:
 def rotation(_: "Gallery") -> Drawing:
     """Where the pairs of a query point, position by position, and what its channels are over positions."""
     width, near, far, chosen = 32, 16, 100, (0, 2, 4, 7)
-    position = scheme("rope", width)
+    position = make_scheme("rope", width)
     q = torch.randn(width, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     path = turned(position, q, far)
     frequencies = position.frequencies(q.device)

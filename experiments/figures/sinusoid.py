@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot, scheme
+from experiments.figures.schemes import make_scheme
+from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
 from models.positions import Position
 from models.positions.frequencies import File
 from models.positions.rotate import interleaved_to_half_split, rotate_pairs
@@ -31,10 +32,11 @@ def step_lengths(table: Tensor) -> Tensor:
 def codes(_: "Gallery") -> Drawing:
     """The bits of the position and the sinusoid as heat maps, channel by channel, and how far one step takes each."""
     positions, bits, width = 64, 6, 64
-    code = encoding(scheme("binary", width, bits=bits), 0, positions)[:, :bits]
-    wave = encoding(scheme("sinusoidal", width), 0, positions)
+    code = encoding(make_scheme("binary", width, bits=bits), 0, positions)[:, :bits]
+    wave = encoding(make_scheme("sinusoidal", width), 0, positions)
     octaves = File(path="the periods of the bits", values=[math.pi / 2**bit for bit in range(bits)])
-    twin = -encoding(scheme("sinusoidal", 2 * bits, spectrum=octaves), 0, positions)[:, 0::2]  # the sines, (T, bits)
+    sinusoid = make_scheme("sinusoidal", 2 * bits, spectrum=octaves)
+    twin = -encoding(sinusoid, 0, positions)[:, 0::2]  # the sines, (T, bits)
 
     plt = pyplot()
     figure = plt.figure(figsize=(12, 6.2), layout="constrained")
@@ -77,7 +79,7 @@ def codes(_: "Gallery") -> Drawing:
 def clocks(_: "Gallery") -> Drawing:
     """Every pair (sin, cos) as the hand of a clock that starts at twelve, at successive positions and far ones."""
     width, near, far = 16, 10, (10, 100, 1000)
-    position = scheme("sinusoidal", width)
+    position = make_scheme("sinusoidal", width)
     wavelengths = (2 * math.pi / position.spectrum.table(width)).tolist()
     places = [*range(near), *far]
     pairs = position.prepare(torch.tensor(places, dtype=torch.float64)).view(len(places), -1, 2)  # (T, K, 2): x, y
@@ -142,7 +144,7 @@ def fitted_errors(position: Position, offset: int, positions: int, channels: int
 def shift(_: "Gallery") -> Drawing:
     """M_φ for two shifts, and how exactly it moves an encoding, in float64, in float32, and for the bits."""
     small, width, positions, offsets = 16, 128, 8192, (1, 64)
-    drawn, position = scheme("sinusoidal", small), scheme("sinusoidal", width)
+    drawn, position = make_scheme("sinusoidal", small), make_scheme("sinusoidal", width)
 
     plt = pyplot()
     figure, panels = plt.subplots(1, 3, figsize=(14, 4.9), width_ratios=(1, 1, 1.5), layout="constrained")
@@ -162,7 +164,7 @@ def shift(_: "Gallery") -> Drawing:
             worst[name, offset] = errors[-1].item()
             curve.plot(at, errors[1:], color=colour, linestyle=line, label=f"sinusoid, {name}, φ = {offset}")
     bits = math.ceil(math.log2(positions + 1)) + 1
-    fitted = fitted_errors(scheme("binary", width), 1, positions, bits).cummax(0).values
+    fitted = fitted_errors(make_scheme("binary", width), 1, positions, bits).cummax(0).values
     curve.plot(at, fitted[1:], color="#7f7f7f", label="bits, φ = 1, best matrix")
     curve.set(xscale="log", yscale="log", title=f"error of the shift ({width} channels)")
     curve.set(xlabel="positions up to p, tokens", ylabel="largest |PE(p + φ) - M_φ PE(p)| so far")

@@ -1,18 +1,17 @@
-"""Tools for figures: a scheme to draw, pyplot, title and caption, and files."""
+"""Tools for figures: pyplot, title and caption, axes, and files."""
 
 import re
 import textwrap
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conf.base import Settings
 from conf.files import with_ending
-from models.positions import EXTENSIONS, SCHEMES, Geometry, Position, build_position
-from models.positions.frequencies import Geometric
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860")
@@ -46,6 +45,28 @@ def headed(figure: "Figure", title: str, caption: str) -> None:
     figure.supxlabel(textwrap.fill(caption, int(figure.get_figwidth() * 14)), fontsize=9, color="#333333")
 
 
+def log_ticks(axes: "Axes", values: Sequence[int]) -> None:
+    """Make the x axis logarithmic, with ticks at these values alone."""
+    axes.set_xscale("log")
+    axes.set_xticks(values, [str(value) for value in values])
+    axes.xaxis.minorticks_off()
+
+
+def plain_numbers(axes: "Axes") -> None:
+    """Label the ticks of a logarithmic y axis with plain numbers, the minor ones in small."""
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.tick_params(axis="y", which="minor", labelsize=7)
+
+
+def write(figure: "Figure", path: Path) -> Path:
+    """Write path.png and path.svg, close the figure, and return the path."""
+    for ending in (".png", ".svg"):
+        figure.savefig(with_ending(path, ending), dpi=150)
+    pyplot().close(figure)
+    return path
+
+
 def save(drawing: Drawing, path: Path) -> None:
     """Write path.svg, with title and text inside, and path.png, both small, and close the figure."""
     from PIL import Image
@@ -72,11 +93,3 @@ def read_caption(svg: Path) -> tuple[str, str]:
     root = ElementTree.parse(svg).getroot()
     title, text = (next(root.iter(f"{DUBLIN_CORE}{part}")).text for part in ("title", "description"))
     return title, text
-
-
-def scheme(
-    name: str, width: int, heads: int = 1, window: int = 256, spectrum: Settings | None = None, **knobs
-) -> Position:
-    """A scheme with its default settings for a model of one layer, without an extension."""
-    geometry = Geometry(width=width, heads=heads, layers=1, window=window)
-    return build_position(SCHEMES[name].Knobs(**knobs), spectrum or Geometric(), EXTENSIONS["none"].Knobs(), geometry)

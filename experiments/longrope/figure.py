@@ -4,7 +4,7 @@ import json
 import math
 from pathlib import Path
 
-from experiments.lab.canvas import COLOURS, pyplot
+from experiments.lab.canvas import COLOURS, plain_numbers, pyplot, write
 from experiments.longrope.searching import LABELS, SEARCHED
 
 
@@ -13,10 +13,9 @@ def search_figure(path: Path, result: dict) -> None:
 
     The candidates come from history.json in the folder of `path`. Writes path.png and path.svg.
     """
-    plt = pyplot()
     rivals = result["rivals"]
     colours = dict(zip((*rivals[:3], SEARCHED, *rivals[3:]), COLOURS, strict=False))
-    figure, (scores, factors) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, (scores, factors) = pyplot().subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     history = json.loads((path.parent / "history.json").read_text())
     tried = [(number, candidate["score"]) for number, generation in enumerate(history) for candidate in generation]
     points = [(number, score) for number, score in tried if score is not None]
@@ -29,9 +28,7 @@ def search_figure(path: Path, result: dict) -> None:
     scores.set(yscale="log", ylim=(result["score"] * 0.97, top * 1.03), xlabel="generation", ylabel="perplexity")
     what = "text" if result["settings"]["fitness"] == "perplexity" else "keys to find"
     scores.set_title(f"score on the {what} searched on", fontsize=10)
-    scores.yaxis.set_major_formatter("{x:g}")
-    scores.yaxis.set_minor_formatter("{x:.3g}")
-    scores.tick_params(axis="y", which="minor", labelsize=7)
+    plain_numbers(scores)
     scores.xaxis.get_major_locator().set_params(integer=True)
 
     low, high = result["bounds"]
@@ -53,6 +50,4 @@ def search_figure(path: Path, result: dict) -> None:
     figure.suptitle(
         f"{result['run']}, trained at {result['window']}, searched at {result['longer']} tokens", fontsize=10
     )
-    for suffix in (".png", ".svg"):
-        figure.savefig(path.with_suffix(suffix), dpi=150)
-    plt.close(figure)
+    write(figure, path)

@@ -18,6 +18,7 @@ import yaml
 
 from conf.base import Count
 from conf.files import write_json
+from experiments.lab import tables
 from experiments.lab.measure.readings import can_be_written, read_result, refuse_non_finite
 from experiments.lab.measure.subject import Subject, device_and_precision
 from experiments.longrope.evolution import STEPS, Evolution, Individual, Scored, Space, best, evolve
@@ -243,20 +244,16 @@ def format_table(result: dict) -> str:
 
     methods = result["methods"]
     columns = [name for name in methods[SEARCHED] if name not in ("label", "extend")]
-    ratios = {
-        name: {part: paired_ratio(methods[SEARCHED][part], row[part]) for part in ("search", "held out")}
-        for name, row in methods.items()
-    }
-    head = [f"{'method':<14}", *(f"{name:>10}" for name in columns), "  found / it: search   held out"]
-    lines = ["".join(head)]
+    rows = []
     for name, row in methods.items():
-        cells = "".join(f"{row[column]['perplexity']:>10.3f}" for column in columns)
-        ratio = "" if name == SEARCHED else f"{ratios[name]['search'].value:>20.3f}   {ratios[name]['held out']}"
-        lines.append(f"{name:<14}{cells}{ratio}".rstrip())
+        ratios = [paired_ratio(methods[SEARCHED][part], row[part]) for part in ("search", "held out")]
+        cells = [] if name == SEARCHED else [f"{ratios[0].value:.3f}", ratios[1]]
+        rows.append([name, *(f"{row[column]['perplexity']:.3f}" for column in columns), *(cells or ["", ""])])
+    table = tables.format_table(["method", *columns, "found / it: search", "found / it: held out"], rows)
     *first, last = (LABELS[name] for name in result["rivals"])
     inside, outside, gap = overfit(result)
-    lines.append(
+    return (
+        f"{table}\n"
         f"Of {', '.join(first)} and {last}, {rival(result)} is best on the text searched on; found is {inside:.3f} of "
         f"it there and {outside:.3f} on held-out text: an overfit gap of {100 * gap:.1f} %."
     )
-    return "\n".join(lines)

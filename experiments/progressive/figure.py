@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.lab.canvas import COLOURS, pyplot
+from experiments.lab.canvas import COLOURS, log_ticks, plain_numbers, pyplot, write
 
 if TYPE_CHECKING:
     from experiments.progressive.report import PathReading
@@ -33,17 +33,11 @@ def progressive_figure(path: Path, readings: Sequence["PathReading"], result: di
     windows = [result["window"], *(result["window"] * factor for factor in result["factors"])]
     for window in windows:
         axes.axvline(window, color="black", linewidth=0.6, linestyle=":")
-    axes.set(xscale="log", yscale="log", xlabel="context, tokens", ylabel="perplexity (same targets)")
-    contexts = [row["context"] for row in readings[0].rows]
-    axes.set_xticks(contexts, [str(context) for context in contexts])
-    axes.xaxis.set_minor_locator(plt.NullLocator())
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="y", which="minor", labelsize=7)
+    axes.set(yscale="log", xlabel="context, tokens", ylabel="perplexity (same targets)")
+    log_ticks(axes, [row["context"] for row in readings[0].rows])
+    plain_numbers(axes)
     axes.grid(alpha=0.3)
     axes.set_title("dotted: the trained window and those of the stages", fontsize=9)
     figure.suptitle(f"{result['run']}, extended in stages", fontsize=10)
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
-    for suffix in (".png", ".svg"):
-        figure.savefig(path.with_suffix(suffix), dpi=150)
-    plt.close(figure)
+    write(figure, path)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from experiments.lab.statistics import Estimate, paired_ratio
+from experiments.lab.tables import format_table
 
 BRIEF = ("context", "perplexity", "nll", "tokens", "token_set")
 
@@ -50,12 +51,10 @@ def path_ratios(readings: Sequence[PathReading]) -> dict[str, dict[int, dict]]:
 
 def table(readings: Sequence[PathReading]) -> str:
     """Perplexity by reading (rows) and context (columns), on the same targets."""
-    contexts = [row["context"] for row in readings[0].rows]
-    lines = [f"{'':<12} {'factor':>6} {'steps':>6}" + "".join(f"{context:>9}" for context in contexts)]
-    for reading in readings:
-        cells = "".join(f"{row['perplexity']:>9.3f}" for row in reading.rows)
-        lines.append(f"{reading.name:<12} {reading.factor:>6} {reading.steps:>6}{cells}")
-    return "\n".join(lines)
+    head = ["", "factor", "steps", *(row["context"] for row in readings[0].rows)]
+    return format_table(
+        head, [[r.name, r.factor, r.steps, *(f"{row['perplexity']:.3f}" for row in r.rows)] for r in readings]
+    )
 
 
 def sentences(result: dict) -> str:

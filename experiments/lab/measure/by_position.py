@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conf.base import BadInput, Count, Settings
-from conf.files import with_ending
+from experiments.lab import tables
+from experiments.lab.canvas import log_ticks, pyplot, write
 from experiments.lab.measure import context
 from experiments.lab.measure.optimum import optimum
 from experiments.lab.measure.perplexity import by_document, cut
@@ -128,15 +129,9 @@ def measure_by_position(
 def format_table(result: dict) -> str:
     """Format context seen, loss with its interval, perplexity and targets in columns, and the gate in a sentence."""
     known = "optimum" in result["rows"][0]
-    optimal = f" {'optimum':>8}" * known
-    lines = [f"{'context seen':>14} {'nats':>7} {'interval':>16}{optimal} {'perplexity':>11} {'targets':>9}"]
-    for row in result["rows"]:
-        low, high = row["interval"]
-        seen, interval = f"{row['low']}-{row['high']}", f"[{low:.3f}, {high:.3f}]"
-        optimal = f" {row['optimum']:>8.3f}" if known else ""
-        lines.append(
-            f"{seen:>14} {row['nll']:>7.3f} {interval:>16}{optimal} {row['perplexity']:>11.3f} {row['targets']:>9,}"
-        )
+    columns = {"context seen": "{low}-{high}", "nats": "{nll:.3f}"}
+    columns |= {"interval": "[{interval[0]:.3f}, {interval[1]:.3f}]"} | ({"optimum": "{optimum:.3f}"} if known else {})
+    lines = [tables.format_rows(result["rows"], columns | {"perplexity": "{perplexity:.3f}", "targets": "{targets:,}"})]
     lines.append(context.gate_sentence(result["gate"], result["context"]))
     if known and (sentence := context.beats_the_optimum({row["high"]: row["excess"] for row in result["rows"]})):
         lines.append(sentence)
@@ -145,10 +140,7 @@ def format_table(result: dict) -> str:
 
 def draw_figure(result: dict, path: Path) -> None:
     """Loss against context seen, a step for each bin with its interval; writes path.png and path.svg."""
-    from experiments.lab.canvas import pyplot
-
-    plt = pyplot()
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure, axes = pyplot().subplots(figsize=(6, 4), layout="constrained")
     for row in result["rows"]:
         span = (row["low"] - 0.5, row["high"] + 0.5)
         axes.fill_between(span, *row["interval"], color="#4c72b0", alpha=0.25, linewidth=0)
@@ -157,12 +149,9 @@ def draw_figure(result: dict, path: Path) -> None:
             label = "the best reader" if row is result["rows"][0] else None
             axes.plot(span, (row["optimum"], row["optimum"]), color="black", linewidth=1, label=label)
     axes.axvline(result["original_window"] + 0.5, color="black", linewidth=0.8, linestyle=":", label="trained window")
-    axes.set(xscale="log", xlabel="tokens of context seen", ylabel="loss, nats per token")
-    axes.set_xticks([row["high"] for row in result["rows"]], [str(row["high"]) for row in result["rows"]])
-    axes.minorticks_off()
+    axes.set(xlabel="tokens of context seen", ylabel="loss, nats per token")
+    log_ticks(axes, [row["high"] for row in result["rows"]])
     axes.set_title(f"{result['run']}\nextend={result['label']}, mean and 95 % interval over documents", fontsize=8)
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
-    for suffix in (".png", ".svg"):
-        figure.savefig(with_ending(path, suffix), dpi=150)
-    plt.close(figure)
+    write(figure, path)

@@ -12,9 +12,10 @@ import numpy as np
 from pydantic import Field
 
 from conf.base import BadInput, Count, CountOrZero, Counts, Settings
-from conf.files import with_ending
 from conf.validation import validate
 from data.settings import Retrieval
+from experiments.lab import tables
+from experiments.lab.canvas import pyplot, write
 from experiments.lab.measure.perplexity import default_contexts
 from experiments.lab.measure.readings import cached_reading, reading_path
 from experiments.lab.measure.request import Pass, Split
@@ -92,42 +93,32 @@ def passkey_is_measured(
 def format_table(result: dict) -> str:
     """Format exact matches in per cent, depth by length, and the totals of every length."""
     cells = {(cell["depth"], cell["length"]): cell for cell in result["cells"]}
-    depths, rows = sorted({depth for depth, _ in cells}), result["lengths"]
-
-    def line(name: str, words) -> str:
-        return f"{name:>18} " + " ".join(f"{word:>12}" for word in words)
-
-    lines = [line("length", [row["length"] for row in rows])]
-    for depth in depths:
-        lines.append(line(f"depth {depth:.2f}", [f"{cells[depth, row['length']]['exact']:.0%}" for row in rows]))
-    intervals = [row["exact"] for row in rows]
-    lines.append(line("all depths", [f"{share['value']:.1%}" for share in intervals]))
-    lines.append(line("interval", [f"[{100 * share['low']:.1f}, {100 * share['high']:.1f}]" for share in intervals]))
+    depths, lengths = sorted({depth for depth, _ in cells}), result["lengths"]
+    rows = {f"depth {d:.2f}": [f"{cells[d, row['length']]['exact']:.0%}" for row in lengths] for d in depths}
+    shares = [{end: 100 * share for end, share in row["exact"].items()} for row in lengths]
+    rows["all depths"] = ["{value:.1f}%".format(**share) for share in shares]
+    rows["interval"] = ["[{low:.1f}, {high:.1f}]".format(**share) for share in shares]
     for name, key in (("needle ppl", "needle_perplexity"), ("gap, nats", "gap"), ("preferred", "preferred")):
-        lines.append(line(name, [f"{row[key]:.2f}" for row in rows]))
-    for key in [key for key in rows[0] if key.startswith("k_max")]:
-        values = [row[key] for row in rows]
-        lines.append(line(key, [f"{k['value']} [{k['low']}, {k['high']}]" for k in values]))
+        rows[name] = [f"{row[key]:.2f}" for row in lengths]
+    for key in [key for key in lengths[0] if key.startswith("k_max")]:
+        rows[key] = ["{value} [{low}, {high}]".format(**row[key]) for row in lengths]
+    table = tables.format_table(["length", *(row["length"] for row in lengths)], [[n, *row] for n, row in rows.items()])
     chance = result["chance"]
     blind = f", {chance['label_blind']:.0%} without heeding labels" if result["keys"] > 1 else ""
-    lines.append(
-        f"{result['trials']} trials a cell; chance: exact {chance['exact']:.0e}{blind}, preferred 50%. "
+    return (
+        f"{table}\n{result['trials']} trials a cell; chance: exact {chance['exact']:.0e}{blind}, preferred 50%. "
         f"YaRN's 80 % rule: passkey context {result['passkey_context']}, accuracy {result['passkey_accuracy']:.1%}."
     )
-    return "\n".join(lines)
 
 
 def draw_heat_map(result: dict, path: Path) -> None:
     """Heat map of exact matches, depth by length, the number in every cell; writes path.png and path.svg."""
-    from experiments.lab.canvas import pyplot
-
-    plt = pyplot()
     lengths = [row["length"] for row in result["lengths"]]
     cells = {(cell["depth"], cell["length"]): cell for cell in result["cells"]}
     depths = sorted({depth for depth, _ in cells})
     shares = np.array([[cells[depth, length]["exact"] for length in lengths] for depth in depths])
     size = (2.5 + 0.9 * len(lengths), 1.8 + 0.32 * len(depths))
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    figure, axes = pyplot().subplots(figsize=size, layout="constrained")
     image = axes.imshow(shares, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     for (y, x), share in np.ndenumerate(shares):
         k = cells[depths[y], lengths[x]]["k"]
@@ -140,6 +131,4 @@ def draw_heat_map(result: dict, path: Path) -> None:
     axes.set(xlabel=f"tokens read (dotted: trained window, {result['original_window']})", ylabel="depth of the key")
     axes.set_title(f"{result['run']}\nextend={result['label']}", fontsize=8)
     figure.colorbar(image, label=f"exact matches of {result['trials']}")
-    for suffix in (".png", ".svg"):
-        figure.savefig(with_ending(path, suffix), dpi=150)
-    plt.close(figure)
+    write(figure, path)

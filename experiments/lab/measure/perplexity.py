@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from conf.base import BadInput, Count, Counts, Settings
+from experiments.lab import tables
 from experiments.lab.measure import context
 from experiments.lab.measure.readings import cached_reading, reading_path
 from experiments.lab.measure.request import Pass, Split
@@ -148,26 +149,18 @@ def by_document(row: dict, owners: list[int]) -> dict:
 def format_table(rows: list[dict], gains: Sequence[dict] = ()) -> str:
     """Format a line per context length: perplexity, bits per byte of text or the optimum of chains, and the gain."""
     gained = {gain["to"]: Estimate(gain["value"], gain["low"], gain["high"]) for gain in gains}
-    columns = [("context", 8), ("perplexity", 11)]
-    columns += [("optimum", 9), ("effective context", 22)] if "optimum" in rows[0] else []
-    columns += [("bits/byte", 10)] if rows[0]["bits_per_byte"] is not None else []
-    columns += [("targets", 9), ("documents", 10)] + [("gain, nats per token", 24)] * bool(gained)
-    lines = [" ".join(f"{title:>{width}}" for title, width in columns)]
-    for row in rows:
-        cells = {
-            "context": str(row["context"]),
-            "perplexity": f"{row['perplexity']:.3f}",
-            "targets": f"{row['tokens']:,}",
-            "documents": str(len(row["documents"])),
-            "gain, nats per token": str(gained.get(row["context"], "")),
-        }
-        if "optimum" in row:
-            cells["optimum"] = f"{row['optimum']['perplexity']:.3f}"
-            cells["effective context"] = context.format_length(Estimate(**row["effective_context"]), row["context"])
-        if row["bits_per_byte"] is not None:
-            cells["bits/byte"] = f"{row['bits_per_byte']:.4f}"
-        lines.append(" ".join(f"{cells[title]:>{width}}" for title, width in columns))
-    return "\n".join(lines)
+    columns = {"context": "{context}", "perplexity": "{perplexity:.3f}"}
+    if "optimum" in rows[0]:
+        columns["optimum"] = "{optimum[perplexity]:.3f}"
+        columns["effective context"] = lambda row: context.format_length(
+            Estimate(**row["effective_context"]), row["context"]
+        )
+    if rows[0]["bits_per_byte"] is not None:
+        columns["bits/byte"] = "{bits_per_byte:.4f}"
+    columns |= {"targets": "{tokens:,}", "documents": lambda row: str(len(row["documents"]))}
+    if gained:
+        columns["gain, nats per token"] = lambda row: str(gained.get(row["context"], ""))
+    return tables.format_rows(rows, columns)
 
 
 def notes(result: dict) -> list[str]:
@@ -184,8 +177,8 @@ def _impossible(rows: list[dict]) -> list[str]:
 
 def format_both(whole: list[dict], decoded: list[dict]) -> str:
     """Perplexity of the same targets read both ways, and its ratio with an interval over documents."""
-    lines = [f"{'context':>8} {'whole':>11} {'decoded':>11} {'decoded / whole':>22}"]
-    for one, other in zip(whole, decoded, strict=True):
-        ratio = paired_ratio(other, one)
-        lines.append(f"{one['context']:>8} {one['perplexity']:>11.3f} {other['perplexity']:>11.3f} {ratio!s:>22}")
-    return "\n".join(lines)
+    rows = [
+        [one["context"], f"{one['perplexity']:.3f}", f"{other['perplexity']:.3f}", paired_ratio(other, one)]
+        for one, other in zip(whole, decoded, strict=True)
+    ]
+    return tables.format_table(["context", "whole", "decoded", "decoded / whole"], rows)
