@@ -74,17 +74,17 @@ def make_record(config, corpus) -> dict:
     }
 
 
-def check_resumed(recorded: dict, own: dict, run: Path) -> None:
+def check_resumed(recorded: dict, current: dict, run: Path) -> None:
     """Refuse to go on with a run on another corpus than it began with; both are records.
 
     Raises:
         BadInput: the texts or the tokenizer have changed.
     """
-    data = own["config"]["data"]["name"]
-    for key, what in (("tokenizer", "the tokenizer"), ("corpus", "the texts")):
-        if recorded.get(key, own[key]) != own[key]:  # older checkpoints do not know their tokenizer
+    data = current["config"]["data"]["name"]
+    for key, changed in (("tokenizer", "the tokenizer"), ("corpus", "the texts")):
+        if recorded.get(key, current[key]) != current[key]:  # older checkpoints do not know their tokenizer
             raise BadInput(
-                f"{run}: {what} of data={data} changed since this run began: put back what was there, or give a new "
+                f"{run}: {changed} of data={data} changed since this run began: put back what was there, or give a new "
                 "run another name= or group="
             )
 
@@ -99,9 +99,9 @@ def check_tokenizer(loaded: dict, corpus, checkpoint: Path) -> None:
         BadInput: it was trained with another tokenizer.
     """
     record = record_of(loaded, checkpoint)
-    own = (corpus.tokenizer_fingerprint, corpus.vocabulary, corpus.separator)
-    theirs = (record.get("tokenizer", own[0]), record["vocabulary"], record["separator"])  # older ones do not know it
-    if record["corpus"] != corpus.fingerprint and theirs != own:
+    new = (corpus.tokenizer_fingerprint, corpus.vocabulary, corpus.separator)
+    trained = (record.get("tokenizer", new[0]), record["vocabulary"], record["separator"])  # older ones do not know it
+    if record["corpus"] != corpus.fingerprint and trained != new:
         raise BadInput(
             f"checkpoint={checkpoint} was trained with another tokenizer ({record['vocabulary']} tokens) than that of "
             f"data={corpus.name} ({corpus.vocabulary} tokens): fine-tune on data with the same tokenizer, such as "
@@ -152,13 +152,13 @@ def load_weights(gpt: GPT, loaded: dict, checkpoint: Path) -> None:
     Raises:
         BadInput: some are missing, too many, of another shape or type, or not finite.
     """
-    weights, own = _weights(loaded, checkpoint), gpt.state_dict()
-    if names := sorted(own.keys() ^ weights.keys()):
-        kind = "lacks" if names[0] in own else "has one weight too many,"
+    weights, expected = _weights(loaded, checkpoint), gpt.state_dict()
+    if names := sorted(expected.keys() ^ weights.keys()):
+        kind = "lacks" if names[0] in expected else "has one weight too many,"
         raise BadInput(f"checkpoint={checkpoint} {kind} {names[0]} ({len(names)} such): it is another model's")
     for name, weight in weights.items():
-        if weight.shape != own[name].shape:
-            shapes = f"{tuple(weight.shape)}, and the model has {tuple(own[name].shape)}"
+        if weight.shape != expected[name].shape:
+            shapes = f"{tuple(weight.shape)}, and the model has {tuple(expected[name].shape)}"
             raise BadInput(f"checkpoint={checkpoint} has {name} of shape {shapes}")
         if not torch.isfinite(weight).all():
             raise BadInput(f"checkpoint={checkpoint} holds {name} with values that are not finite: its run diverged")

@@ -43,8 +43,8 @@ class Sharded(ModelParallelStrategy):
         return optimizer.state_dict()
 
     def save_checkpoint(self, checkpoint: dict, filepath, storage_options=None) -> None:
-        own = tree_map(lambda leaf: leaf.to_local() if isinstance(leaf, DTensor) else leaf, checkpoint)
-        save_part(Path(filepath), own, self.global_rank, self.world_size, self.barrier)
+        local = tree_map(lambda leaf: leaf.to_local() if isinstance(leaf, DTensor) else leaf, checkpoint)
+        save_part(Path(filepath), local, self.global_rank, self.world_size, self.barrier)
 
     def load_checkpoint(self, checkpoint_path, weights_only=None) -> dict:
         checkpoint = load_checkpoint(Path(checkpoint_path))

@@ -150,10 +150,10 @@ def test_a_lever_changes_one_thing_and_what_the_step_learns_not_at_all(bench, mo
         asked.append(kept(self, config))
         return asked[-1]
 
-    def loop(self, model, loss, optimizer, window, compiled=None, read=False):
+    def loop(self, model, loss, optimizer, window, compiled=None, read_loss=False):
         group = optimizer.param_groups[0]
-        seen.update(compiled=compiled, read=read, adamw=(group.get("fused"), group.get("foreach")))
-        return trained(self, model, loss, optimizer, window, compiled, read)
+        seen.update(compiled=compiled, read=read_loss, adamw=(group.get("fused"), group.get("foreach")))
+        return trained(self, model, loss, optimizer, window, compiled, read_loss)
 
     monkeypatch.setattr(Workbench, "module", module)
     monkeypatch.setattr(Workbench, "training_loop", loop)

@@ -49,7 +49,7 @@ def changes(bench: Workbench, config: Config) -> dict[str, Callable[[], Run]]:
     """Builders of the step with one change each, by the name of the change."""
     return {
         "eager" if bench.compiled else "compiled": lambda: variant(bench, config, compiled=not bench.compiled),
-        "loss read in every step": lambda: variant(bench, config, read=True),
+        "loss read in every step": lambda: variant(bench, config, read_loss=True),
         "logits whole": lambda: variant(bench, config, whole=True),
         "AdamW one tensor at a time": lambda: variant(bench, config, {"fused": False, "foreach": False}),
         "AdamW in lists of tensors": lambda: variant(bench, config, {"fused": False, "foreach": True}),
@@ -64,7 +64,7 @@ def variant(
     adamw: dict | None = None,
     *,
     compiled: bool | None = None,
-    read: bool = False,
+    read_loss: bool = False,
     whole: bool = False,
     recompute: bool = False,
 ) -> Run:
@@ -73,7 +73,7 @@ def variant(
     Args:
         adamw: options of AdamW in place of fused.
         compiled: whether to compile; None: as the workbench does.
-        read: wait for the loss of every step, as a logger would.
+        read_loss: wait for the loss of every step, as a logger would.
         whole: compute all logits at once and their cross-entropy.
         recompute: keep only a block's input and compute the rest again in the backward pass.
     """
@@ -90,7 +90,7 @@ def variant(
             return F.cross_entropy(gpt(inputs).float().flatten(0, 1), targets.flatten())
         return gpt(inputs, targets=targets)[0]
 
-    return bench.training_loop(gpt, loss, optimizer, config.window, compiled, read)
+    return bench.training_loop(gpt, loss, optimizer, config.window, compiled, read_loss)
 
 
 def without_row_chunks(run: Run) -> Run:

@@ -99,14 +99,14 @@ class Workbench:
         optimizer,
         window: int,
         compiled: bool | None = None,
-        read: bool = False,
+        read_loss: bool = False,
     ) -> Run:
         """A bare training loop: forward, backward, clipping and optimizer step, on batches already on the device.
 
         Args:
             loss: the loss of inputs and targets, (B, T) each.
             compiled: whether model and loss are compiled; None: as the settings say.
-            read: wait for the value of the loss in every step.
+            read_loss: wait for the value of the loss in every step.
         """
         if self.compiled if compiled is None else compiled:
             loss = torch.compile(loss)
@@ -121,7 +121,7 @@ class Workbench:
             nn.utils.clip_grad_norm_(parameters, CLIP)
             optimizer.step()
             optimizer.zero_grad()
-            if read:
+            if read_loss:
                 float(value.detach())
 
         return timed_loop(step, self.device, before=1)

@@ -154,12 +154,12 @@ def decay(gallery: "Gallery") -> Drawing:
     result, offsets = decay_curves(model, length), torch.arange(length)
     everything = result.trained.flatten(0, 2)  # (layers·N·H, T)
     by_head = result.trained.mean(1).flatten(0, 1)  # (layers·H, T)
-    own, wide = (position.frequencies("cpu") for position in (model.position, make_scheme("rope", 128)))
+    trained_frequencies, wide = (position.frequencies("cpu") for position in (model.position, make_scheme("rope", 128)))
 
     plt = pyplot()
     figure, grid = plt.subplots(2, 2, figsize=(12, 8), layout="constrained")
     bound, plain, random, learned = grid.flat
-    for frequencies, colour in ((wide, COLOURS[2]), (own, COLOURS[0])):
+    for frequencies, colour in ((wide, COLOURS[2]), (trained_frequencies, COLOURS[0])):
         label = f"{2 * len(frequencies)} channels"
         bound.plot(offsets, decay_bound(frequencies, offsets), color=colour, label=label)
     bound.set(title="RoFormer's relative upper bound, mean |S_j|", ylabel="bound (times the largest jump in q k*)")
@@ -190,7 +190,7 @@ def decay(gallery: "Gallery") -> Drawing:
         for name, sample in (("constant", result.constant), ("Gaussian", result.gaussian), ("trained", everything))
     ]
     near, middle, far = (by_head[:, band].mean(-1) for band in bands)
-    gap = (result.constant - kernel(own, offsets)).abs().max()
+    gap = (result.constant - kernel(trained_frequencies, offsets)).abs().max()
     text = (
         f"Mean score over |q||k| at distances {', '.join(f'{band.start}–{band.stop - 1}' for band in bands)}: "
         f"{'; '.join(means)}. For constant q and k that is g(r), to {gap:.0e}. Of {len(by_head)} trained heads "
@@ -201,10 +201,10 @@ def decay(gallery: "Gallery") -> Drawing:
     return Drawing(figure, "RoFormer's decay curve", text)
 
 
-def _sample(panel, curves: Tensor, few: Tensor, name: str) -> None:
+def _sample(panel, curves: Tensor, single: Tensor, name: str) -> None:
     """Draw the range of most of many curves (N, T), their mean, and a few single curves (n, T)."""
     low, high = curves.quantile(torch.tensor([0.1, 0.9], dtype=curves.dtype), dim=0)
     panel.fill_between(range(len(low)), low, high, color=COLOURS[0], alpha=0.15, linewidth=0, label="80% of the pairs")
-    for number, curve in enumerate(few):
+    for number, curve in enumerate(single):
         panel.plot(curve, color=COLOURS[1], linewidth=0.6, label=None if number else name)
     panel.plot(curves.mean(0), color=COLOURS[0], linewidth=1.8, label=f"mean of {len(curves):,} pairs")

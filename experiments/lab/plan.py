@@ -70,7 +70,7 @@ def make_plan(arms: dict[str, Arms], launcher: Launcher, jobs_on_gpu: int) -> Pl
     """
     users: dict[str, list[str]] = {}
     known: dict[str, Config] = {}
-    for question, run in ((question, run) for question, its in arms.items() for arm in its.values() for run in arm):
+    for question, run in ((name, run) for name in arms for arm in arms[name].values() for run in arm):
         if run_key(known.setdefault(run.name, run)) != run_key(run):
             raise BadInput(f"two runs would be called {run.name}, though their settings differ")
         if question not in users.setdefault(run.name, []):
@@ -101,10 +101,10 @@ def describe(plan: Plan, title: str, notes: Sequence[str] = (), reading: tuple[f
     runs = list(plan.runs.values())
     left, lines = missing(runs), [title]
     for question, arms in plan.arms.items():
-        own = plan.of([question])
-        shared = sum(len(plan.users[run.name]) > 1 for run in own)
+        used = plan.of([question])
+        shared = sum(len(plan.users[run.name]) > 1 for run in used)
         lines.append(
-            f"  {question:<20} {len(arms)} arms, {len(own)} runs, {len(own) - len(missing(own))} done"
+            f"  {question:<20} {len(arms)} arms, {len(used)} runs, {len(used) - len(missing(used))} done"
             + f", {shared} shared with other questions" * bool(shared)
             if arms
             else f"  {question:<20} nothing to train"
@@ -122,8 +122,8 @@ def describe(plan: Plan, title: str, notes: Sequence[str] = (), reading: tuple[f
         training, timed = _training_seconds(plan, left)
         seconds += training / plan.at_once
         lines[-1] += f", {plan.at_once} at a time by launcher={plan.launcher.name}"
-        how = "some speeds timed just now" if timed else "as fast as the finished ones"
-        lines.append(f"It takes about {duration(seconds)} ({how}).")
+        basis = "some speeds timed just now" if timed else "as fast as the finished ones"
+        lines.append(f"It takes about {duration(seconds)} ({basis}).")
     elif to_read:
         lines.append(f"It takes about {duration(seconds)} (reading timed just now).")
     elif runs:

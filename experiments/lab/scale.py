@@ -27,9 +27,9 @@ class Scale(Settings):
     def compatible_with(self, words: Sequence[str]) -> list[str]:
         """The overrides of `train` that apply together with `words`, which win; without keys that then do not exist."""
         given = set(map(key_of, words))
-        own = [word for word in self.train if key_of(word) not in given]
-        values = compose_values("config", [*(word for word in own if "." not in key_of(word)), *words])
-        return [word for word in own if _known(values, key_of(word))]
+        overrides = [word for word in self.train if key_of(word) not in given]
+        values = compose_values("config", [*(word for word in overrides if "." not in key_of(word)), *words])
+        return [word for word in overrides if _known(values, key_of(word))]
 
 
 def key_of(override: str) -> str:

@@ -184,6 +184,6 @@ def space(frequencies: Sequence[float], factor: float, window: int, n_hats: Sequ
     if not critical:
         return Space(STEPS, round(STEPS * 1.25 * factor), n_hats, decay)
     turns, last = [frequency * window / (2 * math.pi) for frequency in frequencies], len(frequencies) - 1
-    few, one = (next((i for i, turn in enumerate(turns) if turn <= most), last) for most in (PERIODS, 1))
-    pairs = tuple(i for i in range(few, one + 1) if i == 0 or decay[i] > 0)
+    first, last_critical = (next((i for i, turn in enumerate(turns) if turn <= most), last) for most in (PERIODS, 1))
+    pairs = tuple(i for i in range(first, last_critical + 1) if i == 0 or decay[i] > 0)
     return Space(round(STEPS * factor), round(STEPS * 2 * factor), n_hats, decay, pairs)

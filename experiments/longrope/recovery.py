@@ -59,7 +59,7 @@ def recover(
     from experiments.longrope.candidates import known, space
     from models.positions import EXTENSIONS
 
-    held = _read(factors)
+    file_values = _read(factors)
     knobs = open_subject(checkpoint, {"name": "longrope", "path": str(factors)}, cache).config.extend
     plain = {"name": "longrope", "factor": knobs.factor, "long": list(knobs.long), "n_hat": knobs.n_hat or 0}
     plain |= {"temperature": knobs.temperature}
@@ -95,7 +95,7 @@ def recover(
     def contents(winner: Scored, temperature: float) -> dict:
         read = {"factor": s, "n_hat": long["n_hat"], "temperature": temperature, "long": long["long"]}
         about = {"length": length, "fitness": settings.fitness, "score": winner.score, "found_for": subject.identity}
-        return held | read | {"short": winner.individual.long, "short_found": about}
+        return file_values | read | {"short": winner.individual.long, "short_found": about}
 
     task = SearchTask(
         subject=subject,
@@ -113,12 +113,12 @@ def _read(factors: Path) -> dict:
     from models.positions.longrope import read_factors
 
     try:
-        held = read_factors(str(factors))
+        values = read_factors(str(factors))
     except ValueError as error:
         raise BadInput(f"recover: {error}") from None
-    if not isinstance(held.get("factor"), int | float):
+    if not isinstance(values.get("factor"), int | float):
         raise BadInput(f"recover: path={factors} does not say the factor that `long` is for")
-    return held
+    return values
 
 
 def _base(checkpoint: Path, trained: dict) -> Path | None:

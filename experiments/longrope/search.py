@@ -82,19 +82,19 @@ def search_factors(
 
     config, record = subject.config, subject.record
     window, longer = config.original_window, int(settings.factor * config.original_window)
-    own = tuned_with(record["config"]["extend"], settings.factor)
+    tuned = tuned_with(record["config"]["extend"], settings.factor)
     published = ("interpolate", "ntk", "yarn")
     readings = {"extrapolation": {"name": "none"}}
-    readings |= {name: {"name": name, "factor": settings.factor} for name in published} | own
+    readings |= {name: {"name": name, "factor": settings.factor} for name in published} | tuned
 
     def plan(frequencies: list[float]):
         search_space = space(frequencies, settings.factor, window, settings.n_hats, settings.critical)
         vectors = known(frequencies, settings.factor, window)
         seeds = search_space.seeds(list(vectors.values()))
-        for name, tuned in own.items():
-            vectors[name] = list(tuned["long"])
-            n_hat = tuned["n_hat"] if tuned["n_hat"] in search_space.n_hats else min(search_space.n_hats)
-            hundredths = [100 * factor for factor in tuned["long"]]
+        for name, extension in tuned.items():
+            vectors[name] = list(extension["long"])
+            n_hat = extension["n_hat"] if extension["n_hat"] in search_space.n_hats else min(search_space.n_hats)
+            hundredths = [100 * factor for factor in extension["long"]]
             seeds.append(search_space.individual(hundredths, n_hat, max(search_space.criticals)))
         return search_space, list(dict.fromkeys(seeds)), vectors, contents
 
@@ -109,7 +109,7 @@ def search_factors(
         texts=make_texts(settings, subject.corpus, config.data.retrieval, longer, (window, longer)),
         length=longer,
         readings={name: (checkpoint, extend) for name, extend in readings.items()},
-        rivals=(*published, *own),
+        rivals=(*published, *tuned),
     )
     return run_search(task, settings, plan, progress)
 
@@ -121,9 +121,9 @@ def tuned_with(extend: dict, factor: float) -> dict[str, dict]:
     """
     if extend["name"] != "longrope" or extend["long"] is None:
         return {}
-    own = {**extend, "path": None, "short": None, "n_hat": extend["n_hat"] or 0}
-    again = [longer * factor / extend["factor"] for longer in extend["long"]]
-    return {"tuned": own, "again": {**own, "factor": factor, "long": again}}
+    unchanged = {**extend, "path": None, "short": None, "n_hat": extend["n_hat"] or 0}
+    interpolated = [longer * factor / extend["factor"] for longer in extend["long"]]
+    return {"tuned": unchanged, "again": {**unchanged, "factor": factor, "long": interpolated}}
 
 
 def override(factor: float, folder: Path) -> str:

@@ -173,17 +173,17 @@ def make_texts(
     """The texts to search on, and held-out texts at two context lengths, one of them `length`."""
     from experiments.longrope.candidates import needles, stretches
 
-    few = max(1, settings.tokens // length)
+    count = max(1, settings.tokens // length)
     longest = max(contexts)
-    apart = {context: stretches(corpus, "test", longest, settings.segments, context) for context in contexts}
+    held_out = {context: stretches(corpus, "test", longest, settings.segments, context) for context in contexts}
     if settings.fitness == "perplexity":
-        search = stretches(corpus, "validation", length, few, length)
-        others = {f"at {context}": texts for context, texts in apart.items() if context != length}
-        return {"search": search, "held out": apart[length], **others}
+        search = stretches(corpus, "validation", length, count, length)
+        others = {f"at {context}": texts for context, texts in held_out.items() if context != length}
+        return {"search": search, "held out": held_out[length], **others}
     return {
-        "search": needles(corpus, keys, "validation", length, few, settings.seed),
+        "search": needles(corpus, keys, "validation", length, count, settings.seed),
         "held out": needles(corpus, keys, "test", length, settings.segments, settings.seed + 1),
-        **{f"at {context}": texts for context, texts in apart.items()},
+        **{f"at {context}": texts for context, texts in held_out.items()},
     }
 
 

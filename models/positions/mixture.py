@@ -61,9 +61,9 @@ class Mixture(Position):
             )
         plain = Extension(Extension.Knobs(), extension.window)
         for side, kind in kinds.items():
-            own = spectrum if "frequencies" in kind.stretches else Geometric()
+            part_spectrum = spectrum if "frequencies" in kind.stretches else Geometric()
             reach = extension if extension.changes in kind.stretches else plain
-            self.add_module(side, kind(getattr(knobs, side), geometry, own, reach))
+            self.add_module(side, kind(getattr(knobs, side), geometry, part_spectrum, reach))
         self.relative = self.first.relative and self.second.relative
 
     @property

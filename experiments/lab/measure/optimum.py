@@ -37,23 +37,24 @@ def optimal_losses(language: Chains, documents: np.ndarray, positions: np.ndarra
     tokens = np.where(documents == language.states, 0, documents).astype(np.int64)
     row = rows(language, tokens)  # (D, R + 1 - reach): column t - reach is that of token t
     pair = row * language.states + tokens[:, language.reach :]
-    own = np.maximum(positions - language.reach, 0)
+    target = np.maximum(positions - language.reach, 0)
     first = np.maximum(positions - seen, opened)  # (D, N), the first token read, and so the first column to count
-    own, first = (
-        np.broadcast_to(own, first.shape),
-        np.minimum(first, own),
-    )  # nothing to count where its row was not read
-    times = [_times(keys, first, own) for keys in (pair, row)]
+    target = np.broadcast_to(target, first.shape)
+    first = np.minimum(first, target)  # nothing to count where its row was not read
+    times = [_times(keys, first, target) for keys in (pair, row)]
     return -np.log((times[0] + language.alpha) / (times[1] + language.states * language.alpha))
 
 
-def _times(keys: np.ndarray, first: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """How often the key in column `own` stands in columns first … own - 1 of its row; keys (D, U), others (D, N)."""
+def _times(keys: np.ndarray, first: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """How often the key in column `target` stands in columns first … target - 1 of its row.
+
+    keys: (D, U); first and target: (D, N), as the result.
+    """
     count, width = keys.shape
     base = (np.arange(count)[:, None] * (keys.max() + 1) + keys) * width  # (D, U), then the column: sorted by key
     places = np.sort((base + np.arange(width)).ravel())
-    start = np.take_along_axis(base, own, axis=1)
-    return np.searchsorted(places, start + own) - np.searchsorted(places, start + first)
+    start = np.take_along_axis(base, target, axis=1)
+    return np.searchsorted(places, start + target) - np.searchsorted(places, start + first)
 
 
 def optimum(language: Chains, documents: Sequence, losses: "TokenLosses", limit: int | None = None) -> np.ndarray:

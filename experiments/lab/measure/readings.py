@@ -20,9 +20,9 @@ def describe_origin(result: dict) -> str:
     """A sentence on when and by what a result was measured, whether it was read back, and which text was trained on."""
     measured, corpus = result["measured"], result["corpus"]
     code = (measured["commit"] or "unknown")[:10] + ", changed since" * bool(measured["changed"])
-    how = f"in {measured['precision']} on {measured['device']}, commit {code}"
+    setup = f"in {measured['precision']} on {measured['device']}, commit {code}"
     back = "Read back: measured" if result["read_back"] else "Measured"
-    text = f"{back} {measured['time'].replace('T', ' ').replace('+00:00', ' UTC')} {how}; text: {corpus['name']}"
+    text = f"{back} {measured['time'].replace('T', ' ').replace('+00:00', ' UTC')} {setup}; text: {corpus['name']}"
     if corpus["trained_on"] is None:
         return f"{text}. Whether the model was trained on it is not known: {corpus['why']}"
     trained = [
