@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from conf.words import FOLDER, choices, quoted
+from conf.words import FOLDER, list_choices, quoted
 
 
 def help_override(config_name: str) -> str:
@@ -16,7 +16,7 @@ def help_text(config_name: str) -> str:
     lines = [line.removeprefix("#").removeprefix(" ") for line in _opening(config_name)]
     if groups := list(_groups(config_name)):
         lines += ["", "Groups, chosen as group=choice; what is in them is set as group.key=value:", ""]
-        lines += [f"  {group}: {choices(group)}" for group in groups]
+        lines += [f"  {group}: {list_choices(group)}" for group in groups]
     lines += [
         "",
         f"Settings, set as key=value; conf/{config_name}.yaml and the files of the groups say what each means.",

@@ -35,7 +35,7 @@ def check(overrides: Sequence[str], config_name: str) -> list[str]:
         if not (FOLDER / group).is_dir() or parsed.is_sweep_override() or parsed.is_delete() or isinstance(value, str):
             allowed.append(override)
         elif value is not None or not _optional(group, config_name):
-            raise BadInput(f"{group}={override.partition('=')[2]} is not known; allowed: {choices(group)}")
+            raise BadInput(f"{group}={override.partition('=')[2]} is not known; allowed: {list_choices(group)}")
     return over_checkpoint(allowed) if config_name == "config" else allowed
 
 
@@ -104,12 +104,12 @@ def explain(error: Exception, defaults: dict) -> str:
         return unknown(match[1], defaults)
     if match := re.search(r"(?:Could not find|Could not load) '([^']+)'", text):
         group, _, choice = match[1].rpartition("/")
-        if not _stems(group):
+        if not choices(group):
             return f"{group}={choice} is not known"
-        return f"{group}={choice} is not known; allowed: {choices(group)}{nearest(choice, _stems(group))}"
+        return f"{group}={choice} is not known; allowed: {list_choices(group)}{nearest(choice, choices(group))}"
     if match := re.search(r"[Ii]n '[^']*': could not find '([^']+)'", text, re.I):
         group, _, choice = match[1].rpartition("/")
-        return f"{group}={choice} is not known; allowed: {choices(group)}{nearest(choice, _stems(group))}"
+        return f"{group}={choice} is not known; allowed: {list_choices(group)}{nearest(choice, choices(group))}"
     if match := re.search(r"Ambiguous value for argument '([^=]+)=([^']*)'", text):
         key, value = match.groups()
         return (
@@ -177,10 +177,11 @@ def known_settings() -> list[str]:
     return sorted({*keys, *_flat(values)})
 
 
-def _stems(group: str) -> list[str]:
+def choices(group: str) -> list[str]:
+    """The choices of a group of the configuration, in alphabetical order."""
     return sorted(path.stem for path in (FOLDER / group).glob("*.yaml"))
 
 
-def choices(group: str) -> str:
-    """The choices of a group of the configuration, in words."""
-    return ", ".join(_stems(group)) or "nothing"
+def list_choices(group: str) -> str:
+    """The choices of a group in one line."""
+    return ", ".join(choices(group)) or "nothing"

@@ -11,9 +11,10 @@ import torch
 from conf.base import BadInput
 from conf.compose import compose_values
 from conf.validation import validate
+from conf.words import choices
 from experiments.benchmark import evaluation, levers, peers, profile, search_speed, step, timing
 from experiments.benchmark.memory import peak_bytes
-from experiments.benchmark.settings import Benchmark, choices
+from experiments.benchmark.settings import Benchmark
 from experiments.benchmark.workbench import Workbench
 from experiments.longrope.candidates import Texts
 from experiments.schemes import doors

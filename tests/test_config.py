@@ -14,13 +14,9 @@ from conf.base import BadInput
 from conf.compose import FOLDER, compose_values
 from conf.help import help_override, help_text
 from conf.names import run_name
+from conf.words import choices
 from tests.runs import ROOT, command, finish, run_program, tiny
 from train import build_model, compose
-
-
-def choices(group):
-    return sorted(path.stem for path in (FOLDER / group).glob("*.yaml"))
-
 
 HUB = [name for name in choices("data") if "source: hub" in (FOLDER / "data" / f"{name}.yaml").read_text()]
 

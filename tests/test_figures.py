@@ -9,6 +9,7 @@ import torch
 from conf.base import BadInput
 from conf.compose import FOLDER, compose_values
 from conf.validation import validate
+from conf.words import choices
 from experiments.extend.figures import study_figures
 from experiments.figures import decay as decays
 from experiments.figures.__main__ import run_command as program
@@ -110,7 +111,7 @@ def test_distance_the_temperature_divides_scores_and_no_bias():
 
 @pytest.mark.slow
 def test_distance_every_scheme_is_found_and_none_but_nope_is_flat():
-    assert sorted(scheme_names()) == sorted(path.stem for path in (FOLDER / "position").glob("*.yaml"))
+    assert sorted(scheme_names()) == choices("position")
     for name in scheme_names():
         position = default_scheme(name)
         q = torch.randn(position.geometry.head_width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -8,4 +8,4 @@ in SECTIONS in settings.py.
 
 from experiments.lab.face import hand_out
 
-__getattr__ = hand_out(__name__, workbench=("Workbench",), timing=("spread", "spread_cell"))
+__getattr__ = hand_out(__name__, settings=("Rounds",), workbench=("Workbench",), timing=("spread", "spread_cell"))

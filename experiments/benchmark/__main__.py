@@ -15,7 +15,8 @@ from conf.compose import command_line
 from conf.environment import environment
 from conf.files import write_json
 from conf.validation import validate
-from experiments.benchmark.settings import Benchmark, choices
+from conf.words import choices
+from experiments.benchmark.settings import Benchmark
 
 if TYPE_CHECKING:
     from experiments.benchmark.workbench import Workbench

@@ -2,22 +2,29 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from conf.base import Count, Counts, Listed, PathText, Settings
-from conf.compose import FOLDER
+from conf.words import choices
 from data.settings import DataSettings
 
 SECTIONS = ("ceiling", "step", "schemes", "extensions", "levers", "profile")
 SECTIONS += ("evaluation", "search_speed", "time_to_loss", "sweep")
 
 
-def choices(group: str) -> list[str]:
-    """The names of the choices in a group of the configuration."""
-    return sorted(path.stem for path in (FOLDER / group).glob("*.yaml"))
-
-
 Names = Annotated[tuple[str, ...], Listed, Field(min_length=1)]
+
+
+def _known(group: str) -> AfterValidator:
+    """Refuse names that are no choices of a group of the configuration."""
+
+    def check(names):
+        allowed = choices(group)
+        if unknown := [name for name in ([names] if isinstance(names, str) else names) if name not in allowed]:
+            raise ValueError(f"{', '.join(unknown)} is not known; allowed: {', '.join(allowed)}")
+        return names
+
+    return AfterValidator(check)
 
 
 def _cell(value):
@@ -37,16 +44,15 @@ class TimeToLoss(Settings):
     """The runs of the time_to_loss section and their target."""
 
     run: Names  # overrides of train.py
-    rates: dict[str, Rates] = Field(min_length=1)  # optimizer → learning rates; the first is the reference
+    rates: Annotated[
+        dict[str, Rates], Field(min_length=1), _known("optimizer")
+    ]  # optimizer → learning rates; the first is the reference
     steps: Annotated[Counts, Field(min_length=1)]
     every: Count
     target: float | None
 
     @model_validator(mode="after")
     def _fits(self):
-        allowed = choices("optimizer")
-        if unknown := [name for name in self.rates if name not in allowed]:
-            raise ValueError(f"rates: {', '.join(unknown)} is not known; allowed: {', '.join(allowed)}")
         if 2 * self.every > min(self.steps):
             raise ValueError(f"every={self.every} must be at most half of every run's steps, here {min(self.steps)}")
         return self
@@ -63,33 +69,17 @@ class Sweep(Settings):
 class SearchSpeed(Settings):
     """The model, texts and batch sizes of the search_speed section."""
 
-    model: str
+    model: Annotated[str, _known("model")]
     window: Count
     factor: float = Field(gt=1)
     candidates: Count
     texts: Annotated[Counts, Field(min_length=1)]
     batch_tokens: Annotated[Counts, Field(min_length=1)]
 
-    @field_validator("model")
-    @classmethod
-    def _known(cls, model: str) -> str:
-        if model not in (allowed := choices("model")):
-            raise ValueError(f"{model} is not known; allowed: {', '.join(allowed)}")
-        return model
 
+class Rounds(Settings):
+    """How contestants are timed, and where text and results are."""
 
-class Benchmark(Settings):
-    """The settings of the benchmark, as in conf/benchmark.yaml."""
-
-    sections: Annotated[tuple[Literal[SECTIONS], ...], Listed, Field(min_length=1)]
-    step_at: Cells
-    schemes_at: Cells
-    schemes: Names
-    extensions: Names
-    levers_at: Cells
-    read_at: Cells
-    readers: Names
-    bounded: Count
     tokens: Count | None
     compile: bool | None
     repeats: Count
@@ -98,14 +88,20 @@ class Benchmark(Settings):
     folder: PathText | None
     cache: PathText
     data: DataSettings
+
+
+class Benchmark(Rounds):
+    """The settings of the benchmark, as in conf/benchmark.yaml."""
+
+    sections: Annotated[tuple[Literal[SECTIONS], ...], Listed, Field(min_length=1)]
+    step_at: Cells
+    schemes_at: Cells
+    schemes: Annotated[Names, _known("position")]
+    extensions: Annotated[Names, _known("extend")]
+    levers_at: Cells
+    read_at: Cells
+    readers: Annotated[Names, _known("position")]
+    bounded: Count
     search_speed: SearchSpeed
     time_to_loss: TimeToLoss
     sweep: Sweep
-
-    @model_validator(mode="after")
-    def _known(self):
-        for key, group in (("schemes", "position"), ("extensions", "extend"), ("readers", "position")):
-            allowed = choices(group)
-            if unknown := [name for name in getattr(self, key) if name not in allowed]:
-                raise ValueError(f"{key}: {', '.join(unknown)} is not known; allowed: {', '.join(allowed)}")
-        return self

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from conf.base import BadInput, Count, Counts, Listed, PathText, Settings
+from conf.base import BadInput, Count, Counts, Listed
 from conf.environment import environment
 from conf.files import write_json
 from conf.validation import validate
-from data.settings import DataSettings
+from experiments.benchmark import Rounds
 from experiments.lab.tables import format_rows
 
 if TYPE_CHECKING:
@@ -42,22 +42,14 @@ def _different(factors: tuple[float, ...]) -> tuple[float, ...]:
     return factors
 
 
-class Cost(Settings):
+class Cost(Rounds):
     """The settings of the cost measurements, as in conf/cost.yaml."""
 
     model: str
     window: Count
-    tokens: Count | None
     factors: Annotated[Numbers, Field(min_length=2), AfterValidator(_different)]
-    compile: bool | None
     devices: Annotated[Counts, Field(min_length=1)]
     bandwidths: Annotated[Numbers, Field(min_length=1)]
-    repeats: Count
-    seconds: float = Field(gt=0)
-    budget: float = Field(gt=0)
-    folder: PathText | None
-    cache: PathText
-    data: DataSettings
 
 
 def scaled(config: "Config", axis: str, factor: float) -> "Config":

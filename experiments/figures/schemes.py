@@ -3,7 +3,7 @@
 import torch
 
 from conf.base import Settings
-from conf.compose import FOLDER
+from conf.words import choices
 from models.positions import EXTENSIONS, SCHEMES, Geometry, Position, build_position
 from models.positions.frequencies import Geometric
 
@@ -18,7 +18,7 @@ def make_scheme(
 
 def scheme_names() -> list[str]:
     """The schemes of conf/position, in the order of the README."""
-    return sorted((path.stem for path in (FOLDER / "position").glob("*.yaml")), key=list(SCHEMES).index)
+    return sorted(choices("position"), key=list(SCHEMES).index)
 
 
 def default_scheme(name: str) -> Position:
