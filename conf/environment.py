@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -37,10 +37,10 @@ def command_known() -> Iterator[None]:
             os.environ[COMMAND] = before
 
 
-def environment(overrides: list[str]) -> dict:
-    """Command, versions and commit: what one needs to run it again."""
+def environment(overrides: list[str], packages: Sequence[str] = ()) -> dict:
+    """Command, versions and commit: what one needs to run it again; packages: others that it depends on."""
     versions = {"python": sys.version.split()[0]}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *packages):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

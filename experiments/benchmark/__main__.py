@@ -7,7 +7,7 @@ versions and the command, so that sections may come from several runs.
 """
 
 import shlex
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,12 +54,7 @@ def _about(bench: "Workbench", overrides: list[str]) -> dict:
     """Device, versions and command, as needed to repeat and to judge the measurements."""
     import torch
 
-    about = environment(overrides)
-    for package in PEER_PACKAGES:
-        try:
-            about["versions"][package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            about["versions"][package] = None
+    about = environment(overrides, PEER_PACKAGES)
     return {
         **about,
         "command": shlex.join(about["command"]),
