@@ -1,4 +1,4 @@
-"""What every typed setting is made of, and the one error a user is meant to read."""
+"""The base class and types of all settings, and the error whose message is meant for users."""
 
 import difflib
 import os
@@ -27,7 +27,7 @@ class Settings(BaseModel):
 
 
 def cannot_take(name: str, error: ValidationError) -> str:
-    """The first fault of settings that are part of others, in words; name: whose they are."""
+    """Describe the first fault of settings that are part of others; name: of the settings that contain them."""
     fault = error.errors()[0]
     place, message = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
     return f"{name} cannot take {place}={fault['input']}: {message}" if place else message

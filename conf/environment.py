@@ -1,4 +1,4 @@
-"""Command, versions and commit: what one needs to run something again."""
+"""Command, versions and commit, recorded so that a run can be repeated."""
 
 import json
 import os

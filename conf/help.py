@@ -1,4 +1,4 @@
-"""What --help says of a program: the comment that opens its YAML file, the groups it has, and its settings."""
+"""The text of --help: the comment that opens a program's YAML file, its groups, and its settings."""
 
 import re
 from collections.abc import Iterator

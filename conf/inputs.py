@@ -1,4 +1,4 @@
-"""What the settings of a run only point to, by content: texts, tokenizer, the weights it starts from."""
+"""Digests of the inputs of a run, which its settings only name: texts, tokenizer and initial weights."""
 
 import hashlib
 import json

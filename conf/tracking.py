@@ -1,4 +1,4 @@
-"""Weights & Biases: every run under one directory, named as its folder, never a prompt and never a hang."""
+"""Weights & Biases runs: all under one directory, named as their folders, without prompts or endless waiting."""
 
 import hashlib
 import json
@@ -21,12 +21,12 @@ X_AXES = {"tokens": ("train/*", "validation/*", "speed/*", "search/*"), "context
 
 
 def axes(config) -> list[str]:
-    """The tags of a run: what a comparison varies."""
+    """The tags of a run: scheme, extension, model and data."""
     return [config.position.name, config.extend.label, config.model.name, config.data.name]
 
 
 def _short(tag: str) -> str:
-    """A tag that W&B takes; of a long one the beginning, and a digest that tells it from others."""
+    """Shorten a tag to the length that W&B takes, with a digest that distinguishes it."""
     return tag if len(tag) <= LONGEST_TAG else f"{tag[:55]}-{hashlib.sha256(tag.encode()).hexdigest()[:8]}"
 
 
@@ -137,7 +137,7 @@ def check_wandb(logger) -> str:
 
 @contextmanager
 def _one_sentence(wandb):
-    """What W&B refuses, as BadInput."""
+    """Raise what W&B refuses as BadInput."""
     from pydantic import ValidationError
 
     try:

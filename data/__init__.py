@@ -1,4 +1,4 @@
-"""Where text comes from, its tokens on disk, and windows as a pure function of (seed, step).
+"""Texts, their tokens on disk, and training windows as a pure function of (seed, step).
 
 `settings` says what can be asked for, `sources` (with `sotu` and `hub`) yields the texts, `tokenizer` turns them into
 numbers, `tokenise` writes those through `token_files`, safely, `corpus` opens the result, `windows` cuts it into

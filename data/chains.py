@@ -1,4 +1,4 @@
-"""A language whose best reader is known: every document is a Markov chain with transition probabilities of its own.
+"""An artificial language whose best reader is known: each document is a Markov chain with its own transitions.
 
 A document's S^order rows of S probabilities are drawn anew, each from a symmetric Dirichlet(alpha), so the only way to
 predict a document is to read it. Token t follows the row named by the `order` tokens that end at t - lag; the first

@@ -1,4 +1,4 @@
-"""Datasets and tokenizers of the Hugging Face hub, with a quick and plain answer where the hub cannot be reached."""
+"""Datasets and tokenizers of the Hugging Face hub; one quick error where the hub cannot be reached."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Whether a folder of tokens is what was written: sizes, digests, and what its numbers must satisfy.
+"""Checks that a folder of tokens is as it was written: sizes, digests and consistent numbers.
 
 Every file is hashed once in a process, when its corpus is first opened, and again only if it changes: a second of one
 core for about 1.1 GB. SHA-256, because that is what a corpus is named by (`fingerprint`): folders older than the
@@ -23,7 +23,7 @@ READ_TOGETHER = 4 * 2**20  # bytes
 
 
 class Counts(BaseModel):
-    """What a split holds: documents, tokens with their separators, UTF-8 bytes of the texts, documents left out."""
+    """The counts of a split: documents, tokens with their separators, UTF-8 bytes of the texts, documents left out."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -34,7 +34,7 @@ class Counts(BaseModel):
 
 
 class Meta(BaseModel):
-    """What meta.json says of a folder of tokens; entries that only people read are not listed."""
+    """The contents of a folder's meta.json; entries that only people read are not listed."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -52,7 +52,7 @@ class Meta(BaseModel):
 
     @property
     def kind(self) -> str:
-        """That of the tokenizer: bytes, states, or what is in tokenizer.json."""
+        """The fingerprint of the tokenizer: of bytes, of states, or of the contents of tokenizer.json."""
         return self.tokenizer["kind"]
 
 
@@ -72,7 +72,7 @@ def fingerprint(folder: Path, tokenizer: str) -> str:
 
 
 def check(folder: Path) -> Meta:
-    """What meta.json says of a folder that is as it says.
+    """Check a folder against its meta.json and return what that says.
 
     Raises:
         BadInput: it is no folder of tokens, or a file is missing, unreadable, cut short, not what was written, or holds
@@ -177,7 +177,7 @@ def sha256(path: Path) -> str:
 
 
 def _version(path: Path) -> tuple[int, ...]:
-    """What changes when a file does, even if its times are set back."""
+    """Values that change when a file does, even if its times are set back."""
     status = path.stat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 

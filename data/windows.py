@@ -44,7 +44,7 @@ class Windows:
         return torch.from_numpy(rows)
 
     def _starts(self, epoch: int) -> np.ndarray:
-        """Where the windows of an epoch begin, in the order of their visits, (epoch_length,)."""
+        """The starts of an epoch's windows in the order of their visits, (epoch_length,)."""
         if epoch not in self._epochs:
             random = np.random.default_rng([self._seed, epoch])
             spare = len(self._tokens) - 1 - self.epoch_length * self._window
@@ -64,7 +64,7 @@ def fixed_windows(tokens: np.ndarray, window: int, count: int) -> torch.Tensor:
 
 
 def _available(tokens: np.ndarray, window: int) -> int:
-    """How many windows fit side by side; BadInput if none does."""
+    """The number of windows that fit side by side; BadInput if none does."""
     if len(tokens) < window + 1:
         raise BadInput(f"A window of {window} tokens needs {window + 1}, and the split has only {len(tokens)}.")
     return (len(tokens) - 1) // window

@@ -24,7 +24,7 @@ from experiments.lab.measure.request import Request, choose_passes, progress_bar
 
 
 def _settings(values: dict, window: int) -> Measurement:
-    """What is measured, with the defaults that depend on the window and on the shortest context."""
+    """The settings of the measurement, with defaults that depend on the window and on the shortest context."""
     contexts = list(default_contexts(window)) if values["contexts"] is None else values["contexts"]
     given = values["stride"]
     settings = validate(Measurement, {**values, "contexts": contexts, "stride": 1 if given is None else given})

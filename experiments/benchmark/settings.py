@@ -78,7 +78,7 @@ class SearchSpeed(Settings):
 
 
 class Rounds(Settings):
-    """How contestants are timed, and where text and results are."""
+    """The settings of alternating timings, of the text, and the folder of results."""
 
     tokens: Count | None
     compile: bool | None

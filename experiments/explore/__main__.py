@@ -13,7 +13,7 @@ from experiments.explore.page import render
 
 
 class Explore(Settings):
-    """Where the measured curves are and where the page goes, as in conf/explore.yaml."""
+    """The folder of the measured curves and the file of the page, as in conf/explore.yaml."""
 
     results: PathText
     out: PathText

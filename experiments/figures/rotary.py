@@ -25,7 +25,7 @@ def turned(position: Position, q: Tensor, length: int) -> Tensor:
 
 
 def rotation(_: "Gallery") -> Drawing:
-    """Where the pairs of a query point, position by position, and what its channels are over positions."""
+    """Draw the directions of a query's pairs, position by position, and its channels over positions."""
     width, near, far, chosen = 32, 16, 100, (0, 2, 4, 7)
     position = make_scheme("rope", width)
     q = torch.randn(width, generator=torch.Generator().manual_seed(4), dtype=torch.float64)

@@ -1,1 +1,1 @@
-"""What the questions share: plans and runs, launching, statistics, the canvas of figures."""
+"""The code that questions share: plans and runs, launching, statistics, tables and figures."""

@@ -67,7 +67,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Space:
-    """Where to search: low ≤ λ_c ≤ … ≤ λ_{K-1} ≤ high (hundredths, both included), n̂ and c from their lists.
+    """The search space: low ≤ λ_c ≤ … ≤ λ_{K-1} ≤ high (hundredths, both included), n̂ and c from their lists.
 
     decay: ln(ω_0/ω_i), (K,), never falling; it says how pairs before c follow from λ_c.
     """

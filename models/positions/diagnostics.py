@@ -1,4 +1,4 @@
-"""What a table of frequencies can tell apart over a window, before anything is trained on it.
+"""Diagnostics of a table of frequencies: which positions of a window it distinguishes, without any training.
 
 A table is (K,) frequencies in radians per token, as a spectrum's `table` gives it. Everything is float64.
 """
@@ -29,7 +29,7 @@ def alias(frequencies: Tensor, start: int, stop: int) -> float:
 
 
 def participation_rank(frequencies: Tensor, window: int) -> float:
-    """How many directions the encodings of a window spread over: (Σσ²)² / Σσ⁴ of its singular values, 1 … 2K.
+    """The effective number of directions of a window's encodings: (Σσ²)² / Σσ⁴ of its singular values, 1 … 2K.
 
     Of the matrix of the sines and cosines of all positions of the window, (window, 2K).
     """

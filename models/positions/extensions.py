@@ -38,7 +38,7 @@ class Extension:
 
         @property
         def label(self) -> str:
-            """How the extension is named in run names and tables."""
+            """The name of the extension in run names and tables."""
             return self.name
 
     # What it changes, which the scheme must have: "positions", "frequencies", or "plain rotation", the scores of a
@@ -81,7 +81,7 @@ class Extension:
         return phases(positions, self.frequencies(frequencies, length_of(positions)))
 
     def far(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Where queries and keys at these positions stand for each other, (…, T) twice, if they are not near."""
+        """The positions that far queries and keys have for each other, (…, T) twice."""
         raise NotImplementedError
 
 

@@ -17,7 +17,7 @@ class _WithoutAliases(yaml.SafeLoader):
 
 
 def read_yaml(path: str):
-    """What a YAML file holds, as plain values.
+    """Read a YAML file into plain values.
 
     Raises:
         ValueError: it cannot be read, is too long, or is no YAML; the message is one sentence.

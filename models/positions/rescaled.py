@@ -123,7 +123,7 @@ def by_parts(frequencies: Tensor, factor: float, unscaled: Tensor) -> Tensor:
 
 
 def by_rotations(frequencies: Tensor, window: int, slow: float, fast: float) -> Tensor:
-    """How much of a pair is kept, by its turns in a window: 0 up to `slow` turns, 1 from `fast` on, linear between."""
+    """The share of a pair that is kept, by its turns in a window: 0 up to `slow`, 1 from `fast` on, linear between."""
     turns = frequencies * window / (2 * math.pi)
     return ((turns - slow) / (fast - slow)).clamp(0, 1)
 

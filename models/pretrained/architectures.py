@@ -1,4 +1,4 @@
-"""What the architectures of `transformers` are in the words of the lab: config.json → model, position and extension.
+"""Architectures of `transformers` as settings of the lab: config.json → model, position and extension.
 
 Options that config.json leaves out have the architecture's own defaults. One that the lab has no knob for is refused by
 a sentence; what only training, generation or memory use (dropout, caches, parallel plans) is passed over.

@@ -28,7 +28,7 @@ ROTARY = ("rope", "p_rope", "learned_rope")
 
 @dataclass(frozen=True)
 class Exported:
-    """What a folder of the field holds beside the tokenizer."""
+    """The contents of an exported folder, except the tokenizer."""
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]

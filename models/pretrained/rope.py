@@ -103,7 +103,7 @@ def _number(value, key: str, name: str) -> float:
 
 
 def _temperature(extend: dict, window: int, name: str) -> float:
-    """What the extension divides scores by; refuses settings that it cannot take."""
+    """The temperature of the extension, which divides scores; refuses settings that it cannot take."""
     kind = EXTENSIONS[extend["name"]]
     try:
         return kind(kind.Knobs.model_validate(extend), window).temperature

@@ -1,1 +1,1 @@
-"""Whatever is measured of one checkpoint: protocols, losses by position, keys, and how a reading is kept."""
+"""Measurements of one checkpoint: perplexity, losses by position, retrieval, and the files of readings."""

@@ -35,7 +35,7 @@ PI_RATE, YARN_RATE = 0.2, 0.8  # shares of success that the two papers ask for
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model made of N trials: whether greedy decoding says the key, and the nats of the right and wrong key."""
+    """The results of N trials, (N,) each: whether greedy decoding gives the key, nats of the right and a wrong key."""
 
     exact: np.ndarray
     nll: np.ndarray
