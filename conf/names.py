@@ -38,7 +38,7 @@ def labels(overrides: Sequence[str], unnamed: Collection[str], swept: Collection
         circumstance = key.startswith(("logger", "trainer", "hydra")) and key not in TRAINER
         if key in ELSEWHERE or (key not in swept and (key in unnamed or circumstance)):
             continue
-        word = "" if key in ("data", "optimizer", "frequencies", "seen") else key.split(".")[-1]
+        word = "" if key in ("data", "optimizer", "frequencies", "layers", "seen") else key.split(".")[-1]
         parts.append(word + _label(key, value, key in swept))
     return parts
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from conf.schema import Config
 
 # What a fine-tuned model takes over from its checkpoint; the first three cannot be changed after training.
-FIXED, INHERITED = ("model", "position", "frequencies"), ("extend", "data", "window")
+FIXED, INHERITED = ("model", "position", "frequencies"), ("layers", "extend", "data", "window")
 
 
 def resolve(
@@ -59,6 +59,7 @@ def _inherit(values: dict, given: Collection[str], trained: dict) -> dict:
     """
     if fixed := sorted({key.split(".")[0] for key in given} & set(FIXED)):
         raise BadInput(f"{fixed[0]} comes from checkpoint={values['checkpoint']} and cannot be changed after training")
+    trained = {"layers": {"name": "alike"}, **trained}  # which is not written down
     taken = {key: trained[key] for key in FIXED}
     for group in INHERITED:
         if group not in given:

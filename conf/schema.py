@@ -10,7 +10,7 @@ from conf.validation import validate as validate  # for those who import it from
 from data.settings import DataSettings
 from models.gpt import Shape
 from models.language_model import Optimizer
-from models.positions import EXTENSIONS, SCHEMES, SEEN, SPECTRA
+from models.positions import EXTENSIONS, SCHEMES, SEEN, SPECTRA, Plan
 
 
 def one_of(table: dict) -> object:
@@ -93,6 +93,7 @@ class Config(Settings):
     position: PositionSettings
     frequencies: FrequencySettings
     extend: ExtendSettings
+    layers: Plan = Field(Plan(), exclude_if=lambda plan: plan == Plan())  # younger than the first runs
     seen: SeenSettings  # positions of the tokens of a training window; measuring is always contiguous
     data: DataSettings
     optimizer: Optimizer

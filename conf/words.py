@@ -46,7 +46,7 @@ def over_checkpoint(overrides: Sequence[str]) -> list[str]:
     keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
     if "checkpoint" not in keys or "checkpoint=null" in overrides:
         return list(overrides)
-    inside = [key.split(".")[0] in {"extend", "data"} - set(keys) and "." in key for key in keys]
+    inside = [key.split(".")[0] in {"layers", "extend", "data"} - set(keys) and "." in key for key in keys]
     return [
         f"++{override.lstrip('+')}" if within and not override.startswith("~") else override
         for override, within in zip(overrides, inside, strict=True)

@@ -1,4 +1,4 @@
-"""Which schemes and extensions are there? The tables of models/positions/README.md, made from classes and YAML files.
+"""Which schemes, extensions and plans by layer are there? The tables of models/positions/README.md, made from classes and YAML files.
 
 python -m experiments.schemes
 """
@@ -61,6 +61,17 @@ def extensions() -> str:
     return "\n".join(lines)
 
 
+def plans() -> str:
+    """A Markdown row per plan by layer: name, pattern, what it is."""
+    from omegaconf import OmegaConf
+
+    lines = ["| layers= | pattern | what it is |", "|---|---|---|"]
+    for path in sorted((FOLDER / "layers").glob("*.yaml")):
+        pattern = OmegaConf.load(path).get("pattern")
+        lines.append(f"| `{path.stem}` | {f'`{pattern}`' if pattern else ''} | {described('layers', path.stem)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """The command line."""
     with program():
@@ -69,7 +80,7 @@ def main() -> None:
             return
         if sys.argv[1:]:
             raise BadInput(f"{sys.argv[1]}: experiments.schemes takes no settings, it prints all there is")
-        print(f"{table()}\n\n{extensions()}")
+        print(f"{table()}\n\n{extensions()}\n\n{plans()}")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from conf.base import BadInput, Count, Settings
+from models.attention import causal_attention
 from models.loss import next_token_loss
 from models.positions import Position
-from models.positions.base import Geometry, row_chunks, rows_at_once
+from models.positions.base import Geometry, Layer
 from models.positions.extensions import length_of
 
 
@@ -89,7 +90,7 @@ class Attention(nn.Module):
             self.q_norm, self.k_norm = (nn.RMSNorm(self.head_width, eps=shape.norm_epsilon) for _ in range(2))
 
     def forward(
-        self, x: Tensor, position: Position, prepared, temperature: float | Tensor, mask: Tensor | None
+        self, x: Tensor, position: Position | Layer, prepared, temperature: float | Tensor, mask: Tensor | None
     ) -> Tensor:
         batch, length, _ = x.shape
         count = self.heads + 2 * self.kv_heads  # nothing is inferred: B may be 0
@@ -102,51 +103,8 @@ class Attention(nn.Module):
         if self.kv_heads < self.heads:  # before positions, which some schemes tell each head in its own way
             k, v = (shared.repeat_interleave(self.heads // self.kv_heads, dim=1) for shared in (k, v))
         q, k = position.rotate(q, k, prepared)  # each (B, H, T, D)
-        rows = rows_at_once(length, x.device)
-        if rows == length:
-            x = attend(q, k, v, position.bias(q, k, prepared), mask, temperature)  # (B, H, T, D)
-        else:
-            x = attend_in_chunks(q, k, v, position, prepared, temperature, mask, rows)
+        x = causal_attention(q, k, v, position, prepared, temperature, mask)  # (B, H, T, D)
         return self.out(x.transpose(1, 2).reshape(batch, length, self.heads * self.head_width))
-
-
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, temperature: float | Tensor
-) -> Tensor:
-    """Causal attention of the last Q of N tokens over all N; without bias or mask it stays on the flash path.
-
-    q (B, H, Q, E), k (B, H, N, E) and v (B, H, N, D) → (B, H, Q, D). The scores are q·k/(t√D), also where a scheme
-    made queries and keys wider than D; t is the temperature, one number or one for every query, (…, Q, 1). bias: added
-    to the scores and never divided, (H, Q, N) or (B, H, Q, N). mask: True where a query may look, broadcastable
-    likewise and already causal; None means causal alone.
-    """
-    width, extra, later = v.shape[-1], q.shape[-1] - v.shape[-1], k.shape[-2] - q.shape[-2]
-    if extra:  # the fast kernels want one width, and zeros cost less than the slow kernel does
-        v = F.pad(v, (0, extra))
-    if bias is not None:
-        if mask is None:
-            mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril(later)
-        mask = bias.to(q.dtype).masked_fill(~mask, float("-inf"))
-        mask = mask[None] if mask.dim() == 3 else mask  # with three dimensions the kernel would be the slow one
-    if isinstance(temperature, Tensor):  # the kernels take one number
-        q, temperature = (q / temperature.unsqueeze(-3)).to(q.dtype), 1.0
-    scale = width**-0.5 / temperature
-    x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
-    return x[..., :width]
-
-
-def attend_in_chunks(q, k, v, position: Position, prepared, temperature, mask: Tensor | None, rows: int) -> Tensor:
-    """`attend` with so many queries at a time, and only the keys up to the last of them: no bias is ever (H, T, T)."""
-    parts = []
-    for first, last in row_chunks(q.shape[-2], rows):
-        queries, keys, values = q[..., first:last, :], k[..., :last, :], v[..., :last, :]
-        bias = position.bias(queries, keys, prepared, first)
-        if bias is None and mask is None:  # the fast kernels make nothing large, and skip what nobody may see
-            return attend(q, k, v, None, None, temperature)
-        visible = None if mask is None else mask[..., first:last, :last]
-        heat = temperature[..., first:last, :] if isinstance(temperature, Tensor) else temperature
-        parts.append(attend(queries, keys, values, bias, visible, heat))
-    return torch.cat(parts, dim=-2)
 
 
 class Block(nn.Module):
@@ -163,7 +121,7 @@ class Block(nn.Module):
         self.down = nn.Linear(shape.inner, shape.width, bias=bias)
 
     def forward(
-        self, x: Tensor, position: Position, prepared, temperature: float | Tensor, mask: Tensor | None
+        self, x: Tensor, position: Position | Layer, prepared, temperature: float | Tensor, mask: Tensor | None
     ) -> Tensor:
         attended = x + self.attention(self.attention_norm(x), position, prepared, temperature, mask)
         inner = self.up(self.network_norm(x if self.parallel else attended))

@@ -1,7 +1,7 @@
 """From settings, or from a checkpoint, to a GPT.
 
-`config` is any object with the settings of a run as attributes: model, position, frequencies, extend, data, seed and
-original_window.
+`config` is any object with the settings of a run as attributes: model, layers, position, frequencies, extend, data,
+seed and original_window.
 """
 
 import copy
@@ -21,7 +21,7 @@ from models.positions import Position, build_position
 def make_position(config) -> Position:
     """The positional scheme of a run, with its spectrum and its extension."""
     geometry = config.model.geometry(config.original_window)
-    return build_position(config.position, config.frequencies, config.extend, geometry)
+    return build_position(config.position, config.frequencies, config.extend, geometry, config.layers)
 
 
 def make_gpt(config, vocabulary: int, separator: int) -> GPT:

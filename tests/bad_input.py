@@ -37,7 +37,7 @@ PATIENCE = 20  # seconds after which what should have been refused was not
 
 
 # Settings that take anything, that a command has no use for, or that are those of train.
-GROUPS = ("model", "position", "frequencies", "extend", "seen", "data", "optimizer", "trainer", "logger")
+GROUPS = ("model", "position", "frequencies", "extend", "layers", "seen", "data", "optimizer", "trainer", "logger")
 FREE = {
     "extend_study": ("scale.", "launcher.options", *(f"{group}." for group in GROUPS)),
     "reproduce": ("launcher.options",),

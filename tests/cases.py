@@ -5,14 +5,16 @@ Letters in shape comments: B batch, T tokens, H heads, D head width, C model wid
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from models.gpt import GPT, Shape
-from models.positions import EXTENSIONS, SCHEMES, Geometry, Position
+from models.positions import EXTENSIONS, SCHEMES, Geometry, Plan, Position, build_position
 from models.positions.frequencies import Geometric
+from models.positions.layers import Layered
 
 CONF = Path(__file__).parent.parent / "conf"
 FOLDER = CONF / "position"
@@ -24,6 +26,16 @@ VARIANTS: dict[str, list[dict]] = {
     "kerple": [{"kind": "power"}],
     "mixture": [{"first": "t5", "second": "rope", "every": 2}, {"first": "fire", "second": "cope", "every": 2}],
 }
+NEAR = 9  # tokens that a query of a local layer sees: fewer than a law's text has, and more than its second half
+# Schemes whose layers read by a plan: by one of conf/layers, or by settings.
+PLANNED: list[tuple[str, str | dict]] = [
+    ("rope", "gemma3"),
+    ("rope", "swan"),
+    ("t5", {"pattern": "LG", "kinds": {"L": {"window": NEAR, "extend": "none"}, "G": {}}}),
+    ("fire", {"pattern": "LM", "kinds": {"L": {"window": NEAR}, "M": {"window": NEAR + 2}}}),
+    ("cope", {"pattern": "L", "kinds": {"L": {"window": NEAR}}}),
+    ("sinusoidal", {"pattern": "GL", "kinds": {"L": {"window": NEAR}, "G": {}}}),
+]
 # The same for extensions.
 READINGS: dict[str, list[dict]] = {
     "ntk": [{"form": "critical"}],
@@ -47,9 +59,11 @@ class Case:
     settings: dict = field(default_factory=dict)  # over those of the YAML file
     scheme: type[Position] | None = None  # a mutant to build in place of the scheme of that name
     read: tuple[str, dict] = ("none", {})  # the extension it is read with where a law names none
+    plan: Plan | None = None  # by which its layers differ
 
     def __str__(self) -> str:
-        return "-".join([self.name, *(f"{value}" for key, value in self.settings.items())])
+        plan = [] if self.plan is None else [f"{self.plan.name}-{self.plan.pattern}"]
+        return "-".join([self.name, *(f"{value}" for key, value in self.settings.items()), *plan])
 
     @property
     def kind(self) -> type[Position]:
@@ -57,9 +71,26 @@ class Case:
 
     @property
     def stretches(self) -> frozenset[str]:
-        """What an extension may change; for a mixture, in either of its schemes."""
-        parts = [part for part in self.position().children() if isinstance(part, Position)]
-        return frozenset().union(*(part.stretches for part in parts)) if parts else self.kind.stretches
+        """What an extension may change; of a model with several schemes, in any of them that takes the run's."""
+        return frozenset().union(*(part.stretches for part in self._parts("extend")))
+
+    @property
+    def turns(self) -> bool:
+        """Whether it has frequencies that the run sets."""
+        return any("frequencies" in part.stretches for part in self._parts("frequencies"))
+
+    def _parts(self, group: str) -> list[Position]:
+        """The schemes in it that take this group of the run's settings."""
+        position = self.position()
+        kinds = {} if self.plan is None else self.plan.kinds
+        children = dict(position.named_children()) if isinstance(position, Layered) else {"": position}
+        parts = [part for name, part in children.items() if name not in kinds or getattr(kinds[name], group) is None]
+        return [inner for part in parts for inner in (part.children() if isinstance(part, Layered) else [part])]
+
+    @property
+    def extended_alike(self) -> bool:
+        """Whether the extension is that of all layers."""
+        return self.plan is None or all(kind.extend is None for kind in self.plan.kinds.values())
 
     def position(
         self, extend: str | None = None, window: int = WINDOW, layers: int = LAYERS, spectrum=None, **knobs
@@ -70,9 +101,11 @@ class Case:
         """
         settings = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{self.name}.yaml")) | self.settings
         extend, knobs = (extend, knobs) if extend is not None else self.read
-        extension = EXTENSIONS[extend](EXTENSIONS[extend].Knobs(**knobs), window)
+        reading = EXTENSIONS[extend].Knobs(**knobs)
         geometry = Geometry(width=WIDTH, heads=HEADS, layers=layers, window=window)
-        position = self.kind(self.kind.Knobs.model_validate(settings), geometry, spectrum or Geometric(), extension)
+        with patch.dict(SCHEMES, {self.name: self.kind}):
+            scheme = self.kind.Knobs.model_validate(settings)
+            position = build_position(scheme, spectrum or Geometric(), reading, geometry, self.plan)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in position.parameters():
@@ -93,9 +126,22 @@ class Case:
 
 
 def discover() -> list[Case]:
-    """Every file of conf/position once, then the variants."""
+    """Every file of conf/position once, then the variants, then plans by layer."""
     names = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-    return [Case(name, settings) for name in names for settings in [{}, *VARIANTS.get(name, [])]]
+    cases = [Case(name, settings) for name in names for settings in [{}, *VARIANTS.get(name, [])]]
+    return cases + [Case(name, plan=small(plan)) for name, plan in PLANNED]
+
+
+def small(plan: str | dict) -> Plan:
+    """A plan for a model of two layers, in which windows are shorter than the texts of laws."""
+    if isinstance(plan, str):
+        plan = OmegaConf.to_container(OmegaConf.load(CONF / "layers" / f"{plan}.yaml"))
+    near = {
+        letter: {"window": min(kind["window"], NEAR + 2)} if kind.get("window") else {}
+        for letter, kind in plan["kinds"].items()
+    }
+    kinds = {letter: kind | near[letter] for letter, kind in plan["kinds"].items()}
+    return Plan.model_validate({"name": "plan", **plan, "pattern": "".join(kinds), "kinds": kinds})
 
 
 def tokens(length: int, batch: int = 1) -> Tensor:

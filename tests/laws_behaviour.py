@@ -100,7 +100,7 @@ def extended_prefixes_hold_unless_flagged(case: Case) -> None:
     At a base of which several pairs turn in the window, since the fastest one is often left alone.
     """
     text, prefixes = tokens(2 * WINDOW), (WINDOW, WINDOW + 3)  # a switch by length moves the first alone
-    spectrum = Geometric(base=20.0) if "frequencies" in case.stretches else None
+    spectrum = Geometric(base=20.0) if case.turns else None
     for name, knobs in extensions(case):
         if name == "none":
             continue
@@ -115,7 +115,7 @@ def extended_prefixes_hold_unless_flagged(case: Case) -> None:
 def documents_apart_are_alone(case: Case) -> None:
     """A document kept apart reads as it would alone, whatever stands beside it, under every extension; also a few
     queries at a time. One fits the window and the other does not, where the scheme does not end there."""
-    spectrum = Geometric(base=20.0) if "frequencies" in case.stretches else None
+    spectrum = Geometric(base=20.0) if case.turns else None
     for name, knobs in extensions(case):
         model = case.model(extend=name, spectrum=spectrum, **knobs).double()
         model.separator = 0
@@ -132,7 +132,7 @@ def documents_apart_are_alone(case: Case) -> None:
                 same(model(packed), expected, 1e-5)
 
 
-@law(lambda case: "positions" in case.stretches)
+@law(lambda case: "positions" in case.stretches and case.extended_alike)
 def interpolation_divides(case: Case) -> None:
     """Interpolated by s, positions s·p give what p give without, and slots s times closer give something else."""
     text, positions = tokens(LENGTH), torch.arange(LENGTH)

@@ -109,14 +109,14 @@ def equals_its_twin(case: Case) -> None:
     shapes = (1, HEADS, LENGTH, WIDTH // HEADS)
     q, k, x = vectors(*shapes), vectors(*shapes).flip(2), vectors(1, LENGTH, WIDTH)
     skipping = torch.tensor([0, 1, 2, 3, 5, 6, 9, 10, 12, 13, 14, 15])  # within the window, with gaps
-    bases = [10_000.0, 20.0] if "frequencies" in case.stretches else [10_000.0]
+    bases = [10_000.0, 20.0] if case.turns else [10_000.0]
     for (name, knobs), longest in product(extensions(case), bases):
         position = case.position(extend=name, spectrum=Geometric(base=longest), **knobs).double()
         positions = position.extension.positions(skipping.double())
         prepared = position.prepare(positions)
         added = position.embed(x, prepared)
         for layer in range(LAYERS):
-            setting = Setting.of(position, layer, positions.numpy(), normal)
+            setting = Setting.of(position, layer, skipping.double().numpy(), normal)
             reference = twin(setting, x[0].numpy(), q[0].numpy(), k[0].numpy())
             door = doors(position, layer)
             turned = door.rotate(q, k, prepared)
@@ -142,15 +142,15 @@ def attention_is_what_the_twin_says(case: Case) -> None:
             block.attention.out.register_forward_pre_hook(lambda module, inputs, to=left: to.append(inputs[0]))
         with torch.no_grad():
             model(tokens(LENGTH))
-        positions = model.position.extension.positions(torch.arange(LENGTH).double()).numpy()
         for layer in range(LAYERS):
             q, k, v = entered[layer].double().view(LENGTH, 3, HEADS, -1).permute(1, 2, 0, 3)  # each (H, T, D)
-            setting = Setting.of(model.position, layer, positions, normal)
+            setting = Setting.of(model.position, layer, torch.arange(LENGTH).double().numpy(), normal)
             reference = twin(setting, torch.zeros(LENGTH, WIDTH).numpy(), q.numpy(), k.numpy())
             scores = reference.queries @ reference.keys.swapaxes(-1, -2) / (WIDTH // HEADS) ** 0.5
             scores = scores / setting.temperature + reference.bias
-            future = torch.ones(LENGTH, LENGTH, dtype=torch.bool).triu(1)
-            weights = torch.from_numpy(scores).masked_fill(future, float("-inf")).softmax(dim=-1)
+            back = torch.arange(LENGTH)[:, None] - torch.arange(LENGTH)
+            seen = (back >= 0) & (back < (setting.sees or LENGTH))
+            weights = torch.from_numpy(scores).masked_fill(~seen, float("-inf")).softmax(dim=-1)
             same(left[layer][0].double(), (weights @ v).transpose(0, 1).flatten(1))
 
 

@@ -32,6 +32,7 @@ class Setting:
     normal: Callable[..., np.ndarray] | None = None  # (seed, shape) → the fixed random numbers of a scheme that has any
     knobs: dict = field(default_factory=dict)
     parameters: dict[str, np.ndarray] = field(default_factory=dict)
+    sees: int | None = None  # tokens that a query sees, itself included; None: all
 
     @property
     def head_width(self) -> int:
@@ -39,16 +40,10 @@ class Setting:
 
     @property
     def temperature(self) -> float:
-        """t of q·k/(t√D); in a layer of a mixture whose scheme has no phases to extend, 1."""
-        scheme = self.knobs[self.side]["name"] if self.name == "mixture" else self.name
-        extended = scheme not in ("none", "alibi", "t5", "kerple", "fire", "cope")
+        """t of q·k/(t√D); 1 of a scheme that has no phases to extend."""
+        extended = self.name not in ("none", "alibi", "t5", "kerple", "fire", "cope")
         length = self.positions.max() + 1
         return reference_extend.temperature(self.extend, self.window, length) if extended else 1.0
-
-    @property
-    def side(self) -> str:
-        """Which of a mixture's two schemes this layer goes through: every n-th, counted from 1, the second."""
-        return "second" if (self.layer + 1) % self.knobs["every"] == 0 else "first"
 
     def trained(self, channels: int) -> list[float]:
         """ω_i = base^(-2i/channels), radians per token."""
@@ -64,8 +59,8 @@ class Setting:
 
     @classmethod
     def of(cls, position, layer: int, positions: np.ndarray, normal=None) -> "Setting":
-        """Read off a built scheme what its twin may know."""
-        return cls(
+        """Read off a built scheme what its twin may know of a layer; positions: before any extension."""
+        whole = cls(
             name=position.knobs.name,
             positions=positions,
             width=position.geometry.width,
@@ -78,6 +73,32 @@ class Setting:
             knobs=position.knobs.model_dump(),
             parameters={name: p.detach().double().numpy() for name, p in position.named_parameters()},
         )
+        plan = position.plan.model_dump() if hasattr(position, "plan") else None
+        whole = whole.planned(plan) if plan else whole
+        whole = whole.mixed() if whole.name == "mixture" else whole
+        return replace(whole, positions=reference_extend.positions(whole.extend, positions, whole.window))
+
+    def planned(self, plan: dict) -> "Setting":
+        """This layer by its plan: the letters of the pattern, over and over; what a kind leaves open is the run's."""
+        letter = plan["pattern"][self.layer % len(plan["pattern"])]
+        kind = plan["kinds"][letter]
+        scheme, base = kind["position"] or self.knobs, (kind["frequencies"] or {"base": self.base})["base"]
+        extend = kind["extend"] or self.extend
+        own = any(kind[key] is not None for key in ("position", "frequencies", "extend"))
+        layered = replace(self, knobs=scheme, name=scheme["name"], base=base, extend=extend, sees=kind["window"])
+        return layered.inside(letter if own else "own")
+
+    def mixed(self) -> "Setting":
+        """This layer of a mixture: every n-th, counted from 1, goes through the second scheme, others the first."""
+        side = "second" if (self.layer + 1) % self.knobs["every"] == 0 else "first"
+        scheme = self.knobs[side]
+        return replace(self, knobs=scheme, name=scheme["name"]).inside(side)
+
+    def inside(self, part: str) -> "Setting":
+        """With the parameters of one part alone, and no extension that its scheme has nothing for."""
+        inner = {n.removeprefix(f"{part}."): p for n, p in self.parameters.items() if n.startswith(f"{part}.")}
+        idle = self.name in ("none", "cope")
+        return replace(self, parameters=inner, extend={"name": "none"} if idle else self.extend)
 
 
 @dataclass
@@ -130,15 +151,6 @@ def add_far(setting: Setting, doors: Doors, stand: tuple, inputs: tuple) -> None
 @of("none")
 def none(setting: Setting, doors: Doors) -> None:
     """Kazemnejad et al. 2023: nothing at all."""
-
-
-@of("mixture")
-def mixture(setting: Setting, doors: Doors) -> None:
-    """Every n-th layer goes through the second scheme; all others through the first."""
-    side = setting.side
-    inner = {name.removeprefix(f"{side}."): value for name, value in setting.parameters.items()}
-    knobs = setting.knobs[side]
-    TWINS[knobs["name"]](replace(setting, name=knobs["name"], knobs=knobs, parameters=inner), doors)
 
 
 @of("sinusoidal")

@@ -28,6 +28,13 @@ def frequencies(extend: dict, trained: list[float], window: int, length: float) 
     return TWINS[extend["name"]](trained, extend, window, length) if extend["name"] in TWINS else trained
 
 
+def positions(extend: dict, given: np.ndarray, window: int) -> np.ndarray:
+    """Where tokens stand: Chen et al. 2023, eq. 4, divides by s; no other extension moves them."""
+    if extend["name"] == "switch":
+        return positions(extend["over"], given, window) if given.max() >= window else given
+    return given / extend["factor"] if extend["name"] == "interpolate" else given
+
+
 def temperature(extend: dict, window: int, length: float) -> float:
     """t: set, or published."""
     if extend["name"] == "switch":

@@ -1,15 +1,16 @@
 """Are the laws awake? Bugs that public code really had are injected, and the laws that exist to see them must fail."""
 
 from contextlib import nullcontext
-from types import SimpleNamespace
 
 import pytest
 import torch
 
+import models.attention
 import models.gpt
-from models.positions import EXTENSIONS
+from models.positions import EXTENSIONS, NoPE
 from models.positions.embed import Sinusoidal
 from models.positions.extensions import Interpolate
+from models.positions.frequencies import Geometric
 from models.positions.rotate import RoPE, rotate_pairs
 from tests.cases import Case
 from tests.laws import LAWS
@@ -217,8 +218,8 @@ def test_the_precision_law_sees_autocast_left_on(monkeypatch):
 
 def mutate_attention(monkeypatch, change):
     """Let `change(q, k, v, bias, mask, temperature)` stand before the real attention."""
-    real = models.gpt.attend
-    monkeypatch.setattr(models.gpt, "attend", lambda *given: real(*change(*given)))
+    real = models.attention.attend
+    monkeypatch.setattr(models.attention, "attend", lambda *given: real(*change(*given)))
 
 
 def test_the_value_law_sees_rotated_values(monkeypatch):
@@ -245,7 +246,7 @@ def test_the_layer_law_sees_a_scheme_at_work_in_the_first_layer_only(monkeypatch
     forward = models.gpt.GPT.hidden
 
     def first_layer_only(self, *given):
-        silent = SimpleNamespace(rotate=lambda q, k, prepared: (q, k), bias=lambda q, k, prepared: None)
+        silent = NoPE(NoPE.Knobs(), self.position.geometry, Geometric(), self.position.extension)
         hooks = [
             block.attention.register_forward_pre_hook(lambda module, given: (given[0], silent, *given[2:]))
             for block in self.blocks[1:]

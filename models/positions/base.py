@@ -18,6 +18,7 @@ from models.positions.frequencies import Geometric
 # The scores of one head that may be held at once when nothing is learned; beyond it, queries go in chunks of rows.
 SCORES_AT_ONCE = 2**22
 ROWS_IN_TRAINING = 128  # queries at a time on a CPU; 256 and 512 are as fast or slower
+ROWS_IN_WINDOW = 128  # queries at a time in a sliding window that is shorter
 
 
 def rows_at_once(length: int, device: torch.device) -> int:
@@ -29,6 +30,11 @@ def rows_at_once(length: int, device: torch.device) -> int:
     if torch.is_grad_enabled():
         return min(length, ROWS_IN_TRAINING) if device.type == "cpu" else length
     return min(length, max(1, SCORES_AT_ONCE // length))
+
+
+def window_rows(rows: int, window: int) -> int:
+    """How many of the queries that attend at a time (`rows_at_once`) do so in a sliding window of so many tokens."""
+    return min(rows, max(window, ROWS_IN_WINDOW))
 
 
 def row_chunks(length: int, rows: int) -> list[tuple[int, int]]:
@@ -79,6 +85,8 @@ class Position(nn.Module):
     relative: bool = True  # adding a constant to every position changes no logit
     stretches: ClassVar[frozenset[str]] = frozenset()  # what an extension may change: see Extension.changes
     exempt: ClassVar[dict[str, str]] = {}  # laws of tests/laws.py the scheme cannot obey, each with the reason
+    sliding_window: int | None = None  # tokens that a query of a layer sees, itself included; None: all before it
+    reach: int | None = None  # the largest of them over the layers that read so, if all have one
 
     def __init__(self, knobs: Any, geometry: Geometry, spectrum: Any, extension: Extension):
         """Bind the scheme to a model's sizes, to its spectrum and to the extension it is read with.
@@ -135,16 +143,17 @@ class Position(nn.Module):
         """What to add to q·k/√D before the softmax, (H, Q, N) or (B, H, Q, N); None keeps it fast.
 
         q (B, H, Q, D) may be a chunk of the queries, of which the first stands at row `first`, and k (B, H, N, D)
-        the keys up to its last row. What it says of keys after a query is never looked at.
+        the N keys up to its last row, all of them or those in reach. What it says of keys after a query is never
+        looked at.
         """
         return None
 
 
 class Layer:
-    """One layer's view of a scheme whose `prepare` returns one entry per layer."""
+    """One layer's view of a scheme whose `prepare` returns one entry per layer, and which keys that layer sees."""
 
-    def __init__(self, doors: "Position | Layer", index: int):
-        self.doors, self.index = doors, index
+    def __init__(self, doors: "Position | Layer", index: int, sliding_window: int | None = None):
+        self.doors, self.index, self.sliding_window = doors, index, sliding_window
 
     def temperature_at(self, length: Tensor) -> float | Tensor:
         return self.doors.temperature_at(length)

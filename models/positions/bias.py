@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from conf.base import Count
-from models.positions.base import Position, Settings, bounded, row_chunks, rows_at_once
+from models.positions.base import Position, Settings, bounded, row_chunks, rows_at_once, window_rows
 
 
 class Pairs(NamedTuple):
@@ -40,22 +40,30 @@ class Biased(Position):
 
     def prepare(self, positions: Tensor) -> Pairs:
         """Positions (T,) or (B, T) → themselves, and while training or while T is short all their scores, in blocks
-        (H, Q, N) or (B, H, Q, N) of Q queries and the N keys up to the last of them."""
+        (H, Q, N) or (B, H, Q, N) of Q queries and the N keys up to the last of them, as far back as they reach."""
         length = positions.shape[-1]
         rows = rows_at_once(length, positions.device)
         if rows < length and not torch.is_grad_enabled():
             return Pairs(positions, rows, None)
-        places = row_chunks(length, rows)
-        blocks = (self.scores(positions[..., first:last], positions[..., :last]) for first, last in places)
+        if self.reach is not None:
+            rows = window_rows(rows, self.reach)
+        blocks = []
+        for first, last in row_chunks(length, rows):
+            start = 0 if self.reach is None else max(0, first + 1 - self.reach)
+            blocks.append(self.scores(positions[..., first:last], positions[..., start:last]))
         return Pairs(positions, rows, tuple(blocks))
 
     def bias(self, q: Tensor, k: Tensor, prepared: Pairs, first: int = 0) -> Tensor:
         """As the contract has it, for the chunks of `rows_at_once` where scores were made in advance."""
-        if prepared.blocks is not None:
-            return prepared.blocks[first // prepared.rows]
-        with torch.autocast(q.device.type, enabled=False):
-            last, keys = first + q.shape[-2], k.shape[-2]
-            return self.scores(prepared.positions[..., first:last], prepared.positions[..., :keys])
+        last, keys, row = first + q.shape[-2], k.shape[-2], first % prepared.rows
+        if prepared.blocks is None or row + q.shape[-2] > prepared.rows:  # layers with several windows
+            with torch.autocast(q.device.type, enabled=False):
+                return self.scores(prepared.positions[..., first:last], prepared.positions[..., last - keys : last])
+        block = prepared.blocks[first // prepared.rows]
+        if block.shape[-2:] == (q.shape[-2], keys):
+            return block
+        stop = block.shape[-1] - (block.shape[-2] - row - q.shape[-2])  # it ends with the keys of its last row
+        return block[..., row : row + q.shape[-2], stop - keys : stop]
 
 
 def distances(queries: Tensor, keys: Tensor) -> Tensor:

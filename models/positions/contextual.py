@@ -42,7 +42,7 @@ class CoPE(Position):
         with torch.autocast(q.device.type, enabled=False):
             q, k = q.to(prepared.dtype), k.to(prepared.dtype)
             gates = torch.sigmoid(q @ k.mT * q.shape[-1] ** -0.5)
-            seen = torch.ones(gates.shape[-2:], dtype=torch.bool, device=q.device).tril(first)
+            seen = torch.ones(gates.shape[-2:], dtype=torch.bool, device=q.device).tril(k.shape[-2] - q.shape[-2])
             counted = gates.where(seen, 0).flip(-1).cumsum(-1).flip(-1)  # gates from the key up to the query
             counted = counted.clamp(max=len(prepared) - 1)
             meaning = q @ prepared.mT  # (B, H, Q, reach): every whole position, as this query reads it

@@ -115,13 +115,14 @@ class Far(NamedTuple):
 
         q (B, H, Q, D) from row `first` on and k (B, H, N, D), both already rotated → (B, H, Q, N) in float32.
         """
-        last, count = first + q.shape[-2], k.shape[-2]
+        last = first + q.shape[-2]
+        start = last - k.shape[-2]
         with torch.autocast(q.device.type, enabled=False):
             q, k = q.to(self.positions.dtype), k.to(self.positions.dtype)
             moved_q = rotate_pairs(q, *(part[..., first:last, :] for part in self.queries))
-            moved_k = rotate_pairs(k, *(part[..., :count, :] for part in self.keys))
+            moved_k = rotate_pairs(k, *(part[..., start:last, :] for part in self.keys))
             shift = (moved_q @ moved_k.mT - q @ k.mT) * q.shape[-1] ** -0.5
-        distance = self.positions[..., first:last, None] - self.positions[..., None, :count]  # (…, Q, N)
+        distance = self.positions[..., first:last, None] - self.positions[..., None, start:last]  # (…, Q, N)
         return shift.masked_fill((distance < near).unsqueeze(-3), 0)
 
 

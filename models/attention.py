@@ -1,0 +1,120 @@
+"""Causal attention on torch's fused kernels: whole, a few queries at a time, or over a sliding window.
+
+Letters in shape comments are those of models/positions/base.py; E is the width of queries and keys.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.positions.base import Layer, Position, row_chunks, rows_at_once, window_rows
+
+
+def causal_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    position: Position | Layer,
+    prepared,
+    temperature: float | Tensor,
+    mask: Tensor | None,
+) -> Tensor:
+    """Attention of queries and keys that a scheme has rotated, with its bias and within its window.
+
+    q and k (B, H, T, E), v (B, H, T, D) → (B, H, T, D). temperature and mask: as for `attend`.
+    """
+    length, window = q.shape[-2], position.sliding_window
+    rows = rows_at_once(length, q.device)
+    if window is not None and window < length:
+        return attend_in_chunks(q, k, v, position, prepared, temperature, mask, window_rows(rows, window))
+    if rows == length:
+        return attend(q, k, v, position.bias(q, k, prepared), mask, temperature)
+    return attend_in_chunks(q, k, v, position, prepared, temperature, mask, rows)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, temperature: float | Tensor
+) -> Tensor:
+    """Causal attention of the last Q of N tokens over all N; without bias or mask it stays on the flash path.
+
+    q (B, H, Q, E), k (B, H, N, E) and v (B, H, N, D) → (B, H, Q, D). The scores are q·k/(t√D), also where a scheme
+    made queries and keys wider than D; t is the temperature, one number or one for every query, (…, Q, 1). bias: added
+    to the scores and never divided, (H, Q, N) or (B, H, Q, N). mask: True where a query may look, broadcastable
+    likewise and already causal; None means causal alone.
+    """
+    width, extra = v.shape[-1], q.shape[-1] - v.shape[-1]
+    if extra:  # the fast kernels want one width, and zeros cost less than the slow kernel does
+        v = F.pad(v, (0, extra))
+    if bias is not None:
+        if mask is None:
+            mask = visible_keys(q.shape[-2], k.shape[-2], None, q.device)
+        mask = bias.to(q.dtype).masked_fill(~mask, float("-inf"))
+        mask = mask[None] if mask.dim() == 3 else mask  # with three dimensions the kernel would be the slow one
+    if isinstance(temperature, Tensor):  # the kernels take one number
+        q, temperature = (q / temperature.unsqueeze(-3)).to(q.dtype), 1.0
+    scale = width**-0.5 / temperature
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
+    return x[..., :width]
+
+
+def visible_keys(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+    """Which keys the last Q of N tokens see, (Q, N): themselves and those before, within a window of so many tokens."""
+    past = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    return past if window is None else past.triu(keys - queries - window + 1)
+
+
+def attend_in_chunks(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    position: Position | Layer,
+    prepared,
+    temperature: float | Tensor,
+    mask: Tensor | None,
+    rows: int,
+) -> Tensor:
+    """`attend` with so many queries at a time, and only the keys that one of them sees: no bias is ever (H, T, T)."""
+    parts, length, window = [], q.shape[-2], position.sliding_window
+    window = None if window is None or window >= length else window
+    for first, last in row_chunks(length, rows):
+        start = 0 if window is None else max(0, first + 1 - window)
+        queries, keys, values = q[..., first:last, :], k[..., start:last, :], v[..., start:last, :]
+        bias = position.bias(queries, keys, prepared, first)
+        if bias is None and mask is None:  # the fast kernels make nothing large, and skip what nobody may see
+            if window is None:
+                return attend(q, k, v, None, None, temperature)
+            return attend_in_window(q, k, v, window, temperature)
+        visible = None if mask is None else mask[..., first:last, start:last]
+        if window is not None:
+            near = visible_keys(last - first, last - start, window, q.device)
+            visible = near if visible is None else visible & near
+        heat = temperature[..., first:last, :] if isinstance(temperature, Tensor) else temperature
+        parts.append(attend(queries, keys, values, bias, visible, heat))
+    return torch.cat(parts, dim=-2)
+
+
+def attend_in_window(q: Tensor, k: Tensor, v: Tensor, window: int, temperature: float | Tensor) -> Tensor:
+    """`attend` without bias, each query over the last `window` of its keys, itself included; Q = N = T > window.
+
+    In blocks of R queries, each with its R + window - 1 keys: the cost grows with T·window. All blocks but the first
+    see keys in the same pattern, so that they are one batch with one mask.
+    """
+    length, rows = q.shape[-2], window_rows(q.shape[-2], window)
+    if isinstance(temperature, Tensor):
+        q, temperature = (q / temperature.unsqueeze(-3)).to(q.dtype), 1.0
+    opening = min(rows, length)
+    mask = None if opening <= window else visible_keys(opening, opening, window, q.device)
+    first = attend(*(x[..., :opening, :] for x in (q, k, v)), None, mask, temperature)
+    if length <= rows:
+        return first
+    heads, reach, blocks = q.shape[1], rows + window - 1, -(-length // rows) - 1
+    spare = (blocks + 1) * rows - length
+    queries = F.pad(q[..., rows:, :], (0, 0, 0, spare)).unflatten(-2, (blocks, rows))  # (B, H, blocks, R, E)
+    keys, values = (
+        F.pad(x[..., rows - window + 1 :, :], (0, 0, 0, spare)).unfold(-2, reach, rows).transpose(-1, -2)
+        for x in (k, v)
+    )  # (B, H, blocks, R + window - 1, E or D)
+    mask = visible_keys(rows, reach, window, q.device)
+    rest = attend(*(x.flatten(1, 2) for x in (queries, keys, values)), None, mask, temperature)
+    rest = rest.unflatten(1, (heads, blocks)).flatten(2, 3)[..., : length - rows, :]
+    return torch.cat((first, rest), dim=-2)
