@@ -32,7 +32,11 @@ def takes_a_step(config):
 
 @pytest.mark.parametrize(
     ("group", "choice"),
-    [(g, c) for g in ("position", "frequencies", "layers", "seen", "optimizer", "trainer", "logger") for c in choices(g)],
+    [
+        (g, c)
+        for g in ("position", "frequencies", "layers", "seen", "optimizer", "trainer", "logger")
+        for c in choices(g)
+    ],
 )
 def test_every_choice_composes_builds_and_takes_a_step(tmp_path, group, choice):
     more = []
