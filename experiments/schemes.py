@@ -1,4 +1,4 @@
-"""Which schemes, extensions and plans by layer are there? The tables of models/positions/README.md, made from classes and YAML files.
+"""Tables of all schemes, extensions and plans by layer, as in models/positions/README.md.
 
 python -m experiments.schemes
 """
