@@ -53,6 +53,20 @@ def over_checkpoint(overrides: Sequence[str]) -> list[str]:
     ]
 
 
+def given_keys(overrides: Sequence[str]) -> set[str]:
+    """The keys, and groups, that overrides set, and that the file of an experiment sets where one is chosen."""
+    from omegaconf import OmegaConf
+
+    keys = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    for override in overrides:
+        key, _, choice = override.lstrip("+").partition("=")
+        if key == "experiment" and choice != "null":
+            values: Any = OmegaConf.to_container(OmegaConf.load(FOLDER / key / f"{choice}.yaml"), resolve=False)
+            keys |= {word.removeprefix("override /") for entry in values.pop("defaults", []) for word in entry}
+            keys |= set(_flat(values))
+    return keys
+
+
 def swept_keys(overrides: Sequence[str]) -> list[str]:
     """The keys that a multirun is over, as seed of seed=1,2."""
     from hydra.core.override_parser.overrides_parser import OverridesParser

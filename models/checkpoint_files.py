@@ -86,7 +86,8 @@ def save_part(path: Path, checkpoint: dict[str, Any], rank: int, ranks: int, wai
         remove(partial)
         partial.mkdir(parents=True)
     wait()
-    _write(checkpoint if rank == 0 else {key: checkpoint[key] for key in SHARDED}, partial / part_name(rank, ranks))
+    own = checkpoint if rank == 0 else {key: checkpoint[key] for key in SHARDED if key in checkpoint}
+    _write(own, partial / part_name(rank, ranks))
     wait()
     if rank == 0:
         replace(partial, path)
@@ -165,7 +166,7 @@ def _read(path: Path, map_location) -> dict[str, Any]:
     if path.is_dir():
         parts = [_read(part, map_location) for part in _parts(path)]
         whole = parts[0]
-        for key in SHARDED:
+        for key in (key for key in SHARDED if key in whole):
             whole[key] = tree_map(
                 lambda *rows: torch.cat(rows) if isinstance(rows[0], Tensor) and rows[0].dim() else rows[0],
                 *(part[key] for part in parts),

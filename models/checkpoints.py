@@ -28,7 +28,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class Checkpoints(L.Callback):
     """Saves the whole training state every so many steps and when a signal asks the run to stop.
 
-    The two newest are kept, so that one damaged file loses one interval; `snapshots` are kept for good. Ctrl-C,
+    The two newest are kept, so that one damaged file loses one interval; `snapshots`, weights alone, are kept for good,
+    and a run that ends with one keeps its last state alone. With AdamW a state is three times its weights. Ctrl-C,
     SIGTERM and SIGHUP take effect between steps: a state saved in the middle of one could not be resumed bit for bit.
     A second signal says what is waited for, a third gives up what was done since the last checkpoint. Where several
     processes train together, a signal to one stops all after the same step, and what is kept for good is one file even
@@ -82,15 +83,16 @@ class Checkpoints(L.Callback):
             return  # between two optimizer steps
         step = trainer.global_step
         self._agree()
+        last = step == trainer.max_steps
         if step in self.snapshots:
-            self._save(trainer, self.snapshot(step), whole=True)
+            self._save(trainer, self.snapshot(step), whole=True, weights_only=True)
         if self.signal is not None:
             trainer.should_stop = True
-        if step % self.every == 0 or step == trainer.max_steps or self.signal is not None:
-            self._save(trainer, self.folder / f"step-{step:08d}.ckpt", whole=step == trainer.max_steps)
+        if step % self.every == 0 or last or self.signal is not None:
+            self._save(trainer, self.folder / f"step-{step:08d}.ckpt", whole=last)
             if trainer.is_global_zero:
                 self.saved(step)
-                for old in numbered(self.folder)[: -self.keep]:
+                for old in numbered(self.folder)[: -1 if last and step in self.snapshots else -self.keep]:
                     remove(old)
 
     def _agree(self) -> None:
@@ -100,17 +102,17 @@ class Checkpoints(L.Callback):
             distributed.all_reduce(number, distributed.ReduceOp.MAX, group=self._group)
             self.signal = int(number) or None
 
-    def _save(self, trainer, path: Path, whole: bool) -> None:
+    def _save(self, trainer, path: Path, whole: bool, weights_only: bool = False) -> None:
         self._busy = f"writing {path.name}"
-        self._write(trainer, path, whole)
+        self._write(trainer, path, whole, weights_only)
         self._busy = "this step"
 
-    def _write(self, trainer, path: Path, whole: bool) -> None:
+    def _write(self, trainer, path: Path, whole: bool, weights_only: bool) -> None:
         trainer.lightning_module.check_finite()
-        trainer.save_checkpoint(path)  # returns when every process has written its part
+        trainer.save_checkpoint(path, weights_only)  # returns when every process has written its part
         if whole and trainer.is_global_zero and path.is_dir():
             save_checkpoint(load_checkpoint(path), path)
 
     def snapshot(self, step: int) -> Path:
-        """Where the state after this many steps is kept."""
+        """Where the weights after this many steps are kept."""
         return self.folder / f"snapshot-{step:08d}.ckpt"

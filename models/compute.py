@@ -1,6 +1,10 @@
-"""What a training step costs, and what the device could do: the two sides of model FLOPs utilisation."""
+"""What a training step costs, in operations and memory, and what the device could do."""
 
+import resource
+import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -23,6 +27,25 @@ def flush_denormals() -> None:
     """Count numbers below 1e-38, of which a softmax far from its query leaves many, as zero: a CPU takes many times as
     long for them. Threads keep what they began with, so it has to come before the first work they share."""
     torch.set_flush_denormal(True)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Have `peak_memory` count from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # Linux alone has it: the peak of the process becomes what it holds now
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes held at most: by torch on a GPU, else by this whole process (of all its life, where that is not Linux)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError, KeyError):
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return 1024 * int(status["VmHWM"].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def matmul_size(device: torch.device) -> int:

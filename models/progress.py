@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from conf.base import Diverged
-from models.compute import flops_per_token, matmul_rate
+from models.compute import flops_per_token, matmul_rate, peak_memory, reset_peak_memory
 from models.language_model import summarise
 
 
@@ -63,8 +63,9 @@ class Metrics:
 
 
 class Recorder(L.Callback):
-    """Writes every `every` steps mean loss, perplexity, learning rate, gradient norm, tokens per second and MFU;
-    less often, and after the last step, the token-weighted loss on a fixed set of validation windows.
+    """Writes every `every` steps mean loss, perplexity, learning rate, gradient norm, tokens per second, MFU and the
+    peak of memory (of the first process since training started, in 10^9 bytes); less often, and after the last step,
+    the token-weighted loss on a fixed set of validation windows.
 
     Rows go to `metrics` and to the Trainer's loggers, with the tokens seen as the x axis. MFU refers to the matrix
     multiplication rate measured on this device in this precision when training starts. The running mean is part of
@@ -114,6 +115,7 @@ class Recorder(L.Callback):
         self.ceiling = matmul_rate(module.device, dtype) * trainer.world_size
         if self.due:
             self._record_validation(trainer, module)
+        reset_peak_memory(module.device)
         self._restart_clock(trainer)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
@@ -151,6 +153,7 @@ class Recorder(L.Callback):
             "train/gradient_norm": float(module.gradient_norm),
             "speed/tokens_per_second": speed,
             "speed/mfu": speed * self.flops / self.ceiling,
+            "speed/peak_memory_gb": peak_memory(module.device) / 1e9,
         }
 
     @torch.no_grad()

@@ -65,7 +65,12 @@ def test_every_section_and_scheme_is_in_the_table_and_the_numbers(tmp_path):
         for part in (row["forward"], row["step"]):
             assert part["failure"] is None and len(part["seconds"]) == 1 and part["peak"] > 0
             assert 0 < part["mfu"]["median"] < 1.5
-    assert [row["contestant"] for row in rows["step"]] == [step.BARE, "ours, train.py", *peers.PEERS]
+    assert [row["contestant"] for row in rows["step"]] == [
+        step.BARE,
+        "ours, train.py",
+        *peers.PEERS,
+        step.MODERN,
+    ]
     assert all(row["failure"] is None and 0 < row["mfu"]["median"] < 1.5 for row in rows["step"])
     speeds = {(row["scheme"], row["protocol"]) for row in rows["evaluation"] if row["kind"] == "speed"}
     assert {("rope", "windows"), ("alibi", "fixed_targets"), ("rope", evaluation.PLAIN)} < speeds

@@ -143,7 +143,7 @@ def test_another_protocol_device_or_text_is_another_reading(base, monkeypatch, t
     assert keys[0] == keys[1]  # as trained, in other words
     monkeypatch.setitem(subject.VERSIONS, kind, 99)
     keys.append(open_subject(base.checkpoint, None, str(CACHE)).key(kind, settings))
-    monkeypatch.setattr(subject, "device_and_precision", lambda: {"device": "cuda", "precision": "bfloat16"})
+    monkeypatch.setattr(subject, "device_and_precision", lambda _: {"device": "cuda", "precision": "bfloat16"})
     keys.append(open_subject(base.checkpoint, None, str(CACHE)).key(kind, settings))
     data = {**compose_values("config", ["data=sotu"])["data"]}
     (tmp_path / "a.txt").write_text(WORDS)

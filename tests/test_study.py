@@ -498,7 +498,7 @@ def test_k_max_is_that_of_the_window_of_its_row(found):
 
 def test_the_sentences_say_what_was_found_whatever_it_is(found):
     gate, recovery = sentences(found).splitlines()
-    assert "it uses context beyond a quarter" in gate
+    assert "(32 / 8 0." in gate and "it uses context beyond 8)" in gate
     assert "untuned extrapolation 20.00, the best other, yarn 10.00 (better: 0.500" in recovery
     assert "after 5 steps extrapolation 5.00, the best other, interpolate 4.00 (better: 0.800" in recovery
     assert recovery.endswith("the control tuned at 32 then stands at 19.00.")

@@ -1,5 +1,7 @@
-"""A training step at every model and window: through train.py, in a bare loop, and by peers of the same shape.
+"""A training step at every model and window: through train.py, in a bare loop, with modern blocks, and by peers of the
+same shape.
 
+Modern blocks are those of conf/model/<model>_modern: RMS norms, SwiGLU, shared keys and values, as many parameters.
 MFU counts 6·N + 6·layers·C·T operations a token (models/compute.py), with N and C of our shape for every contestant.
 Its ceiling is a square matrix multiplication timed in the same round.
 """
@@ -13,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conf.schema import Config
+from conf.words import choices
 from experiments.benchmark.peers import PEERS
 from experiments.benchmark.timing import Run, peak_cell, ratio, spread, spread_cell
 from experiments.benchmark.workbench import Workbench
@@ -20,7 +23,7 @@ from experiments.lab.tables import format_rows
 from models.compute import flops_per_token, matmul_size
 from train import train
 
-BARE, TRAINER, CEILING = "ours, bare loop", "ours, train.py", "matrix product"
+BARE, TRAINER, MODERN, CEILING = "ours, bare loop", "ours, train.py", "ours, modern blocks", "matrix product"
 WARM = 3  # least number of uncounted steps of train.py: the first ones also fetch their memory
 
 
@@ -38,6 +41,8 @@ def run(bench: Workbench) -> list[dict]:
 def _cell(bench: Workbench, config: Config) -> list[dict]:
     builders = {CEILING: bench.matmul, BARE: lambda: bench.lab_loop(config), TRAINER: lambda: trainer(config)}
     builders |= {name: lambda name=name: peer(bench, config, name) for name in PEERS}
+    if (modern := f"{config.model.name}_modern") in choices("model"):
+        builders[MODERN] = lambda: bench.lab_loop(bench.config(modern, "rope", config.window))
     outcomes = bench.compare(f"step {config.model.name} {config.window}", builders)
     tokens = config.batch * config.window
     operations = tokens * flops_per_token(bench.module(config).gpt, config.window)

@@ -1,4 +1,4 @@
-"""The settings, arms and training runs of the extension study.
+"""The settings and arms of the extension study, and the base runs that it trains.
 
 An arm is a scheme extended by a method from L tokens, the window of its base model, to s·L tokens.
 """
@@ -13,7 +13,8 @@ from pydantic import Field
 
 from conf.base import BadInput, Count, Counts, Listed, Settings
 from data.settings import DataSettings
-from experiments.lab.finetuning import Factors, checkpoint_after, existing_base, fine_tuned
+from experiments.lab.finetuning import Factors
+from experiments.lab.measure.request import AutoPrecision
 from experiments.lab.scale import Scale, key_of
 
 if TYPE_CHECKING:
@@ -41,10 +42,15 @@ class Study(Settings):
     positions: Names
     extends: Methods
     factors: Factors
+    tuned: Annotated[tuple[str | dict, ...], Listed] | None  # those of extends that are fine-tuned; None: all that can
     finetune_steps: Annotated[Counts, Field(min_length=1)]
     finetune_lr: float | None = Field(gt=0)
     progressive: bool
+    contexts: (
+        Annotated[Counts, Field(min_length=1)] | None
+    )  # tokens; None: from a quarter of the window on, and the windows
     segments: Count
+    precision: AutoPrecision
     split: Literal["validation", "test"]
     data: DataSettings | None = (
         None  # the text that is measured, in the base model's tokens; None: what it learned from
@@ -52,6 +58,15 @@ class Study(Settings):
     passkey: bool
     depths: Count
     trials: Count
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Steps of fine-tuning after which arms are measured; none where nothing is fine-tuned."""
+        return () if self.tuned == () else self.finetune_steps
+
+    def tunes(self, label: str) -> bool:
+        """Whether a method, by its label, is among those to fine-tune."""
+        return self.tuned is None or label in map(_label, self.tuned)
 
 
 class _Study(Settings):
@@ -68,14 +83,19 @@ def study_settings(values: dict) -> Study:
     from models.positions import EXTENSIONS
 
     study = validate(_Study, {"study": values}).study
-    for method in study.extends:
-        if _settings(method).get("name") not in EXTENSIONS:
-            raise BadInput(f"study.extends={method} is not known; allowed: {', '.join(EXTENSIONS)}")
-        if "factor" in _settings(method):
-            raise BadInput(f"study.extends={method} names a factor: factors are study.factors, for every method")
+    for key, methods in {"extends": study.extends, "tuned": study.tuned or ()}.items():
+        for method in methods:
+            if _settings(method).get("name") not in EXTENSIONS:
+                raise BadInput(f"study.{key}={method} is not known; allowed: {', '.join(EXTENSIONS)}")
+            if "factor" in _settings(method):
+                raise BadInput(f"study.{key}={method} names a factor: factors are study.factors, for every method")
     labels = [_label(method) for method in study.extends]
+    if others := [label for label in map(_label, study.tuned or ()) if label not in labels]:
+        raise BadInput(f"study.tuned has {others[0]}, which is not in study.extends={labels}")
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise BadInput(f"study.extends has {twice[0]} twice: methods need names, settings or files of different names")
+    if study.tuned and PLAIN not in study.tuned:
+        raise BadInput("study.tuned must have none: direct fine-tuning is what the others are held to")
     if PLAIN not in study.extends:
         raise BadInput("study.extends must have none: extrapolation is what the others are held to")
     return study
@@ -128,7 +148,7 @@ def make_arms(base: "Config", study: Study) -> tuple[list[Arm], list[str]]:
     Raises:
         BadInput: the scheme cannot even be extrapolated as far as the study reads.
     """
-    position, longest = base.position.name, base.window * max(study.factors)
+    position, longest = base.position.name, max(base.window * max(study.factors), max(study.contexts or (0,)))
     arms, left_out = [], []
     for arm in (arm for method in study.extends for arm in _arms_of(method, position, study)):
         try:
@@ -137,14 +157,15 @@ def make_arms(base: "Config", study: Study) -> tuple[list[Arm], list[str]]:
             if arm.method == PLAIN:
                 raise BadInput(f"study.positions={position} cannot be read at {longest} tokens: {error}") from None
             left_out.append(str(error))
-    arms.append(Arm(position, CONTROL, 1, {"name": PLAIN}, study.finetune_steps))
+    if study.steps:
+        arms.append(Arm(position, CONTROL, 1, {"name": PLAIN}, study.steps))
     return arms, list(dict.fromkeys(left_out))
 
 
 def _arms_of(method: str | dict, position: str, study: Study) -> list[Arm]:
     """The arms of a method, whether the scheme can have them or not."""
     settings, label = _settings(method), _label(method)
-    tuned = () if settings["name"] in ZERO_SHOT else study.finetune_steps
+    tuned = study.steps if settings["name"] not in ZERO_SHOT and study.tunes(label) else ()
     if _takes_factor(method):
         return [Arm(position, label, s, {**settings, "factor": float(s)}, (0, *tuned)) for s in study.factors]
     if settings["name"] in TUNED_AT_ONE or not tuned:
@@ -227,47 +248,3 @@ def base_runs(scale: Scale, overrides: Sequence[str], position: str, seeds: int)
     values = compose_values("config", [*size, *words, f"position={position}"])
     first = resolve(values, words)
     return [first, *(resolve({**values, "seed": first.seed + number}, words) for number in range(1, seeds))]
-
-
-def existing_base_run(checkpoint: Path, values: dict, overrides: Sequence[str]) -> "Config":
-    """The base run that left a checkpoint, whose fine-tuning runs and logs go where the command line has them.
-
-    Raises:
-        BadInput: it was extended already, or an override would change what is trained already.
-    """
-    allowed = ("trainer", "logger", "cache", "runs", "group", "hydra")
-    for word in overrides:
-        key = key_of(word)
-        if key in ("study.positions", "scale") or not (of_study(word) or key.split(".")[0] in allowed):
-            raise BadInput(f"{key} cannot be set beside checkpoint={checkpoint}: that base model is trained already")
-    placed = {key: values[key] for key in ("runs", "group") if key in map(key_of, overrides)}
-    return existing_base(checkpoint, **placed, **{key: values[key] for key in ("trainer", "logger", "cache")})
-
-
-def tuned_run(base: "Config", start: Path, arm: Arm, study: Study) -> "Config":
-    """The fine-tuning run of an arm; every number of steps at which it is measured leaves a checkpoint.
-
-    Args:
-        start: the checkpoint it goes on from.
-    """
-    changes = {"name": arm.run_name(base, study.progressive), "extend": arm.extend, "window": base.window * arm.factor}
-    changes |= {"steps": arm.tuning, "snapshots": list(study.finetune_steps), "log_every": 1}
-    changes |= {"optimizer.lr": study.finetune_lr} if study.finetune_lr else {}
-    return fine_tuned(base, start, changes)
-
-
-def tuned_runs(base: "Config", start: Path, arms: Sequence[Arm], study: Study) -> dict[tuple[str, int], "Config"]:
-    """The fine-tuning runs from one base model by method and factor, smallest factor first.
-
-    Args:
-        start: the base model's checkpoint, from which all go on; with study.progressive the next factor of a method
-            goes on from the end of the one before.
-    """
-    runs: dict[tuple[str, int], Config] = {}
-    ends: dict[str, Path] = {}
-    for arm in sorted((arm for arm in arms if arm.tuning), key=lambda arm: arm.factor):
-        run = tuned_run(base, ends.get(arm.method, start), arm, study)
-        runs[arm.method, arm.factor] = run
-        if study.progressive:
-            ends[arm.method] = checkpoint_after(run)
-    return runs

@@ -38,7 +38,7 @@ def study_figures(folder: Path, findings: "Findings") -> list[Path]:
     else:
         kinds = {"figure": (_reading, "reading further"), "recovery": (_recovering, "recovery by fine-tuning")}
         drawn = _panels(findings, folder, kinds)
-    if findings.readings[0].effective_context(findings.window) is not None:
+    if findings.readings[0].effective_context(findings.reach(1)) is not None:
         drawn.append(_effective(findings, folder / "effective"))
     if findings.study.passkey:
         drawn += _panels(
@@ -141,7 +141,7 @@ def _reading(axes: "Axes", findings: "Findings", position: str, method: str, col
 def _recovering(axes: "Axes", findings: "Findings", position: str, method: str, colours: dict) -> None:
     """Perplexity at the longer windows against fine-tuning steps, beside direct fine-tuning's."""
     for factor in sorted(findings.study.factors):
-        window = findings.window * factor
+        window = findings.reach(factor)
         for name in (PLAIN, method) if method != PLAIN else (method,):
             points = [(r.steps, r.perplexity(window)) for r in _over_steps(findings, position, name, factor)]
             style = {"marker": "o", "markersize": 4} if name == method else {"linestyle": ":", "linewidth": 1}
@@ -156,7 +156,7 @@ def _recovering(axes: "Axes", findings: "Findings", position: str, method: str, 
 def _reaching(axes: "Axes", findings: "Findings", position: str, method: str, colours: dict) -> None:
     """k_max at every window against fine-tuning steps, with its interval."""
     for factor in (1, *sorted(findings.study.factors)):
-        window = findings.window * factor
+        window = findings.reach(factor)
         points = [(r.steps, r.k_max(window)) for r in _over_steps(findings, position, method, factor)]
         points = [(steps, k) for steps, k in points if k is not None]
         axes.axhline(window, color=colours[factor], linewidth=0.8, linestyle=":")
@@ -247,7 +247,7 @@ def _contexts(axes: "Axes", findings: "Findings") -> None:
 
 def _recovery(axes: "Axes", findings: "Findings", position: str, factor: int) -> None:
     """Perplexity at a longer window against fine-tuning steps, all methods of a scheme."""
-    window = findings.window * factor
+    window = findings.reach(factor)
     for method in findings.methods(position):
         points = [(r.steps, r.perplexity(window)) for r in _over_steps(findings, position, method, factor)]
         marker = MARKERS[_place(findings, method) % len(MARKERS)] if len(findings.study.extends) > 3 else "o"
@@ -261,9 +261,10 @@ def _recovery(axes: "Axes", findings: "Findings", position: str, factor: int) ->
 
 def _inside(axes: "Axes", findings: "Findings", position: str) -> None:
     """The base model's perplexity within its window, as a line."""
-    inside = findings.base(position).perplexity(findings.window)
+    context = findings.reach(1)
+    inside = findings.base(position).perplexity(context)
     axes.axhline(inside, color="black", linewidth=0.8, linestyle=":")
-    axes.annotate(f"untuned, {findings.window} tokens", (0, inside), fontsize=8, va="bottom")
+    axes.annotate(f"untuned, {context} tokens", (0, inside), fontsize=8, va="bottom")
 
 
 def _steps(axes: "Axes", findings: "Findings") -> None:

@@ -112,6 +112,10 @@ class Findings:
     def seeds(self) -> list[int]:
         return [model.seed for model in self.readings[0].models]
 
+    def reach(self, factor: int) -> int:
+        """The longest context measured within the window of a factor, most often all of it; else the shortest."""
+        return max((c for c in self.contexts if c <= self.window * factor), default=min(self.contexts))
+
     def get(self, position: str, method: str, factor: int, steps: int) -> Reading | None:
         """The reading of a method at a factor after these steps; a method without a factor has one reading for all."""
         return self._index.get((position, method, factor, steps)) or self._index.get((position, method, 1, steps))
@@ -122,7 +126,7 @@ class Findings:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        return (0, *self.study.finetune_steps)
+        return (0, *self.study.steps)
 
     def methods(self, position: str) -> list[str]:
         """The methods of a scheme in the order of the settings, the control last."""
@@ -144,7 +148,7 @@ class Findings:
         reading, plain = (self.get(position, arm, factor, steps) for arm in (method, PLAIN))
         if reading is None or plain is None or reading is plain:
             return None
-        return ratio(reading.at(self.window * factor), plain.at(self.window * factor))
+        return ratio(reading.at(self.reach(factor)), plain.at(self.reach(factor)))
 
     @cached_property
     def twice(self) -> set[str]:

@@ -9,25 +9,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conf.base import BadInput, Count
+from data.settings import DataSettings
 from experiments.extend.arms import (
-    ZERO_SHOT,
     Arm,
     Study,
     base_runs,
-    existing_base_run,
     make_arms,
     study_settings,
+)
+from experiments.extend.tuning import (
+    base_checkpoint,
+    existing_base_run,
+    measured_text,
+    one_window,
     tuned_runs,
+    tuning_changes,
+    tuning_text,
 )
 from experiments.lab.finetuning import check_batch, checkpoint_after
 from experiments.lab.launch import Engine
 from experiments.lab.measure.held_out import count_trained_on
-from experiments.lab.measure.passkey import Passkey, passkey_is_measured
-from experiments.lab.measure.perplexity import Measurement, cut, perplexity_is_measured
+from experiments.lab.measure.passkey import Passkey
+from experiments.lab.measure.perplexity import Measurement, cut
 from experiments.lab.measure.request import check_text
-from experiments.lab.plan import Plan, describe, make_plan
+from experiments.lab.plan import Plan, make_plan
 from experiments.lab.scale import Scale
-from experiments.lab.speed import reading_speed
 
 if TYPE_CHECKING:
     from conf.schema import Config
@@ -49,12 +55,14 @@ class StudyPlan:
     study: Study
     bases: dict[str, list["Config"]]
     checkpoints: dict[str, Path]
+    learned: DataSettings  # the text that arms are fine-tuned on; without any, that of the base models
     tuned: dict[tuple[str, str, int], "Config"]
     arms: list[Arm]
     left_out: list[str]
     how: Measurement
     segments: int  # available stretches of text, at most study.segments
     text: dict  # the text measured: name, fingerprint, documents, and how many of them were trained on
+    one_window: bool  # all arms are tuned on windows of one length
     runs: Plan
 
     @property
@@ -70,6 +78,11 @@ class StudyPlan:
     def windows(self) -> list[int]:
         """The trained window and the longer ones, in tokens."""
         return [self.base.window * factor for factor in (1, *sorted(self.study.factors))]
+
+    @property
+    def lengths(self) -> list[int]:
+        """The lengths at which keys are searched for: study.contexts or the windows."""
+        return sorted(self.study.contexts or self.windows)
 
     def measurements(self, position: str) -> Iterator[tuple[Arm, int, str]]:
         """Every measurement of a scheme's arms: (arm, steps of fine-tuning, whole or decoded)."""
@@ -97,11 +110,12 @@ class StudyPlan:
         """The settings of a passkey measurement: windows up to the arm's, or all windows if it has no factor."""
         if not self.study.passkey:
             return None
-        task, study = self.base.data.retrieval, self.study
-        longest = max(self.windows) if arm.factor == 1 else self.base.window * arm.factor
-        lengths = tuple(window for window in self.windows if window <= longest)
+        task, study = self.learned.retrieval, self.study
+        longest = max(self.lengths) if arm.factor == 1 else self.base.window * arm.factor
+        lengths = tuple(length for length in self.lengths if length <= longest)
         return Passkey(template=task.template, digits=task.digits, keys=task.keys, lengths=lengths, reading=reading,
-                       depths=study.depths, trials=study.trials, split=study.split)  # fmt: skip
+                       depths=study.depths, trials=study.trials, split=study.split,
+                       precision=study.precision)  # fmt: skip
 
 
 def make_study_plan(values: dict, overrides: Sequence[str]) -> StudyPlan:
@@ -112,53 +126,70 @@ def make_study_plan(values: dict, overrides: Sequence[str]) -> StudyPlan:
     """
     from conf.schema import validate
     from data.corpus import prepare
+    from models.checkpoint_files import load_checkpoint
+    from models.restore import check_tokenizer
 
     check_text(overrides, "study.data")
     study = study_settings(values["study"])
     engine = validate(Seeds, {key: values[key] for key in Seeds.model_fields})
-    if values["checkpoint"] is not None:
-        study, bases, checkpoints = _existing(study, engine, values, overrides)
+    existing, changes = base_checkpoint(values, overrides), {}
+    if existing is not None:
+        study, bases, changes = _existing(study, engine, existing, values, overrides)
+        checkpoints = {base.name: existing for runs in bases.values() for base in runs}
     else:
         bases = {position: base_runs(engine.scale, overrides, position, engine.seeds) for position in study.positions}
         checkpoints = {base.name: checkpoint_after(base) for runs in bases.values() for base in runs}
     first = next(iter(bases.values()))[0]
-    _check(study, first)
-    longest = first.window * max(study.factors)
-    contexts = {first.window * factor for factor in study.factors}
-    contexts |= {first.window * 2**power // 4 for power in range(longest.bit_length())}  # the quarter: is it used?
-    contexts = sorted(context for context in contexts if context <= longest)
-    how = Measurement(contexts=contexts, stride=first.window // 8, segments=study.segments, split=study.split)
+    learned = tuning_text(first, changes)
+    study = study.model_copy(update={"data": measured_text(study, changes, learned)})
+    _check(study, first, changes, existing is not None)
+    contexts = _contexts(study, first.window)
+    how = Measurement(contexts=contexts, stride=max(1, contexts[0] // 2), segments=study.segments, split=study.split,
+                      precision=study.precision)  # fmt: skip
 
     arms, left_out, tuned, runs = [], [], {}, {}
     for position, seeds in bases.items():
         own, reasons = make_arms(seeds[0], study)
         arms, left_out = arms + own, left_out + reasons
-        runs[position] = {} if values["checkpoint"] is not None else {"base": seeds}
+        runs[position] = {"base": seeds} if existing is None else {}
         for base in seeds:
-            for (method, factor), run in tuned_runs(base, checkpoints[base.name], own, study).items():
+            for (method, factor), run in tuned_runs(base, checkpoints[base.name], own, study, changes).items():
                 tuned[base.name, method, factor] = run
-                runs[position].setdefault(f"{method} at {run.window}", []).append(run)
-    corpus = prepare(first.data, Path(first.cache), progress=first.trainer.progress)
+                runs[position].setdefault(f"{method} at {base.window * factor}", []).append(run)
+    corpus = prepare(learned if tuned else first.data, Path(first.cache), progress=first.trainer.progress)
+    if existing is not None and "data" in changes:
+        check_tokenizer(load_checkpoint(existing), corpus, existing)
     text = _text(study, first, corpus)
-    segments = len(cut(text.split(study.split), longest + 1, study.segments).tokens)
+    segments = len(cut(text.split(study.split), max(contexts) + 1, study.segments).tokens)
     about = {"name": text.name, "fingerprint": text.fingerprint, "documents": len(text.split(study.split))}
     about["trained_on"] = count_trained_on(text, study.split, corpus)
     if study.passkey:
-        _check_passkey(study, first, corpus)
+        _check_passkey(study, learned, first.window, corpus)
     plan = make_plan(runs, engine.launcher, engine.jobs_on_gpu)
-    return StudyPlan(study, bases, checkpoints, tuned, arms, left_out, how, segments, about, plan)
+    return StudyPlan(study, bases, checkpoints, learned, tuned, arms, left_out, how, segments, about,
+                     one_window(changes), plan)  # fmt: skip
 
 
-def _existing(study: Study, engine: Seeds, values: dict, overrides: Sequence[str]):
-    """The study, the base run and its checkpoint for an existing base model."""
+def _existing(study: Study, engine: Seeds, checkpoint: Path, values: dict, overrides: Sequence[str]):
+    """The study of an existing base model, its run by scheme, and what is set of its fine-tuning."""
+    from conf.words import given_keys
+
     if engine.seeds != 1:
-        raise BadInput(f"seeds={engine.seeds} cannot be set with checkpoint={values['checkpoint']}, which is one model")
-    from models.checkpoint_files import find_checkpoint
+        raise BadInput(f"seeds={engine.seeds} cannot be set with checkpoint={checkpoint}, which is one model")
+    given = given_keys(overrides)
+    base = existing_base_run(checkpoint, values, given)
+    position, changes = base.position.name, tuning_changes(base, values, given)
+    return study.model_copy(update={"positions": (position,)}), {position: [base]}, changes
 
-    checkpoint = find_checkpoint(Path(values["checkpoint"]))
-    base = existing_base_run(checkpoint, values, overrides)
-    position = base.position.name
-    return study.model_copy(update={"positions": (position,)}), {position: [base]}, {base.name: checkpoint}
+
+def _contexts(study: Study, window: int) -> list[int]:
+    """The context lengths that are read: those of the study; else from a quarter of the window, and every window."""
+    if study.contexts is not None:
+        return sorted(study.contexts)
+    longest = window * max(study.factors)
+    contexts = {window * factor for factor in study.factors}
+    contexts |= {window * 2**power // 4 for power in range(longest.bit_length())}  # the quarter: is it used?
+    return sorted(context for context in contexts if context <= longest)
 
 
 def _text(study: Study, base: "Config", corpus: "Corpus") -> "Corpus":
@@ -175,70 +206,28 @@ def _text(study: Study, base: "Config", corpus: "Corpus") -> "Corpus":
     return text
 
 
-def _check(study: Study, base: "Config") -> None:
-    check_batch(base, "study.factors", study.factors)
+def _check(study: Study, base: "Config", changes: dict, exists: bool) -> None:
+    if not exists and base.seen.name == "skipwise":
+        raise BadInput(
+            "seen=skipwise is for tuning a base model that exists: name it as checkpoint=, from= or pretrained="
+        )
+    if study.steps and not one_window(changes):
+        batch = base.model_copy(update={"batch": changes.get("batch", base.batch)})
+        check_batch(batch, "study.factors", study.factors)
     if base.window < 8:
         raise BadInput(
             f"window={base.window} is too short for this study: an eighth of it is scored, at least 8 needed"
         )
-    if study.passkey and not base.data.retrieval.fraction:
+    if study.passkey and not exists and not base.data.retrieval.fraction:
         raise BadInput("study.passkey=true needs models that learn to retrieve: set data.retrieval.fraction, as to 0.2")
 
 
-def _check_passkey(study: Study, base: "Config", corpus: "Corpus") -> None:
+def _check_passkey(study: Study, learned: DataSettings, window: int, corpus: "Corpus") -> None:
     """Refuse windows too short for the distances, before anything is trained."""
     from data.retrieval import Task
 
-    task = Task(base.data.retrieval, corpus.encode, corpus.separator)
+    task, shortest = Task(learned.retrieval, corpus.encode, corpus.separator), min(study.contexts or (window,))
     try:
-        task.distances(base.window, study.depths)
+        task.distances(shortest, study.depths)
     except BadInput as error:
-        raise BadInput(f"study.passkey=true with window={base.window}: {error}") from None
-
-
-def describe_study(plan: StudyPlan) -> str:
-    """Describe the plan: its runs, those already done, what is left out and why, and the time it takes."""
-    study, base, seeds = plan.study, plan.base, len(plan.seeds)
-    readings = [measurement for position in plan.bases for measurement in plan.measurements(position)]
-    remaining = [measurement for measurement in readings if not _is_read(plan, *measurement)]
-    notes = [
-        f"{'readings':<20} {seeds * len(readings)}, {seeds * len(remaining)} to do: {plan.segments} segments each of "
-        f"{plan.text['name']}, {study.split}, at {', '.join(map(str, plan.how.contexts))} tokens"
-        + f", and {study.depths} x {study.trials} keys at a length"
-        * study.passkey,
-        f"fine-tuning: {max(study.finetune_steps)} steps of {base.batch * base.window:,} tokens, at "
-        f"{', '.join(map(str, plan.windows))}{', from stage to stage' * study.progressive}",
-    ]
-    names = {arm.extend["name"] for arm in plan.arms}
-    if count := plan.text["trained_on"]:
-        notes.append(f"trained on: {count} of the {plan.text['documents']} documents that are measured")
-    for why in dict.fromkeys(ZERO_SHOT.values()):
-        if methods := [name for name in ZERO_SHOT if name in names and ZERO_SHOT[name] == why]:
-            notes.append(f"not fine-tuned: {', '.join(methods)}: {why}")
-    if methods := list(dict.fromkeys(arm.method for arm in plan.arms if arm.depends_on_length)):
-        notes.append(f"read twice, whole and as decoded: {', '.join(methods)}: the length of the text matters to it")
-    notes += [f"left out: {reason}" for reason in plan.left_out]
-    tokens = seeds * sum(_tokens(plan, arm, reading) for arm, _, reading in remaining)
-    seconds = tokens / reading_speed(base, max(plan.how.contexts)) if tokens else 0
-    title = f"The study: {base.model.name} models trained on {base.window} tokens, seed{'s' * (seeds > 1)} "
-    return describe(plan.runs, f"{title}{', '.join(map(str, plan.seeds))}:", notes, (tokens, seconds))
-
-
-def _tokens(plan: StudyPlan, arm: Arm, reading: str) -> int:
-    """Tokens read in one measurement of a model; decoded reading takes a pass per target."""
-    keys, decoded = plan.passkey(arm, reading), reading == "decoded"
-    read = plan.segments * sum(plan.how.contexts) * (plan.how.stride if decoded else 1)
-    if keys is not None:
-        read += 2 * keys.trials * keys.depths * sum(keys.lengths) * (keys.digits if decoded else 1)
-    return read
-
-
-def _is_read(plan: StudyPlan, arm: Arm, steps: int, reading: str) -> bool:
-    """Whether all seeds of an arm have been measured after these steps with the settings of this study."""
-    keys, cache = plan.passkey(arm, reading), plan.base.cache
-    return all(
-        checkpoint.exists()
-        and perplexity_is_measured(checkpoint, arm.extend, plan.perplexity(reading), cache, plan.data)
-        and (keys is None or passkey_is_measured(checkpoint, arm.extend, keys, cache, plan.data))
-        for checkpoint in plan.models(arm, steps)
-    )
+        raise BadInput(f"study.passkey=true with window={shortest}: {error}") from None

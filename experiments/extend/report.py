@@ -43,7 +43,7 @@ def steps_table(findings: Findings) -> str:
             reading = findings.get(position, method, factor, steps)
             over = findings.against_plain(position, method, factor, steps)
             mark = " " if over is None else "<" if over.high < 1 else ">" if over.low > 1 else "="
-            cells.append("" if reading is None else _short(reading.perplexity(findings.window * factor)) + mark)
+            cells.append("" if reading is None else _short(reading.perplexity(findings.reach(factor))) + mark)
         lines.append(_row(findings, position, method, findings.window * factor, cells, widths))
     return "\n".join(lines)
 
@@ -55,7 +55,7 @@ def k_max_table(findings: Findings) -> str:
     trained = [(position, method, 1) for position in findings.study.positions for method in (PLAIN, CONTROL)]
     for position, method, factor in sorted([*trained, *findings.by_steps()], key=lambda row: (row[0], row[2])):
         readings = [findings.get(position, method, factor, steps) for steps in findings.steps]
-        values = [reading and reading.k_max(findings.window * factor) for reading in readings]
+        values = [reading and reading.k_max(findings.reach(factor)) for reading in readings]
         cells = ["" if value is None else f"{value['value']:g} [{value['low']}, {value['high']}]" for value in values]
         lines.append(_row(findings, position, method, findings.window * factor, cells, widths))
     return "\n".join(lines)
@@ -63,16 +63,17 @@ def k_max_table(findings: Findings) -> str:
 
 def cost_table(findings: Findings) -> str:
     """Perplexity within the trained window over the base model's there, before fine-tuning and after all of it."""
-    inside = [context for context in findings.contexts if context <= findings.window]
+    whole = findings.reach(1)
+    inside = [context for context in findings.contexts if context <= whole]
     widths = (5, 9, *(21 for _ in inside))
-    head = ["steps", f"at {findings.window}", *(f"ratio at {context}" for context in inside)]
+    head = ["steps", f"at {whole}", *(f"ratio at {context}" for context in inside)]
     lines = [_row(findings, "position", "arm", "window", head, widths)]
     for reading in findings.ordered:
         base = findings.base(reading.position)
         if reading is base or reading.steps not in (0, findings.steps[-1]):
             continue
         ratios = [str(ratio(reading.at(context), base.at(context))) for context in inside]
-        cells = [str(reading.steps), _short(reading.perplexity(findings.window)), *ratios]
+        cells = [str(reading.steps), _short(reading.perplexity(whole)), *ratios]
         lines.append(_row(findings, reading.position, reading.arm, findings.window * reading.factor, cells, widths))
     return "\n".join(lines)
 
@@ -83,21 +84,23 @@ def _short(perplexity: float) -> str:
 
 def tables(findings: Findings) -> str:
     """All tables, each under a sentence that says what it shows."""
-    split, window = findings.study.split, findings.window
+    split, window, whole = findings.study.split, findings.window, findings.reach(1)
+    windows = {window * factor: findings.reach(factor) for factor in findings.study.factors}
+    there = "that window" if windows.keys() == set(windows.values()) else "the longest context within that window"
     several = len(findings.seeds) > 1
     seeds = f" (geometric mean over seeds {', '.join(map(str, findings.seeds))})" * several
     parts = [
         f"Perplexity{seeds} of the same {split} targets, by tokens of context (trained on {window}; window: what an "
         "arm was extended to, or fine-tuned at):",
         perplexity_table(findings),
-        "Perplexity at that window by fine-tuning steps (< better, > worse, = no different from extrapolation after as "
+        f"Perplexity at {there} by fine-tuning steps (< better, > worse, = no different from extrapolation after as "
         "many, by the paired 95 % interval):",
         steps_table(findings),
-        f"Cost within the trained window: perplexity at up to {window} tokens over the base model's, with 95 % "
+        f"Cost within the trained window: perplexity at up to {whole} tokens over the base model's, with 95 % "
         f"intervals over {'seeds and ' * several}documents:",
         cost_table(findings),
     ]
-    if findings.readings[0].effective_context(window) is not None:
+    if findings.readings[0].effective_context(whole) is not None:
         parts += [
             "Effective context: the tokens with which the best possible reader has the loss of the model, by tokens of "
             "context:",
@@ -121,34 +124,37 @@ def sentences(findings: Findings) -> str:
     """Summarise a study: whether context is used, and the best method at each window after each step."""
     lines = []
     for position in findings.study.positions:
-        base, window = findings.base(position), findings.window
-        quarter, half, whole = (base.perplexity(window // part) for part in (4, 2, 1))
-        used = ratio(base.at(window), base.at(window // 4))
+        base, whole = findings.base(position), findings.reach(1)
+        first, *_ = inside = [context for context in findings.contexts if context <= whole]
+        curve = ", ".join(f"{base.perplexity(context):.2f} with {context}" for context in inside)
+        used = ratio(base.at(whole), base.at(first))
         lines.append(
-            f"{position}: perplexity {quarter:.2f} with {window // 4} tokens of context, {half:.2f} with "
-            f"{window // 2}, {whole:.2f} with the trained {window} (whole / quarter {used}: it "
-            f"{'uses' if used.high < 1 else 'shows no use of'} context beyond a quarter)."
+            f"{position}: perplexity {curve} tokens of context, of the trained {findings.window}"
+            + f" ({whole} / {first} {used}: it {'uses' if used.high < 1 else 'shows no use of'} context beyond {first})"
+            * (whole > first)
+            + "."
         )
         for factor in sorted(findings.study.factors):
             parts = [_at(findings, position, factor, steps) for steps in findings.steps]
-            control = findings.get(position, CONTROL, factor, findings.steps[-1]).perplexity(window * factor)
-            parts.append(f"the control tuned at {window} then stands at {_short(control)}")
-            lines.append(f"{position} at {window * factor} tokens: {'; '.join(parts)}.")
+            if findings.study.steps:
+                control = findings.get(position, CONTROL, factor, findings.steps[-1]).perplexity(findings.reach(factor))
+                parts.append(f"the control tuned at {findings.window} then stands at {_short(control)}")
+            lines.append(f"{position} at {findings.reach(factor)} tokens: {'; '.join(parts)}.")
     return "\n".join(lines)
 
 
 def _at(findings: Findings, position: str, factor: int, steps: int) -> str:
     """Extrapolation and the best of the others at a longer window after these steps."""
-    window, ratios = findings.window * factor, {}
+    context, ratios = findings.reach(factor), {}
     for method in findings.methods(position):
         if method != CONTROL and (over := findings.against_plain(position, method, factor, steps)) is not None:
             ratios[method] = over
     tuned = f"after {steps} step{'s' * (steps > 1)}" if steps else "untuned"
-    text = f"{tuned} extrapolation {_short(findings.get(position, PLAIN, factor, steps).perplexity(window))}"
+    text = f"{tuned} extrapolation {_short(findings.get(position, PLAIN, factor, steps).perplexity(context))}"
     if not ratios:
         return text
     best = min(ratios, key=lambda method: ratios[method].value)
-    over, stands = ratios[best], findings.get(position, best, factor, steps).perplexity(window)
+    over, stands = ratios[best], findings.get(position, best, factor, steps).perplexity(context)
     verdict = "better" if over.high < 1 else "worse" if over.low > 1 else "no different"
     leading = "" if len(ratios) == 1 else "the best other, "
     return f"{text}, {leading}{best} {_short(stands)} ({verdict}: {over})"

@@ -37,18 +37,18 @@ def seeds_table(findings: Findings) -> tuple[str, list[dict]]:
 
 def _arm(findings: Findings, reading: Reading, factor: int) -> dict:
     """One arm at one window."""
-    position, window = reading.position, findings.window * factor
+    position, window, context = reading.position, findings.window * factor, findings.reach(factor)
     plain, base = findings.get(position, PLAIN, factor, reading.steps), findings.base(position)
     return {
         "position": position,
         "arm": reading.arm,
         "window": window,
         "steps": reading.steps,
-        "perplexity": reading.perplexity(window),
-        "by seed": [row["perplexity"] for row in reading.at(window)],
-        "over extrapolation": _compare(reading, plain, window),
-        "cost": _compare(reading, base, findings.window),
-        "k_max": [seed["value"] for seed in reading.k_max_by_seed(window)],
+        "perplexity": reading.perplexity(context),
+        "by seed": [row["perplexity"] for row in reading.at(context)],
+        "over extrapolation": _compare(reading, plain, context),
+        "cost": _compare(reading, base, findings.reach(1)),
+        "k_max": [seed["value"] for seed in reading.k_max_by_seed(context)],
     }
 
 

@@ -24,8 +24,10 @@ from conf.base import BadInput
 from conf.environment import environment
 from conf.files import write_json
 from experiments.extend.arms import DECODED, method_name
+from experiments.extend.costs import cost_of_tuning, tuning_costs
+from experiments.extend.describe import describe_study
 from experiments.extend.findings import Findings, Measured, Reading, summarise
-from experiments.extend.plan import StudyPlan, describe_study, make_study_plan
+from experiments.extend.plan import StudyPlan, make_study_plan
 from experiments.extend.report import sentences, tables
 from experiments.lab.measure.passkey import measure_passkey
 from experiments.lab.measure.perplexity import measure_checkpoint
@@ -62,7 +64,7 @@ def results_folder(plan: StudyPlan, overrides: list[str]) -> Path:
     words = [
         word.removeprefix("data@").removeprefix("study.").replace("=", "")
         for word in overrides
-        if word.startswith(("study.", "data@study.", "seeds="))
+        if word.startswith(("study.", "data@study.", "seeds=", *(plan.one_window * ("window=", "seen="))))
     ]
     labels = [re.sub(r"[^A-Za-z0-9.]+", "_", word).strip("_") for word in words]
     name = "-".join(["study", base.name.removeprefix(f"{base.position.name}-"), *labels])
@@ -95,6 +97,9 @@ def write_page(plan: StudyPlan, findings: Findings, folder: Path, overrides: lis
     if len(plan.seeds) > 1:
         over_seeds, results["over seeds"] = seeds_table(findings)
         text = f"{text}\n\n{over_seeds}"
+    if plan.tuned:
+        results["tuning"] = tuning_costs(plan)
+        text = f"{text}\n\n{cost_of_tuning(results['tuning'])}"
     results["readings"] = [model for reading in findings.readings for model in reading.plain]
     if plan.data is not None:
         text = f"Measured on {plan.text['name']}, {plan.study.split}.\n\n{text}"

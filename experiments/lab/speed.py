@@ -1,16 +1,18 @@
 """Estimates of the time that runs and measurements take: tokens over measured tokens per second, plus a start-up.
 
 The speed of training is the median in metrics.jsonl of runs of the same size, if there are any; otherwise a few steps
-are timed. The speed of reading is that of a few forward passes at the longest context.
+are timed. The speed of reading is that of a few forward passes of short texts; longer ones take longer as their
+operations do.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
 from conf.run_folder import RunFolder
 from experiments.lab.launch import tokens
+from experiments.lab.measure.request import AutoPrecision
 from experiments.lab.measure.subject import device_and_precision
 
 if TYPE_CHECKING:
@@ -65,34 +67,43 @@ def _timed_speed(run: "Config") -> float:
     from train import build_model
 
     device = device_and_precision()["device"] if run.trainer.accelerator != "cpu" else "cpu"
+    precision = run.trainer.precision
+    mixed = device == "cuda" if precision == "auto" else precision.startswith("bf16")
     model = build_model(run).to(device)
+    model.recompute = run.trainer.activation_checkpointing
     rows = min(run.batch // run.trainer.accumulate, -(-TIMED_TOKENS // run.window))
     batch = torch.randint(0, model.embedding.num_embeddings, (rows, run.window), device=device)
 
     def step() -> None:
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        with torch.autocast(device, torch.bfloat16, enabled=mixed):
             loss, _ = model(batch, targets=batch)
         loss.backward()
 
     return batch.numel() * _passes_per_second(step)
 
 
-def reading_speed(run: "Config", length: int) -> float:
-    """Tokens per second of reading texts of this length with the model of a run."""
+def reading_seconds(run: "Config", tokens: Mapping[int, int], precision: AutoPrecision = "auto") -> float:
+    """Estimated seconds of reading texts with the model of a run; tokens: of texts of each length."""
     import torch
 
+    from models.compute import flops_per_token
     from train import build_model
 
-    device = device_and_precision()["device"]
+    if not tokens:
+        return 0.0
+    computed, length = device_and_precision(precision), min(max(tokens), TIMED_TOKENS)
+    device = computed["device"]
     model = build_model(run).to(device).eval()
     texts = torch.randint(0, model.embedding.num_embeddings, (-(-TIMED_TOKENS // length), length), device=device)
 
     @torch.inference_mode()
     def read() -> None:
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        with torch.autocast(device, torch.bfloat16, enabled=computed["precision"] == "bfloat16"):
             model.hidden(texts)
 
-    return texts.numel() * _passes_per_second(read)
+    timed = texts.numel() * _passes_per_second(read)  # tokens per second
+    work = sum(count * flops_per_token(model, its) for its, count in tokens.items())
+    return work / flops_per_token(model, length) / timed
 
 
 def _passes_per_second(run: Callable[[], None]) -> float:

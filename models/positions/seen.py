@@ -127,3 +127,4 @@ SEEN: dict[str, type[Settings]] = {
     "skipwise": Skipwise,
     "mixed": Mixed,
 }
+STRETCHED = ("skipwise", "randomized")  # they see positions of a longer range than their windows

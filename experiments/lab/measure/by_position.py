@@ -12,9 +12,10 @@ beside each bin. Intervals are over documents.
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from pydantic import Field
 
 from conf.base import BadInput, Count, Settings
 from experiments.lab import tables
@@ -23,7 +24,7 @@ from experiments.lab.measure import context
 from experiments.lab.measure.optimum import optimum
 from experiments.lab.measure.perplexity import by_document, cut
 from experiments.lab.measure.readings import cached_reading
-from experiments.lab.measure.request import Split
+from experiments.lab.measure.request import AutoPrecision, Split
 from experiments.lab.measure.subject import open_subject
 from experiments.lab.statistics import Estimate, mean
 
@@ -38,6 +39,7 @@ class ByPosition(Settings):
     split: Split = "test"
     segments: Count = 512
     batch_tokens: Count = 16_384
+    precision: Annotated[AutoPrecision, Field(exclude=True)] = "auto"
 
 
 def bins(context: int) -> list[tuple[int, int]]:
@@ -122,7 +124,8 @@ def measure_by_position(
         paired = [by_document(asdict(summarise(one)), segments.owners) for one in pair]
         return about | {"gate": context.gate(paired, settings.context)}
 
-    subject, label = open_subject(checkpoint, extend, cache, data), f"{settings.split}{settings.context}"
+    subject = open_subject(checkpoint, extend, cache, data, settings.precision)
+    label = f"{settings.split}{settings.context}"
     return cached_reading("by_position", subject, settings, label, (settings.split,), measured)
 
 

@@ -18,7 +18,7 @@ from experiments.lab import tables
 from experiments.lab.canvas import pyplot, write
 from experiments.lab.measure.perplexity import default_contexts
 from experiments.lab.measure.readings import cached_reading, reading_path
-from experiments.lab.measure.request import Pass, Split
+from experiments.lab.measure.request import AutoPrecision, Pass, Split
 from experiments.lab.measure.retrieval import ask, cell, make_trials, summarise
 from experiments.lab.measure.subject import open_subject
 
@@ -36,6 +36,7 @@ class Passkey(Settings):
     split: Split = "test"
     seed: CountOrZero = 0
     batch_tokens: Count = 16_384
+    precision: Annotated[AutoPrecision, Field(exclude=True)] = "auto"
 
     @property
     def label(self) -> str:
@@ -79,7 +80,7 @@ def measure_passkey(
         about = {"split": settings.split, **task_settings, "trials": settings.trials, "chance": chance}
         return about | {"cells": [asdict(one) for one in cells], **summarise(cells)}
 
-    subject = open_subject(checkpoint, extend, cache, data)
+    subject = open_subject(checkpoint, extend, cache, data, settings.precision)
     return cached_reading("passkey", subject, settings, settings.label, (settings.split,), measured)
 
 
@@ -87,7 +88,8 @@ def passkey_is_measured(
     checkpoint: Path, extend: dict | None, settings: Passkey, cache: str, data: dict | None = None
 ) -> bool:
     """Whether measure_passkey would read the result back."""
-    return reading_path(open_subject(checkpoint, extend, cache, data), "passkey", settings, settings.label).is_file()
+    subject = open_subject(checkpoint, extend, cache, data, settings.precision)
+    return reading_path(subject, "passkey", settings, settings.label).is_file()
 
 
 def format_table(result: dict) -> str:

@@ -18,8 +18,8 @@ from pydantic import Field
 from conf.base import BadInput, Count, Counts, Settings
 from experiments.lab import tables
 from experiments.lab.measure import context
-from experiments.lab.measure.readings import cached_reading, reading_path
-from experiments.lab.measure.request import Pass, Split
+from experiments.lab.measure.readings import Parts, cached_reading, reading_path
+from experiments.lab.measure.request import AutoPrecision, Pass, Split
 from experiments.lab.measure.subject import open_subject
 from experiments.lab.statistics import Estimate, paired_ratio
 
@@ -37,6 +37,7 @@ class Measurement(Settings):
     split: Split = "test"
     segments: Count = 128
     batch_tokens: Count = 16_384
+    precision: Annotated[AutoPrecision, Field(exclude=True)] = "auto"
 
     @property
     def label(self) -> str:
@@ -99,32 +100,38 @@ def measure_perplexity(
         document_nll, document_tokens; on data=chains also optimum, effective_context and excess. Of fixed_targets also
         "gate".
     """
-    from experiments.lab.measure.protocols import summarise, token_losses
+    from experiments.lab.measure.protocols import iterate_losses, summarise
+
+    subject = open_subject(checkpoint, extend, cache, data, settings.precision)
+    parts = Parts(reading_path(subject, "perplexity", settings, settings.label))
 
     def measured(model, config, corpus, device: dict) -> dict:
-        segments = cut(corpus.split(settings.split), max(settings.contexts) + 1, settings.segments)
-        losses = token_losses(
+        longest, width = max(settings.contexts), corpus.bytes_per_token(settings.split)
+        segments = cut(corpus.split(settings.split), longest + 1, settings.segments)
+        left = [length for length in settings.contexts if str(length) not in parts.values]
+        by_context = iterate_losses(
             model,
             segments.tokens,
-            settings.contexts,
+            left,
             settings.protocol,
             settings.stride,
+            region=longest,
             as_decoded=settings.reading == "decoded",
             batch_tokens=settings.batch_tokens,
             progress=progress,
             **device,
         )
-        width = corpus.bytes_per_token(settings.split)
-        sums = [asdict(summarise(one, width)) for one in losses]
-        rows = [by_document(row, segments.owners) for row in sums]
-        if corpus.language is not None:
-            rows = context.with_optimum(rows, losses, segments.tokens, segments.owners, corpus.language)
+        for losses in by_context if left else ():
+            row = by_document(asdict(summarise(losses, width)), segments.owners)
+            if corpus.language is not None:
+                (row,) = context.with_optimum([row], [losses], segments.tokens, segments.owners, corpus.language)
+            parts.add(str(row["context"]), row)
+        rows = [parts.values[str(length)] for length in settings.contexts]
         result = {"split": settings.split, "rows": rows, "gains": context.gains(rows)}
         if settings.protocol == "fixed_targets":
             result |= {"window": config.window, "gate": context.gate(rows, config.window)}
         return result
 
-    subject = open_subject(checkpoint, extend, cache, data)
     return cached_reading("perplexity", subject, settings, settings.label, (settings.split,), measured)
 
 
@@ -132,7 +139,8 @@ def perplexity_is_measured(
     checkpoint: Path, extend: dict | None, settings: Measurement, cache: str, data: dict | None = None
 ) -> bool:
     """Whether measure_checkpoint would read the result back."""
-    return reading_path(open_subject(checkpoint, extend, cache, data), "perplexity", settings, settings.label).is_file()
+    subject = open_subject(checkpoint, extend, cache, data, settings.precision)
+    return reading_path(subject, "perplexity", settings, settings.label).is_file()
 
 
 def by_document(row: dict, owners: list[int]) -> dict:

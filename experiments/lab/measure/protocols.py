@@ -109,7 +109,12 @@ def summarise(losses: TokenLosses, bytes_per_token: np.ndarray | None = None) ->
     )
 
 
-def token_losses(
+def token_losses(model: GPT, documents: Sequence, contexts: Sequence[int], protocol: Protocol, *stride, **options):
+    """As a list, what `iterate_losses` gives; its arguments and errors."""
+    return list(iterate_losses(model, documents, contexts, protocol, *stride, **options))
+
+
+def iterate_losses(
     model: GPT,
     documents: Sequence,
     contexts: Sequence[int],
@@ -123,8 +128,8 @@ def token_losses(
     device: torch.device | str | None = None,
     precision: Precision = "float32",
     progress: Callable[[int, int], None] | None = None,
-) -> list[TokenLosses]:
-    """The loss of every target at each context length, under one protocol; the results do not depend on batching.
+) -> Iterator[TokenLosses]:
+    """The loss of every target, one context length after another, under one protocol; batching does not change them.
 
     Memory is bounded by one batch's states and the logits of `head_tokens` positions. The model keeps its mode.
 
@@ -137,7 +142,7 @@ def token_losses(
         as_decoded: give every target a forward pass of its own (`decoded`), in place of one for a whole window.
         batch_tokens, head_tokens: tokens per forward pass (a longer window goes alone); targets whose logits coexist.
         device: where to measure, and where the model stays; by default where it is.
-        precision: of the blocks; head and loss are float32 always. bfloat16 needs a GPU.
+        precision: of the blocks; head and loss are float32 always. bfloat16 is slow on a CPU without such products.
         progress: called with (tokens read, tokens to read) after every forward pass.
 
     Raises:
@@ -146,13 +151,13 @@ def token_losses(
     device = next(model.parameters()).device if device is None else torch.device(device)
     region = max(contexts, default=0) if region is None else region
     stride = None if protocol == "windows" else stride
-    _check(contexts, protocol, stride, region, precision, device)
+    _check(contexts, protocol, stride, region, precision)
     chosen, tokens = _regions(documents, region)
     model.to(device)
     layouts = [PROTOCOLS[protocol](region, context, stride) for context in contexts]
     layouts = [decoded(layout) for layout in layouts] if as_decoded else layouts
     total = len(tokens) * sum(window.length for layout in layouts for window in layout)
-    read, results = 0, []
+    read = 0
     for context, layout in zip(contexts, layouts, strict=True):
         nll = np.full(tokens.shape, np.nan, dtype=np.float32)  # (D, R + 1), by position in the document
         top = np.zeros(tokens.shape, dtype=bool)
@@ -165,11 +170,10 @@ def token_losses(
         positions = np.concatenate([window.targets for window in layout])  # (N,)
         seen = np.concatenate([window.targets - window.start for window in layout])  # (N,)
         scored = tokens[:, positions], nll[:, positions], top[:, positions]  # (D, N) each
-        results.append(TokenLosses(protocol, context, stride, region, chosen, positions, seen, *scored))
-    return results
+        yield TokenLosses(protocol, context, stride, region, chosen, positions, seen, *scored)
 
 
-def _check(contexts, protocol, stride, region, precision, device) -> None:
+def _check(contexts, protocol, stride, region, precision) -> None:
     if protocol not in PROTOCOLS:
         raise BadInput(f"protocol={protocol} is not known: one of {', '.join(PROTOCOLS)}")
     if not contexts or min(contexts) < 1:
@@ -180,8 +184,6 @@ def _check(contexts, protocol, stride, region, precision, device) -> None:
         raise BadInput(f"stride={stride} cannot apply to {protocol}: from 1 to the shortest context, {min(contexts)}")
     if precision not in get_args(Precision):
         raise BadInput(f"precision={precision} is not known: one of {', '.join(get_args(Precision))}")
-    if precision == "bfloat16" and device.type == "cpu":
-        raise BadInput("precision=bfloat16 needs a GPU: on the CPU perplexity is measured in float32")
 
 
 def _regions(documents: Sequence, region: int) -> tuple[np.ndarray, np.ndarray]:

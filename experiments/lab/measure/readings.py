@@ -9,11 +9,12 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from conf.base import BadInput, Settings
-from conf.files import write_json
-from experiments.lab.measure.subject import Subject, device_and_precision
+from conf.files import read_json, write_json
+from experiments.lab.measure.subject import Subject
 
 
 def describe_origin(result: dict) -> str:
@@ -74,16 +75,37 @@ def cached_reading(
     keepable = can_be_written(path.parent)
     model, corpus = subject.model(), subject.corpus
     result = subject.describe(kind, *splits)
-    result |= measure(model, subject.config, corpus, device_and_precision())
+    result |= measure(model, subject.config, corpus, subject.computed)
     refuse_non_finite(result, subject.checkpoint)
     if keepable:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, result)
+            Parts(path).path.unlink(missing_ok=True)
         except OSError as error:
             keepable = False
             print(f"{path} could not be written ({error.strerror}): the reading is not kept", flush=True)
     return result | {"read_back": False}, path if keepable else None
+
+
+class Parts:
+    """The parts of a reading that are measured so far, plain values by name, in a file beside it until it is whole.
+
+    A reading that was stopped goes on after the last of them. Where nothing can be written, nothing is kept.
+    """
+
+    def __init__(self, reading: Path):
+        self.path = reading.with_suffix(".parts")
+        self.values: dict = {}
+        with suppress(BadInput):  # torn, or it cannot be read
+            self.values = read_json(self.path) or {}
+
+    def add(self, name: str, value) -> None:
+        """Keep a part."""
+        self.values[name] = value
+        with suppress(OSError, BadInput):  # that it is not finite is for the whole to say
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.path, self.values)
 
 
 def read_result(path: Path) -> dict | None:

@@ -19,6 +19,8 @@ Progress = Callable[[int, int], None]  # tokens read, tokens to read
 # Settings leave the first out where they are written down.
 Pass = Annotated[Literal["whole", "decoded"], Field(exclude_if="whole".__eq__)]
 Split = Literal["train", "validation", "test"]
+# The precision of a model's blocks; auto: bfloat16 on a GPU, float32 on a CPU. A reading records what it comes to.
+AutoPrecision = Literal["auto", "float32", "bfloat16"]
 OF_THE_CHECKPOINT = ("tokenizer", "isolate_documents", "retrieval")  # settings of data that a model was trained with
 
 

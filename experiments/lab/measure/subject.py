@@ -12,6 +12,7 @@ from conf.base import BadInput, Settings
 from conf.environment import commit
 from conf.validation import validate
 from experiments.lab.measure.held_out import count_trained_on, other_corpus, trained_corpus
+from experiments.lab.measure.request import AutoPrecision
 
 if TYPE_CHECKING:
     from conf.schema import Config
@@ -32,6 +33,12 @@ class Subject:
     content: str  # sha256 of the checkpoint
     data: dict | None  # plain settings of the text, as in conf/data; None: the one it was trained on
     cache: str
+    precision: AutoPrecision = "auto"
+
+    @property
+    def computed(self) -> dict:
+        """The device it is read on and the precision of its blocks."""
+        return device_and_precision(self.precision)
 
     @cached_property
     def corpus(self) -> "Corpus":
@@ -52,7 +59,7 @@ class Subject:
             "extend": _without_paths(self.config.extend.model_dump(mode="json")),
             "corpus": self.record["corpus"] if self.data is None else self.corpus.fingerprint,
             "settings": settings.model_dump(mode="json"),
-            **device_and_precision(),
+            **self.computed,
             **more,
         }
         return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:10]
@@ -97,7 +104,7 @@ class Subject:
             "label": self.config.extend.label,
             "original_window": self.config.original_window,
             "corpus": self._describe_text(splits),
-            "measured": origin(kind),
+            "measured": origin(kind, self.precision),
         }
 
     def _describe_text(self, splits: tuple[str, ...]) -> dict:
@@ -116,7 +123,9 @@ class Subject:
         return text | {"trained_on": counts, "documents": documents}
 
 
-def open_subject(checkpoint: Path, extend: dict | None, cache: str, data: dict | None = None) -> Subject:
+def open_subject(
+    checkpoint: Path, extend: dict | None, cache: str, data: dict | None = None, precision: AutoPrecision = "auto"
+) -> Subject:
     """Open a checkpoint to measure, with plain settings of an extension (None: as trained) and a text (None: its own).
 
     Raises:
@@ -129,7 +138,7 @@ def open_subject(checkpoint: Path, extend: dict | None, cache: str, data: dict |
     values = record["config"] if extend is None else {**record["config"], "extend": extend}
     config = validate(Config, values)
     make_position(config)  # refuses an extension that does not fit the scheme
-    return Subject(checkpoint, config, record, content, data, cache)
+    return Subject(checkpoint, config, record, content, data, cache, precision)
 
 
 def _state(checkpoint: Path) -> tuple:
@@ -158,12 +167,12 @@ def _without_paths(settings: dict) -> dict:
     return {key: value for key, value in inner.items() if key != "path"}
 
 
-def device_and_precision() -> dict:
-    """The device a model is read on and the precision of its blocks."""
+def device_and_precision(precision: AutoPrecision = "auto") -> dict:
+    """The device a model is read on, and the precision of its blocks with auto resolved."""
     import torch
 
-    device, precision = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
-    return {"device": device, "precision": precision}
+    device, usual = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
+    return {"device": device, "precision": usual if precision == "auto" else precision}
 
 
 @lru_cache(maxsize=1)
@@ -171,9 +180,15 @@ def _commit() -> dict:
     return commit()
 
 
-def origin(kind: str) -> dict:
+def origin(kind: str, precision: AutoPrecision = "auto") -> dict:
     """The time, code, device and versions of a measurement."""
     import torch
 
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"time": now, **_commit(), **device_and_precision(), "torch": torch.__version__, "version": VERSIONS[kind]}
+    return {
+        "time": now,
+        **_commit(),
+        **device_and_precision(precision),
+        "torch": torch.__version__,
+        "version": VERSIONS[kind],
+    }
