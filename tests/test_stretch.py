@@ -77,7 +77,7 @@ def base_lr(base):
 
 def test_optimizer_text_and_cadence_are_those_of_fine_tuning(base, tmp_path):
     for name in ("train", "validation", "test"):
-        (tmp_path / f"{name}.txt").write_text("It was the best of times, it was the worst of times. " * 60)
+        (tmp_path / f"{name}.txt").write_text(f"{name}: it was the best of times, it was the worst of times. " * 60)
     text = [f"data.{name}={tmp_path}/{name}.txt" for name in ("train", "validation", "test")]
     text += ["data=files", "data.name=tale", "data.retrieval.template=passkey"]
     words = [*text, "optimizer=muon", "optimizer.weight_decay=0", "validate_every=1", "checkpoint_every=1"]
@@ -86,7 +86,7 @@ def test_optimizer_text_and_cadence_are_those_of_fine_tuning(base, tmp_path):
         assert (run.optimizer.name, run.optimizer.weight_decay, run.optimizer.schedule) == ("muon", 0.0, "constant")
         assert (run.data.name, run.data.tokenizer.kind, run.data.retrieval.template) == ("tale", "bytes", "passkey")
         assert (run.validate_every, run.checkpoint_every, run.log_every) == (1, 1, 1)
-    assert plan.base.data.name == "sotu" and plan.text["name"] == "tale" and plan.text["trained_on"] == 1
+    assert plan.base.data.name == "sotu" and plan.text["name"] == "tale" and plan.text["trained_on"] == 0
     assert plan.study.data.train is None  # what is not measured is not tokenised again
 
 
@@ -139,9 +139,9 @@ def test_the_study_of_a_real_checkpoint_imports_tunes_reads_and_resumes(tmp_path
 
     model = theirs.build("llama", **theirs.LLAMA)
     theirs.save(model, tmp_path / "llama", tokens=61)
-    text = " ".join(f"w{2 + (7 * i + i // 11) % 50}" for i in range(600))
-    for name in ("train", "validation", "test"):
-        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": text}) + "\n" + json.dumps({"text": text[9:]}))
+    for split, name in enumerate(("train", "validation", "test")):
+        texts = [" ".join(f"w{2 + (7 * i + i // 11) % 50}" for i in range(start, start + 600)) for start in (split, 9)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
     words = ["experiment=stretch", f"from={tmp_path}/llama", "name=small", "data=files", "logger=none", "trainer=cpu"]
     words += [f"data.{name}={tmp_path}/{name}.jsonl" for name in ("train", "validation", "test")]
     words += [f"runs={tmp_path}/runs", f"cache={tmp_path}/cache", "trainer.progress=false", "window=16", "batch=4"]
