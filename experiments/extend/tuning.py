@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conf.base import BadInput, Settings
+from conf.validation import validate
 from data.settings import DataSettings, Files
 from experiments.extend.arms import Arm, Study, of_study
 from experiments.lab.finetuning import checkpoint_after, existing_base, fine_tuned
@@ -127,8 +128,6 @@ class _Text(Settings):
 
 def tuning_text(base: "Config", changes: dict[str, Any]) -> DataSettings:
     """The text that arms are fine-tuned on."""
-    from conf.schema import validate
-
     return validate(_Text, {"data": changes["data"]}).data if "data" in changes else base.data
 
 
