@@ -3,10 +3,11 @@
     python -m experiments.pretrained pretrained=smollm2
     python -m experiments.pretrained from=<folder, hub id or .gguf> name=mine
     python -m experiments.pretrained checkpoint=runs/default/rope-nano-s1 to=<new folder>
+    python -m experiments.pretrained checkpoint=runs/base/rope-nano-s1 to=experiments/bases/rope-nano form=lab
 
 models/pretrained/README.md lists the architectures. What comes in is an ordinary run, runs/pretrained/<name>, of no
 steps. Its text is that of data=, tokenised by the checkpoint's own tokenizer; whatever reads or fine-tunes a checkpoint
-takes it. A folder appears whole or not at all.
+takes it. A folder appears whole or not at all. form=lab is for any scheme, and small enough to ship: models/shipped.py.
 """
 
 import importlib.util
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from models.pretrained.incoming import Imported
 
 GROUP, PACKAGE = "pretrained", "package:"
+PLACES = ("runs", "cache", "logger", "trainer")  # settings of the machine a run was trained on, and of nothing else
+FORMS = ("transformers", "lab")
 FILES = ["config.json", "tokenizer.json", "*.safetensors", "model.safetensors.index.json"]
 
 
@@ -210,6 +213,42 @@ def export_run(checkpoint: Path, to: Path, cache: str) -> tuple[str, ...]:
     return tuple(remarks)
 
 
+def ship_run(checkpoint: Path, to: Path, cache: str) -> None:
+    """A run → the folder of a shipped model (models/shipped.py): weights in bfloat16, settings, origin, tokenizer.
+
+    Raises:
+        BadInput: the text it was trained on is not there or has changed, or the folder is there.
+    """
+    from conf.schema import Config
+    from conf.validation import validate
+    from data.tokenizer import BYTES, STATES
+    from experiments.lab.measure.held_out import trained_corpus
+    from models.checkpoint_files import find_checkpoint, home, load_checkpoint
+    from models.restore import record_of, weights_digest
+    from models.shipped import TOKENIZER, write_shipped
+
+    if to.exists():
+        raise BadInput(f"to={to} is there already: name a new folder")
+    path = find_checkpoint(checkpoint)
+    loaded = load_checkpoint(path)
+    record = record_of(loaded, path)
+    config = validate(Config, record["config"])
+    text: str | None = trained_corpus(path, config, record, cache).tokenizer_text
+    settings = config.model_dump(mode="json") | {"runs": "runs", "cache": ".cache"}
+    if text is not None and (text == BYTES or text.startswith(STATES)):
+        text = None
+    else:
+        settings["data"]["tokenizer"] = {"kind": "file", "vocabulary": None, "path": TOKENIZER}
+    before = read_json(home(path) / "environment.json") or {}
+    words = [word for word in before.get("overrides", ()) if word.split("=")[0].split(".")[0] not in PLACES]
+    made = {"command": " ".join(["python train.py", *words]), "seed": config.seed, "step": record["step"]}
+    made |= {"tokens": record["step"] * config.batch * config.window, "weights": weights_digest(loaded)}
+    made |= {key: before.get(key) for key in ("commit", "changed", "versions")}
+    lab = {key: value for key, value in record.items() if key != "step"} | {"config": settings}
+    with folder_that_appears(to) as folder:
+        write_shipped(folder, {**loaded, "lab": lab}, made, text)
+
+
 @contextmanager
 def folder_that_appears(target: Path) -> Iterator[Path]:
     """A folder beside the target to fill, which becomes the target when the block ends well, and else is gone."""
@@ -232,6 +271,8 @@ def _main(values: dict, overrides: list[str]) -> None:
     window = values["original_window"]
     if window is not None and (not isinstance(window, int) or window < 1):
         raise BadInput(f"original_window={window} must be a number of tokens")
+    if values["form"] not in FORMS:
+        raise BadInput(f"form={values['form']} is not known: one of {', '.join(FORMS)}")
     if (values["from"] is None) == (values["checkpoint"] is None):
         raise BadInput("either from= and name= (a checkpoint comes in), or checkpoint= and to= (a run goes out)")
     if values["from"] is not None:
@@ -240,7 +281,9 @@ def _main(values: dict, overrides: list[str]) -> None:
         raise BadInput("to= must name the folder that checkpoint= goes out to")
     else:
         folder = Path(values["to"])
-        remarks = export_run(Path(values["checkpoint"]), folder, values["cache"])
+        remarks = () if values["form"] == "lab" else export_run(Path(values["checkpoint"]), folder, values["cache"])
+        if values["form"] == "lab":
+            ship_run(Path(values["checkpoint"]), folder, values["cache"])
     print("\n".join([str(folder), *remarks]))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from conf.base import BadInput, sync
+from models.shipped import is_shipped, read_shipped
 
 MARK = b"SHA-256 follows:"
 SEAL = len(MARK) + hashlib.sha256().digest_size  # bytes after what torch.save wrote
@@ -162,7 +163,10 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def _read(path: Path, map_location) -> dict[str, Any]:
-    """A file, or the parts of a folder put together: along the first dimension; scalars are the same in each."""
+    """A file, a shipped model, or the parts of a folder put together: along the first dimension; scalars are the same
+    in each."""
+    if is_shipped(path):
+        return read_shipped(path)
     if path.is_dir():
         parts = [_read(part, map_location) for part in _parts(path)]
         whole = parts[0]
@@ -187,7 +191,7 @@ def load_checkpoint(path: Path, map_location="cpu") -> dict[str, Any]:
         BadInput: it is not there, may not be read, does not fit into memory, or holds more than tensors and plain
             values.
     """
-    if not path.is_file() and not any(path.glob("part-*")):
+    if not path.is_file() and not any(path.glob("part-*")) and not is_shipped(path):
         raise BadInput(f"checkpoint={path}: there is no such file")
     try:
         return _read(path, map_location)
@@ -209,13 +213,13 @@ def numbered(folder: Path) -> list[Path]:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """A checkpoint itself, or the last one of a run folder.
+    """A checkpoint itself, a shipped model among them, or the last one of a run folder.
 
     Raises:
         BadInput: there is none.
     """
     path = path.expanduser()
-    if path.is_dir() and path.suffix != ".ckpt":  # a sharded checkpoint is a folder too
+    if path.is_dir() and path.suffix != ".ckpt" and not is_shipped(path):  # a sharded checkpoint is a folder too
         checkpoints = numbered(path / "checkpoints")
         if not checkpoints:
             raise BadInput(f"checkpoint={path} is a folder without checkpoints/step-*.ckpt")
@@ -226,7 +230,9 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def home(checkpoint: Path) -> Path:
-    """Where what is measured of a checkpoint is put: its run folder, or the folder that a lone file lies in."""
+    """Where what is measured of a checkpoint is put: its run, or the folder of a shipped model or a lone file."""
+    if is_shipped(checkpoint):
+        return checkpoint
     folder = checkpoint.parent
     run = Path(os.path.normpath(folder / ".."))
     return run if folder.absolute().name == "checkpoints" and (run / "config.json").is_file() else folder

@@ -16,6 +16,7 @@ from models.checkpoint_files import home, load_checkpoint
 from models.compute import flush_denormals
 from models.gpt import GPT
 from models.positions import Position, build_position
+from models.shipped import is_shipped
 
 
 def make_position(config) -> Position:
@@ -55,7 +56,7 @@ def record_of(loaded: dict, checkpoint: Path) -> dict:
             raise BadInput(f"checkpoint={checkpoint} was not written by train.py: its record lacks {key}")
     if not isinstance(loaded.get("global_step"), int):
         raise BadInput(f"checkpoint={checkpoint} was not written by train.py: it lacks global_step")
-    if "origin" in record:  # it was imported, and its tokenizer lies in its run, wherever that is by now
+    if "origin" in record or is_shipped(checkpoint):  # its tokenizer lies beside it, wherever that is by now
         tokenizer = home(checkpoint) / "tokenizer.json"
         if tokenizer.is_file():
             record = copy.deepcopy(record)

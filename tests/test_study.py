@@ -128,12 +128,14 @@ def test_an_experiment_describes_the_base_run_that_train_makes_of_it(choice):
 
 
 def test_scales_differ_in_the_base_models_alone():
-    nano, *larger = (composed(f"scale={name}") for name in ("nano", "micro", "mini", "small"))
-    assert composed() == nano and nano[1].name == "rope-nano-s1" and nano[1].group == "extend-nano"
-    for (study, base), name in zip(larger, ("micro", "mini", "small"), strict=True):
-        assert study == nano[0] and base.model.name == name and base.group == f"extend-{name}"
-        assert base.optimizer.name == nano[1].optimizer.name and base.batch % max(study.factors) == 0
-        assert base.window > nano[1].window
+    names = ("pico", "nano", "micro", "mini", "small")
+    studies = [composed(f"scale={name}") for name in names]
+    assert composed() == studies[1] and studies[1][1].name == "rope-nano-s1"
+    for (study, base), name in zip(studies, names, strict=True):
+        assert study == studies[0][0] and base.model.name == name and base.group == f"extend-{name}"
+        assert base.optimizer.name == "muon" and base.batch % max(study.factors) == 0 and base.window >= 64
+    windows, corpora = zip(*((base.window, base.data.name) for _, base in studies), strict=True)
+    assert list(windows) == sorted(windows) and corpora == ("chains", *["sotu"] * 4)
 
 
 def test_what_is_said_wins_over_the_scale(tmp_path):

@@ -83,10 +83,13 @@ def existing_base(checkpoint: Path, **changes) -> "Config":
     """
     from conf.schema import Config
     from models.restore import read_record
+    from models.shipped import is_shipped
 
     trained = read_record(checkpoint)["config"]
     if trained["extend"]["name"] != "none" or trained["window"] != trained["original_window"]:
         raise BadInput(f"checkpoint={checkpoint} was extended already: this starts from a base model")
-    run = checkpoint.parent.parent
-    run = run if len(run.parts) > 1 else run.resolve()
-    return validate(Config, {**trained, "runs": str(run.parent.parent), "group": run.parent.name, **changes})
+    if not is_shipped(checkpoint):  # which says itself where runs that go on from it belong
+        run = checkpoint.parent.parent
+        run = run if len(run.parts) > 1 else run.resolve()
+        trained = {**trained, "runs": str(run.parent.parent), "group": run.parent.name}
+    return validate(Config, {**trained, **changes})

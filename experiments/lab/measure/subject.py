@@ -143,7 +143,7 @@ def open_subject(
 
 def _state(checkpoint: Path) -> tuple:
     """The names, sizes and times of a checkpoint's files, which change when it does."""
-    files = sorted(checkpoint.iterdir()) if checkpoint.is_dir() else [checkpoint]
+    files = sorted(filter(Path.is_file, checkpoint.iterdir())) if checkpoint.is_dir() else [checkpoint]
     return tuple(
         (file.name, *(getattr(file.stat(), f"st_{key}") for key in ("ino", "size", "mtime_ns"))) for file in files
     )
