@@ -1,6 +1,6 @@
 """Imports run one way: questions → lab → train → conf → models, data → conf's base; a file is read in one sitting.
 
-A question is what stands directly under experiments/, but for lab. Its face is what its file, or its package's
+A question is what stands directly under experiments/, but for lab. Its exports are what its file, or its package's
 __init__, holds; everything deeper is its inside.
 """
 
@@ -52,7 +52,7 @@ def layer(room: str) -> int:
 
 
 def may_import(importer: str, target: str) -> bool:
-    """Whether a module may import another: below it, in its own room, or another question's face."""
+    """Whether a module may import another: below it, in its own room, or what another question exports."""
     ours, theirs = room(importer), room(target)
     if ours == theirs or layer(theirs) < layer(ours):
         return True

@@ -15,7 +15,7 @@ from experiments.figures import decay as decays
 from experiments.figures.__main__ import run_command as program
 from experiments.figures.distance import added_scores, curves, scores
 from experiments.figures.gallery import FIGURES, page
-from experiments.figures.rotary import turned
+from experiments.figures.rotary import rotated
 from experiments.figures.schemes import default_scheme, make_scheme, scheme_names
 from experiments.figures.settings import Gallery
 from experiments.figures.sinusoid import codes, encoding, fitted_errors, shift_errors, shift_matrix, step_lengths
@@ -146,7 +146,7 @@ def test_a_step_of_the_sinusoid_is_as_long_everywhere_and_of_the_bits_is_not():
 
 def test_a_query_turns_pair_by_pair_by_its_frequencies():
     position = make_scheme("rope", 8)
-    path = turned(position, torch.arange(1, 9, dtype=torch.float64), LENGTH)
+    path = rotated(position, torch.arange(1, 9, dtype=torch.float64), LENGTH)
     assert path.shape == (LENGTH, 4, 2) and path[0, 1].tolist() == [2, 6]
     angle = torch.atan2(path[..., 1], path[..., 0])
     expected = angle[0] + phases(EVEN, position.frequencies("cpu"))

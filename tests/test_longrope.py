@@ -16,7 +16,7 @@ from data.retrieval import Task
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
 from experiments.lab.measure.retrieval import make_trials, needle_perplexity
 from experiments.longrope.__main__ import run_command
-from experiments.longrope.candidates import Fitness, Texts, in_place, known, needles, space
+from experiments.longrope.candidates import Fitness, Texts, install_candidates, known_factors, make_space, needle_texts
 from experiments.longrope.evolution import Evolution, Individual, Scored, Space, best, evolve
 from experiments.longrope.search import Search, override, search_factors
 from experiments.longrope.searching import Progress, format_table
@@ -165,10 +165,10 @@ SCHEMES = ["rope", "p_rope", "xpos", "learned_rope", "fope", "pope", "sinusoidal
 def test_candidates_are_scored_as_a_model_built_for_each(name, batch_tokens):
     case, longer = Case(name), 3 * WINDOW
     model = case.model(extend="longrope", factor=3.0)
-    candidates, frequencies = in_place(model)
+    candidates, frequencies = install_candidates(model)
     random = np.random.default_rng(0)
-    arena = space(frequencies, 3.0, WINDOW, None, critical=False)
-    people = arena.seeds(known(frequencies, 3.0, WINDOW).values())
+    arena = make_space(frequencies, 3.0, WINDOW, None, critical=False)
+    people = arena.seeds(known_factors(frequencies, 3.0, WINDOW).values())
     people = list(dict.fromkeys([*people, *(arena.mutate(people[i % 3], 0.5, random) for i in range(6))]))
     assert len(people) > 6 and {each.n_hat for each in people} > {0}
     texts = Texts([random.integers(0, 23, longer + 1) for _ in range(2)], [0, 1], longer)
@@ -183,7 +183,7 @@ def test_factors_go_by_the_speed_of_a_pair_not_by_its_place(tmp_path):
     (tmp_path / "list.yaml").write_text(str([0.01, 1.0, 0.3, 0.001, 0.05, 0.5, 0.002, 0.1]))  # in no order
     spectrum, texts = SPECTRA["file"](path=str(tmp_path / "list.yaml")), Texts([np.arange(49) % 23], [0], 48)
     model = Case("rope").model(extend="longrope", factor=3.0, spectrum=spectrum)
-    candidates, frequencies = in_place(model)
+    candidates, frequencies = install_candidates(model)
     assert frequencies == [1.0, 0.5, 0.3, 0.1, 0.05, 0.01, 0.002, 0.001]
     each = Individual((100, 110, 120, 150, 170, 250, 300, 300), 1)
     alone = Case("rope").model(extend="longrope", factor=3.0, spectrum=spectrum, long=each.long, n_hat=1)
@@ -194,18 +194,18 @@ def test_factors_go_by_the_speed_of_a_pair_not_by_its_place(tmp_path):
 def test_layers_of_different_frequencies_need_more_than_one_list():
     case = Case("mixture", {"first": "rope", "second": {"name": "rope", "fraction": 0.5}, "every": 2})
     with pytest.raises(BadInput, match="different frequencies"):
-        in_place(case.model(extend="longrope", factor=3.0))
+        install_candidates(case.model(extend="longrope", factor=3.0))
 
 
 def test_the_space_is_the_papers():
     frequencies = [10_000 ** (-i / 16) for i in range(16)]
-    arena = space(frequencies, 8.0, 32, None, critical=False)
+    arena = make_space(frequencies, 8.0, 32, None, critical=False)
     assert (arena.low, arena.high, arena.criticals) == (100, 1000, (0,))
     assert arena.n_hats == (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32)
-    assert space(frequencies, 8.0, 4096, [0], critical=False).n_hats == (0,)
-    ours = space(frequencies, 8.0, 256, None, critical=True)  # 40.7 turns of the fastest; pair 2 makes 12.9, 3 7.2
+    assert make_space(frequencies, 8.0, 4096, [0], critical=False).n_hats == (0,)
+    ours = make_space(frequencies, 8.0, 256, None, critical=True)  # 40.7 turns of the fastest; pair 2 makes 12.9, 3 7.2
     assert (ours.low, ours.high, ours.criticals) == (800, 1600, (3, 4, 5, 6, 7))  # pair 6 makes 1.3 turns, 7 0.7
-    seed = known(frequencies, 8.0, 256)
+    seed = known_factors(frequencies, 8.0, 256)
     assert seed["interpolate"] == [8.0] * 16
     np.testing.assert_allclose(seed["ntk"], [8 ** (i / 15) for i in range(16)])
     assert seed["yarn"][0] == 1 and seed["yarn"][-1] == 8
@@ -287,14 +287,14 @@ def test_needle_fitness_is_the_perplexity_of_the_farthest_keys(base):
     assert result["score"] == pytest.approx(needle_perplexity(model, trials), rel=1e-6)
     assert result["n_hat"] == 0 and result["bounds"] == [4.0, 8.0]
     assert set(result["methods"]["found"]) == {"label", "extend", "search", "held out", "at 32", "at 128"}
-    held_out = needles(corpus, config.data.retrieval, "test", 128, 4, 1)
+    held_out = needle_texts(corpus, config.data.retrieval, "test", 128, 4, 1)
     assert len(held_out.tokens) == 4 and held_out.targets == 5
 
 
 def test_what_cannot_be_is_one_sentence(base, tmp_path):
     with pytest.raises(BadInput, match="these have 8"):
         _, config, _ = load_model(base.checkpoint)
-        needles(prepare(config.data, CACHE, progress=False), config.data.retrieval, "test", 8, 4, 0)
+        needle_texts(prepare(config.data, CACHE, progress=False), config.data.retrieval, "test", 8, 4, 0)
     words = tiny(tmp_path, "position=none", "name=bare", "steps=2")
     bare = train(compose(words), words)
     with pytest.raises(BadInput, match="position=none has no frequencies"):
@@ -312,6 +312,6 @@ def test_what_cannot_be_is_one_sentence(base, tmp_path):
 
 def test_device_of_candidates_is_that_of_the_model():
     """What is shown lies where it is read (a wrong device would only show on a GPU): the meta device says so."""
-    candidates, _ = in_place(Case("rope").model(extend="longrope", factor=3.0))
+    candidates, _ = install_candidates(Case("rope").model(extend="longrope", factor=3.0))
     candidates.set_candidates([TARGET], 2, "meta")
     assert all(part.device == torch.device("meta") for part in (candidates.factors, candidates.n_hats))

@@ -17,14 +17,14 @@ from data.tokenizer import ByteTokenizer
 from experiments.lab.measure.passkey import Passkey, format_table, measure_passkey
 from experiments.lab.measure.retrieval import (
     Cell,
-    ask,
-    cell,
     k_max,
     k_max_interval,
     make_trials,
     needle_perplexity,
     passkey_context,
+    score_trials,
     summarise,
+    summarise_cell,
 )
 from tests.runs import CACHE, run_program, tiny
 from train import compose, train
@@ -102,8 +102,8 @@ def grid(model, lengths, depths, trials, **settings):
     builder, cells = task(**settings), []
     for length in lengths:
         for depth, k in enumerate(builder.distances(length, depths)):
-            answers = ask(model, make_trials(builder, Held(900, 700), length, k, trials, seed=1))
-            cells.append(cell(length, depth / (depths - 1), k, answers, builder.digits))
+            answers = score_trials(model, make_trials(builder, Held(900, 700), length, k, trials, seed=1))
+            cells.append(summarise_cell(length, depth / (depths - 1), k, answers, builder.digits))
     return cells
 
 
@@ -123,8 +123,8 @@ def test_a_copying_model_scores_all(keys):
 @pytest.mark.slow
 def test_a_blind_model_scores_chance():
     builder = task(digits=2)
-    answers = ask(Reader(blind), make_trials(builder, Held(900), 24, 15, 1500, seed=3))
-    one = cell(24, 0.5, 15, answers, 2)
+    answers = score_trials(Reader(blind), make_trials(builder, Held(900), 24, 15, 1500, seed=3))
+    one = summarise_cell(24, 0.5, 15, answers, 2)
     assert one.low < 0.01 < one.high < 0.03
     assert one.preferred == pytest.approx(0.5, abs=0.05) and one.gap == pytest.approx(0, abs=0.15)
     assert 9 < one.needle_perplexity < 20  # ten digits, guessed with some wrong confidence
@@ -154,7 +154,7 @@ def test_equals_decoding_token_by_token_whatever_the_batching():
 
     model, builder = Reader(faulty), task(digits=2)
     trials = make_trials(builder, Held(900), 40, 20, 24, seed=5)
-    answers, single = ask(model, trials), ask(model, trials, batch_tokens=1)
+    answers, single = score_trials(model, trials), score_trials(model, trials, batch_tokens=1)
     np.testing.assert_array_equal(answers.exact, single.exact)
     np.testing.assert_allclose(answers.nll, single.nll)
     for trial, exact, nll, other in zip(trials, answers.exact, answers.nll, answers.other_nll, strict=True):
@@ -183,7 +183,7 @@ def test_as_decoded_every_digit_is_read_from_a_text_that_ends_before_it():
     """Against a plain greedy loop, which the reading of a whole text then does not equal."""
     model, builder = Lengthwise(lambda text: 3 * noise(text) + says(copy(text), 17.0)), task(digits=3)
     trials = make_trials(builder, Held(900), 40, 20, 24, seed=5)
-    decoded, whole = ask(model, trials, as_decoded=True), ask(model, trials)
+    decoded, whole = score_trials(model, trials, as_decoded=True), score_trials(model, trials)
     for trial, exact, nll in zip(trials, decoded.exact, decoded.nll, strict=True):
         said, seen, total = trial.prompt.tolist(), trial.prompt.tolist(), 0.0
         for digit in trial.key.tolist():
@@ -193,7 +193,8 @@ def test_as_decoded_every_digit_is_read_from_a_text_that_ends_before_it():
         assert exact == (said[-3:] == trial.key.tolist()) and nll == pytest.approx(total, rel=1e-4, abs=1e-4)
     assert 0.2 < decoded.exact.mean() < 0.95 and np.median(np.abs(decoded.nll - whole.nll)) > 0.1
     steady = Reader(model.function)
-    np.testing.assert_allclose(ask(steady, trials, as_decoded=True).nll, ask(steady, trials).nll, rtol=1e-5, atol=1e-6)
+    decoded, whole = score_trials(steady, trials, as_decoded=True), score_trials(steady, trials)
+    np.testing.assert_allclose(decoded.nll, whole.nll, rtol=1e-5, atol=1e-6)
 
 
 def test_trials_are_a_function_of_the_seed_their_text_is_held_out_and_has_no_separator():

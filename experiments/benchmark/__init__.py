@@ -6,6 +6,6 @@ A section is a file of this package with `run`, which returns plain rows, and `t
 in SECTIONS in settings.py.
 """
 
-from experiments.lab.face import hand_out
+from experiments.lab.exports import lazy_exports
 
-__getattr__ = hand_out(__name__, settings=("Rounds",), workbench=("Workbench",), timing=("spread", "spread_cell"))
+__getattr__ = lazy_exports(__name__, settings=("Rounds",), workbench=("Workbench",), timing=("spread", "spread_cell"))

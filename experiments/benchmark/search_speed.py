@@ -15,7 +15,7 @@ from experiments.benchmark.timing import Run, ratio, spread_cell, timed_loop
 from experiments.benchmark.workbench import Workbench
 from experiments.lab.measure.subject import device_and_precision
 from experiments.lab.tables import format_rows
-from experiments.longrope import Fitness, Individual, Texts, in_place, known, space
+from experiments.longrope import Fitness, Individual, Texts, install_candidates, known_factors, make_space
 from models.gpt import GPT
 from models.positions.longrope import LongRoPE
 from train import build_model
@@ -38,7 +38,7 @@ def _rows(bench: Workbench, model: str, count: int) -> list[dict]:
     texts = Texts(list(bench.tokens(count, longer + 1).cpu().numpy()), list(range(count)), longer)
 
     def timed(contestant, tokens: int) -> Run:
-        score, (_, frequencies) = contestant(bench, model, texts, tokens), in_place(_model(bench, model))
+        score, (_, frequencies) = contestant(bench, model, texts, tokens), install_candidates(_model(bench, model))
         candidates = first_generation(frequencies, settings)
         return timed_loop(lambda: score(candidates), bench.device)
 
@@ -61,8 +61,8 @@ def _rows(bench: Workbench, model: str, count: int) -> list[dict]:
 
 def first_generation(frequencies: list[float], settings: "SearchSpeed") -> list[Individual]:
     """The first generation of a search: the seeds and mutants of each in turn."""
-    search_space = space(frequencies, settings.factor, settings.window, None, critical=False)
-    seeds = search_space.seeds(list(known(frequencies, settings.factor, settings.window).values()))
+    search_space = make_space(frequencies, settings.factor, settings.window, None, critical=False)
+    seeds = search_space.seeds(list(known_factors(frequencies, settings.factor, settings.window).values()))
     random = np.random.default_rng(0)
     mutants = [search_space.mutate(seeds[number % len(seeds)], 0.3, random) for number in range(settings.candidates)]
     return (seeds + mutants)[: settings.candidates]
@@ -80,7 +80,7 @@ def _model(bench: Workbench, name: str) -> GPT:
 def batched(bench: Workbench, name: str, texts: Texts, batch_tokens: int) -> Fitness:
     """The fitness function of the search."""
     model = _model(bench, name)
-    return Fitness(model, in_place(model)[0], texts, batch_tokens, device_and_precision())
+    return Fitness(model, install_candidates(model)[0], texts, batch_tokens, device_and_precision())
 
 
 def one_at_a_time(bench: Workbench, name: str, texts: Texts, batch_tokens: int) -> Callable[[list], list[float]]:

@@ -46,7 +46,7 @@ def cosines(position: Position, layer: int, q: Tensor, k: Tensor, length: int) -
     return scores(position, layer, q, k, length) * q.shape[-1] ** 0.5 / size[..., None]
 
 
-def bands_of(window: int) -> tuple[slice, slice, slice]:
+def distance_bands(window: int) -> tuple[slice, slice, slice]:
     """Distances near by, further off within the first half of a window, and in its second half."""
     return slice(0, max(1, window // 16)), slice(window // 8, window // 2), slice(window // 2, window)
 
@@ -61,7 +61,7 @@ class Trained:
     description: str
 
 
-def entering(model: "GPT", tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
+def queries_and_keys(model: "GPT", tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Queries and keys of a text (B, T) as they enter the second door, not yet rotated: (B, H, T, D) per layer."""
     caught, rotate = [], model.position.rotate
 
@@ -114,7 +114,7 @@ def trained(gallery: "Gallery", count: int = 256) -> Trained:
     places = torch.randint(config.window, (2, count), generator=generator)
     pairs = [
         tuple(x[text, :, place].double() for x, place in zip(both, places, strict=True))
-        for both in entering(model, tokens)
+        for both in queries_and_keys(model, tokens)
     ]
     with torch.no_grad():
         nll = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten()).item()
@@ -184,7 +184,7 @@ def decay(gallery: "Gallery") -> Drawing:
         f"Trained: {model.description}; a query and a key from random places of one window are set r tokens apart. "
         f"All scores turn at the model's frequencies, {width} channels per head; dotted: its window.",
     )
-    bands = bands_of(model.window)
+    bands = distance_bands(model.window)
     means = [
         f"{name} " + " → ".join(f"{sample[..., band].mean():z.2f}" for band in bands)
         for name, sample in (("constant", result.constant), ("Gaussian", result.gaussian), ("trained", everything))

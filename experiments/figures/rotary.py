@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from experiments.figures.settings import Gallery
 
 
-def turned(position: Position, q: Tensor, length: int) -> Tensor:
+def rotated(position: Position, q: Tensor, length: int) -> Tensor:
     """A query (D,) at the positions 0 … T - 1, by pair: (T, K, 2), whose channels are (i, i + K)."""
     prepared = position.prepare(torch.arange(length, dtype=q.dtype))
     everywhere = q.expand(1, 1, length, -1)
@@ -29,7 +29,7 @@ def rotation(_: "Gallery") -> Drawing:
     width, near, far, chosen = 32, 16, 100, (0, 2, 4, 7)
     position = make_scheme("rope", width)
     q = torch.randn(width, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    path = turned(position, q, far)
+    path = rotated(position, q, far)
     frequencies = position.frequencies(q.device)
 
     plt = pyplot()

@@ -1,12 +1,12 @@
 """LongRoPE's factors: searched for longer texts, and recovered for short ones."""
 
-from experiments.lab.face import hand_out
+from experiments.lab.exports import lazy_exports
 
-__getattr__ = hand_out(
+__getattr__ = lazy_exports(
     __name__,
-    candidates=("Fitness", "Texts", "in_place", "known", "needles", "space"),
+    candidates=("Fitness", "Texts", "install_candidates", "known_factors", "make_space", "needle_texts"),
     evolution=("Individual",),
     recovery=("Recovery", "recover"),
     search=("Longer", "Search", "search_factors"),
-    searching=("Searching", "overfit", "rival", "search_progress"),
+    searching=("Searching", "overfit", "best_rival", "search_progress"),
 )

@@ -60,13 +60,13 @@ class Texts:
         return by_document(asdict(summarise(self.losses(model, **options))), self.owners)
 
 
-def stretches(corpus: "Corpus", split: str, length: int, count: int, context: int) -> Texts:
+def stretch_texts(corpus: "Corpus", split: str, length: int, count: int, context: int) -> Texts:
     """At most `count` stretches of held-out documents, of `length` targets each, read `context` tokens at a time."""
     segments = cut(corpus.split(split), length + 1, count)
     return Texts(segments.tokens, segments.owners, context)
 
 
-def needles(corpus: "Corpus", settings: "Retrieval", split: str, length: int, count: int, seed: int) -> Texts:
+def needle_texts(corpus: "Corpus", settings: "Retrieval", split: str, length: int, count: int, seed: int) -> Texts:
     """Make `count` retrieval trials of this length, each key as far from its question as the length allows.
 
     Raises:
@@ -104,7 +104,7 @@ class Candidates(LongRoPE):
         return torch.where(first, plain, phases(positions, self.frequencies(frequencies, positions)))  # (P, T, K)
 
 
-def in_place(model: "GPT") -> tuple[Candidates, list[float]]:
+def install_candidates(model: "GPT") -> tuple[Candidates, list[float]]:
     """Make a model with extend=longrope read candidates instead; also returns its frequencies, fastest first.
 
     Raises:
@@ -164,7 +164,7 @@ class Fitness:
         return scores
 
 
-def known(frequencies: Sequence[float], factor: float, window: int) -> dict[str, list[float]]:
+def known_factors(frequencies: Sequence[float], factor: float, window: int) -> dict[str, list[float]]:
     """λ of the pairs, fastest first, by PI, NTK and YaRN, which seed a search."""
     table, length = torch.tensor(frequencies, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
     vectors = {"interpolate": [factor] * len(table)}
@@ -174,7 +174,7 @@ def known(frequencies: Sequence[float], factor: float, window: int) -> dict[str,
     return vectors
 
 
-def space(frequencies: Sequence[float], factor: float, window: int, n_hats: Sequence[int] | None, critical: bool):
+def make_space(frequencies: Sequence[float], factor: float, window: int, n_hats: Sequence[int] | None, critical: bool):
     """The search space of LongRoPE, λ from 1 to 1.25·s, or with `critical` of LongRoPE2, λ from s to 2s.
 
     Critical pairs are those from the first with at most ten turns in the window to the first with at most one.

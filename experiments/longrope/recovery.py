@@ -56,7 +56,7 @@ def recover(
     Raises:
         BadInput: the file has no long factors or not those of the scheme, r is above s, or the texts are beyond L.
     """
-    from experiments.longrope.candidates import known, space
+    from experiments.longrope.candidates import known_factors, make_space
     from models.positions import EXTENSIONS
 
     file_values = _read(factors)
@@ -86,10 +86,11 @@ def recover(
     subject.require("validation", "test")
 
     def plan(frequencies: list[float]):
-        search_space = space(frequencies, r, window, (long["n_hat"],), critical=False)
+        search_space = make_space(frequencies, r, window, (long["n_hat"],), critical=False)
         scaled = [max(factor, 1.0) ** (math.log(r) / math.log(s) if s > 1 else 0) for factor in knobs.long]
         vectors = {"ones": ones["short"], "long": long["long"]}
-        seeds = search_space.seeds([ones["short"], scaled, long["long"], *known(frequencies, r, window).values()])
+        published = known_factors(frequencies, r, window).values()
+        seeds = search_space.seeds([ones["short"], scaled, long["long"], *published])
         return search_space, seeds, vectors, contents
 
     def contents(winner: Scored, temperature: float) -> dict:

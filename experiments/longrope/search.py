@@ -70,7 +70,7 @@ def search_factors(
     Raises:
         BadInput: the scheme has no frequencies to rescale, or there is no text long enough.
     """
-    from experiments.longrope.candidates import known, space
+    from experiments.longrope.candidates import known_factors, make_space
 
     extend = {"name": "longrope", "factor": settings.factor, "temperature": settings.temperature}
     subject = open_subject(checkpoint, extend, cache, data)
@@ -82,14 +82,14 @@ def search_factors(
 
     config, record = subject.config, subject.record
     window, longer = config.original_window, int(settings.factor * config.original_window)
-    tuned = tuned_with(record["config"]["extend"], settings.factor)
+    tuned = tuned_extensions(record["config"]["extend"], settings.factor)
     published = ("interpolate", "ntk", "yarn")
     readings = {"extrapolation": {"name": "none"}}
     readings |= {name: {"name": name, "factor": settings.factor} for name in published} | tuned
 
     def plan(frequencies: list[float]):
-        search_space = space(frequencies, settings.factor, window, settings.n_hats, settings.critical)
-        vectors = known(frequencies, settings.factor, window)
+        search_space = make_space(frequencies, settings.factor, window, settings.n_hats, settings.critical)
+        vectors = known_factors(frequencies, settings.factor, window)
         seeds = search_space.seeds(list(vectors.values()))
         for name, extension in tuned.items():
             vectors[name] = list(extension["long"])
@@ -114,7 +114,7 @@ def search_factors(
     return run_search(task, settings, plan, progress)
 
 
-def tuned_with(extend: dict, factor: float) -> dict[str, dict]:
+def tuned_extensions(extend: dict, factor: float) -> dict[str, dict]:
     """Extensions to this factor of a model fine-tuned with factors of its own: unchanged, or interpolated once more.
 
     The latter is the paper's second interpolation, by PI. Empty for a model that has no factors of its own.

@@ -123,12 +123,12 @@ def run_search(task: SearchTask, settings: Searching, plan, progress: Progress) 
     Returns:
         The result as saved in results.json, and its folder: a temporary one if its own cannot be written.
     """
-    from experiments.longrope.candidates import Fitness, in_place
+    from experiments.longrope.candidates import Fitness, install_candidates
 
     device, folder, subject = device_and_precision(), task.folder, task.subject
     about = subject.describe("longrope", "validation", "test") | {"window": subject.config.original_window}
     model = subject.model().to(device["device"])
-    candidates, frequencies = in_place(model)
+    candidates, frequencies = install_candidates(model)
     space, seeds, vectors, contents = plan(frequencies)
     fitness = Fitness(model, candidates, task.texts["search"], settings.batch_tokens, device, progress)
     if not can_be_written(folder):
@@ -171,18 +171,18 @@ def make_texts(
     settings: Searching, corpus: "Corpus", keys: "Retrieval", length: int, contexts: tuple[int, int]
 ) -> dict[str, "Texts"]:
     """The texts to search on, and held-out texts at two context lengths, one of them `length`."""
-    from experiments.longrope.candidates import needles, stretches
+    from experiments.longrope.candidates import needle_texts, stretch_texts
 
     count = max(1, settings.tokens // length)
     longest = max(contexts)
-    held_out = {context: stretches(corpus, "test", longest, settings.segments, context) for context in contexts}
+    held_out = {context: stretch_texts(corpus, "test", longest, settings.segments, context) for context in contexts}
     if settings.fitness == "perplexity":
-        search = stretches(corpus, "validation", length, count, length)
+        search = stretch_texts(corpus, "validation", length, count, length)
         others = {f"at {context}": texts for context, texts in held_out.items() if context != length}
         return {"search": search, "held out": held_out[length], **others}
     return {
-        "search": needles(corpus, keys, "validation", length, count, settings.seed),
-        "held out": needles(corpus, keys, "test", length, settings.segments, settings.seed + 1),
+        "search": needle_texts(corpus, keys, "validation", length, count, settings.seed),
+        "held out": needle_texts(corpus, keys, "test", length, settings.segments, settings.seed + 1),
         **{f"at {context}": texts for context, texts in held_out.items()},
     }
 
@@ -224,7 +224,7 @@ def _scores(readings: dict[str, tuple[Path, dict]], texts: dict[str, "Texts"], b
     return scores
 
 
-def rival(result: dict) -> str:
+def best_rival(result: dict) -> str:
     """The name of the best rival on the text searched on."""
     return min(result["rivals"], key=lambda name: result["methods"][name]["search"]["perplexity"])
 
@@ -233,8 +233,8 @@ def overfit(result: dict) -> tuple[float, float, float]:
     """Perplexity of the found factors over the best rival's: on the text searched on, on held-out text, and the gap."""
     from experiments.lab.statistics import paired_ratio
 
-    winner, best_rival = (result["methods"][name] for name in (SEARCHED, rival(result)))
-    searched, held_out = (paired_ratio(winner[part], best_rival[part]).value for part in ("search", "held out"))
+    winner, rival = (result["methods"][name] for name in (SEARCHED, best_rival(result)))
+    searched, held_out = (paired_ratio(winner[part], rival[part]).value for part in ("search", "held out"))
     return searched, held_out, held_out / searched - 1
 
 
@@ -254,6 +254,6 @@ def format_table(result: dict) -> str:
     inside, outside, gap = overfit(result)
     return (
         f"{table}\n"
-        f"Of {', '.join(first)} and {last}, {rival(result)} is best on the text searched on; found is {inside:.3f} of "
-        f"it there and {outside:.3f} on held-out text: an overfit gap of {100 * gap:.1f} %."
+        f"Of {', '.join(first)} and {last}, {best_rival(result)} is best on the text searched on; found is "
+        f"{inside:.3f} of it there and {outside:.3f} on held-out text: an overfit gap of {100 * gap:.1f} %."
     )

@@ -87,7 +87,7 @@ def make_stages(checkpoint: Path, settings: Progressive, launcher: Launcher, job
         BadInput: the model was extended already or has no frequencies, or texts or batches do not fit.
     """
     from experiments.lab.measure.perplexity import cut
-    from experiments.longrope import needles
+    from experiments.longrope import needle_texts
     from train import load_model
 
     base = existing_base(checkpoint, **changes)
@@ -112,7 +112,7 @@ def make_stages(checkpoint: Path, settings: Progressive, launcher: Launcher, job
     counts = {length: max(1, settings.search.tokens // length) for length in lengths}
     cut(corpus.split(split), lengths[-1] + 1, segments)
     if settings.search.fitness == "needle":
-        needles(corpus, config.data.retrieval, "validation", window, 1, 0)
+        needle_texts(corpus, config.data.retrieval, "validation", window, 1, 0)
     searched = {length: len(cut(corpus.split("validation"), length + 1, counts[length]).tokens) for length in lengths}
     searched = counts if settings.search.fitness == "needle" else searched
     return Stages(checkpoint, settings, base, reading, searched, placeholders, launcher, jobs_on_gpu)

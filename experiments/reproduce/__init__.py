@@ -1,5 +1,5 @@
 """Papers held to their word: claims with rules written before their runs, and the verdicts."""
 
-from experiments.lab.face import hand_out
+from experiments.lab.exports import lazy_exports
 
-__getattr__ = hand_out(__name__, claims=("CLAIMS",), gate=("describe_gate",), page=("blocks", "cell", "size"))
+__getattr__ = lazy_exports(__name__, claims=("CLAIMS",), gate=("describe_gate",), page=("blocks", "cell", "size"))

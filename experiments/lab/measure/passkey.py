@@ -19,7 +19,7 @@ from experiments.lab.canvas import pyplot, write
 from experiments.lab.measure.perplexity import default_contexts
 from experiments.lab.measure.readings import cached_reading, reading_path
 from experiments.lab.measure.request import AutoPrecision, Pass, Split
-from experiments.lab.measure.retrieval import ask, cell, make_trials, summarise
+from experiments.lab.measure.retrieval import make_trials, score_trials, summarise, summarise_cell
 from experiments.lab.measure.subject import open_subject
 
 
@@ -71,8 +71,8 @@ def measure_passkey(
             distances = task.distances(length, settings.depths)
             for depth, k in zip(np.linspace(0, 1, settings.depths), distances, strict=True):
                 trials = make_trials(task, documents, length, k, settings.trials, settings.seed)
-                answers = ask(model, trials, as_decoded=decoded, batch_tokens=settings.batch_tokens, **device)
-                cells.append(cell(length, float(depth), k, answers, settings.digits))
+                answers = score_trials(model, trials, as_decoded=decoded, batch_tokens=settings.batch_tokens, **device)
+                cells.append(summarise_cell(length, float(depth), k, answers, settings.digits))
                 done += per_token * length
                 if progress is not None:
                     progress(done, total)

@@ -58,7 +58,7 @@ class Cell:
     preferred: float
 
 
-def ask(model: "GPT", trials: "Sequence[Trial]", **options) -> Answers:
+def score_trials(model: "GPT", trials: "Sequence[Trial]", **options) -> Answers:
     """Put trials of one length to a model; options are those of token_losses (as_decoded, batch_tokens, device …)."""
     right, top = _key_losses(model, trials, [trial.key for trial in trials], options)
     wrong, _ = _key_losses(model, trials, [trial.other for trial in trials], options)
@@ -66,7 +66,7 @@ def ask(model: "GPT", trials: "Sequence[Trial]", **options) -> Answers:
 
 
 def needle_perplexity(model: "GPT", trials: "Sequence[Trial]", **options) -> float:
-    """Perplexity of the tokens of the right keys alone: half the work of `ask`, and a fitness that can be searched."""
+    """Perplexity of the tokens of the right keys alone, at half the work of `score_trials`; a fitness for searches."""
     nll, _ = _key_losses(model, trials, [trial.key for trial in trials], options)
     return _exp(nll.mean())
 
@@ -101,7 +101,7 @@ def make_trials(task: "Task", documents: "Documents", length: int, k: int, count
     return trials
 
 
-def cell(length: int, depth: float, k: int, answers: Answers, digits: int) -> Cell:
+def summarise_cell(length: int, depth: float, k: int, answers: Answers, digits: int) -> Cell:
     """Answers → shares with Wilson's interval, needle perplexity and gap."""
     share = wilson(int(answers.exact.sum()), len(answers.exact))
     gaps = answers.other_nll - answers.nll

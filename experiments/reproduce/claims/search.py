@@ -80,10 +80,10 @@ class SearchClaim(Claim):
 
     def gain(self, results: list[dict], dims: list[dict], name: str) -> dict:
         """Compare the found factors with their rivals, on the text searched on and on held-out text."""
-        from experiments.longrope import rival
+        from experiments.longrope import best_rival
 
-        best = [rival(result) for result in results]
-        methods = [(result["methods"]["found"], result["methods"][rival(result)]) for result in results]  # by seed
+        best = [best_rival(result) for result in results]
+        methods = [(result["methods"]["found"], result["methods"][best_rival(result)]) for result in results]  # by seed
         pairs = {
             part: tuple([row[part] for row in side] for side in zip(*methods, strict=True))
             for part in ("search", "held out")

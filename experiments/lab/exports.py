@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import Any
 
 
-def hand_out(package: str, **files: tuple[str, ...]) -> Callable[[str], Any]:
+def lazy_exports(package: str, **files: tuple[str, ...]) -> Callable[[str], Any]:
     """The `__getattr__` of a question's package.
 
     Args:
