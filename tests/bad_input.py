@@ -128,9 +128,9 @@ def _changed(values: dict, words: list[str], config: str) -> dict | None:
 def _plain(value):
     """A parsed value as YAML gives it: no quotes around strings, at whatever depth."""
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float) else str(getattr(value, "text", value))
 
 

@@ -75,7 +75,7 @@ def names() -> dict[str, set[str]]:
 
 @pytest.fixture(scope="module")
 def imports(names) -> dict[str, set[str]]:
-    return {name: {module(each) for each in names[name]} - {"", name} for name in FILES}
+    return {name: {module(item) for item in names[name]} - {"", name} for name in FILES}
 
 
 def test_imports_run_one_way(imports):
@@ -87,7 +87,7 @@ def test_models_and_data_know_no_hydra_no_wandb_and_no_trainer(names):
     for name, path in FILES.items():
         if room(name) not in ("models", "data"):
             continue
-        known = {part for each in names[name] for part in each.split(".")}
+        known = {part for item in names[name] for part in item.split(".")}
         known |= {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
         assert not known & STRANGERS, name
 

@@ -34,9 +34,9 @@ def places(tmp_path_factory):
         "link": "link",
         "nothing": "nothing",
     }
-    found = {name: str(folder / file) for name, file in names.items()}
-    found |= {"run": str(result.folder), "checkpoint": str(result.checkpoint), "cache": str(CACHE)}
-    return found | {"scratch": str(folder / "scratch")}
+    results = {name: str(folder / file) for name, file in names.items()}
+    results |= {"run": str(result.folder), "checkpoint": str(result.checkpoint), "cache": str(CACHE)}
+    return results | {"scratch": str(folder / "scratch")}
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ def test_every_command_is_tried_with_many():
 )
 def test_a_program_prints_the_sentence_and_nothing_else(module, words, word, places):
     for name, place in places.items():
-        words, word = [each.replace(f"{{{name}}}", place) for each in words], word.replace(f"{{{name}}}", place)
+        words, word = [item.replace(f"{{{name}}}", place) for item in words], word.replace(f"{{{name}}}", place)
     status, out, err = run_program(*words, module=module)
     assert (status, out) == (1, "") and err.count("\n") == 1, err
     assert_one_sentence(err.strip(), word)

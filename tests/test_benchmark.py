@@ -38,8 +38,8 @@ TINY += ["tokens=32", "bounded=64", "repeats=1", "seconds=0.001"]
 
 def settings(*overrides):
     values = compose_values("benchmark", [*TINY, *overrides])
-    asked = {"schemes": values["schemes"] or choices("position"), "extensions": choices("extend")}
-    return validate(Benchmark, {**values, **asked})
+    options = {"schemes": values["schemes"] or choices("position"), "extensions": choices("extend")}
+    return validate(Benchmark, {**values, **options})
 
 
 @pytest.fixture
@@ -51,13 +51,13 @@ def bench(one_thread):
 def test_every_section_and_scheme_is_in_the_table_and_the_numbers(tmp_path):
     status, out, err = run_program(*TINY, f"folder={tmp_path}", module="experiments.benchmark")
     assert status == 0, err
-    kept = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in settings().sections}
-    for name, each in kept.items():
+    saved = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in settings().sections}
+    for name, item in saved.items():
         printed = (tmp_path / f"{name}.txt").read_text()
-        assert printed.splitlines()[0] == each["command"] and "experiments.benchmark" in each["command"]
-        assert each["versions"]["torch"] and each["device"] and each["threads"] == 1
+        assert printed.splitlines()[0] == item["command"] and "experiments.benchmark" in item["command"]
+        assert item["versions"]["torch"] and item["device"] and item["threads"] == 1
         assert printed.split("\n\n", 1)[1].strip() in out
-    rows = {name: each["rows"] for name, each in kept.items()}
+    rows = {name: item["rows"] for name, item in saved.items()}
     assert rows["ceiling"][0]["matmul_flops_per_second"] > rows["ceiling"][0]["copy_bytes_per_second"] > 0
     assert {row["name"] for row in rows["schemes"]} == set(SCHEMES)
     assert {row["name"] for row in rows["extensions"]} == set(EXTENSIONS)
@@ -90,17 +90,17 @@ def scripted(cost, rounds=(1,) * 9, calls=None, name=None):
     return lambda: run
 
 
-def compared(builders, **how):
-    return timing.compare("test", builders, CPU, **{"repeats": 3, "seconds": 0.3, "budget": 60} | how)
+def compared(builders, **options):
+    return timing.compare("test", builders, CPU, **{"repeats": 3, "seconds": 0.3, "budget": 60} | options)
 
 
 def test_a_ratio_is_paired_by_round():
     """The machine is 1, 2 and 3 times slower, the ratio 4, 3 and 1.5: that of the medians would be 2.25."""
-    found = compared({"a": scripted(0.1, [4, 6, 4.5]), "b": scripted(0.1, [1, 2, 3])})
-    ratio = timing.ratio(found["a"], found["b"])
+    result = compared({"a": scripted(0.1, [4, 6, 4.5]), "b": scripted(0.1, [1, 2, 3])})
+    ratio = timing.ratio(result["a"], result["b"])
     assert (ratio.low, ratio.median, ratio.high) == pytest.approx((2.25, 3, 3.5))
-    assert found["b"].seconds == pytest.approx([0.1, 0.2, 0.3])
-    rate = found["b"].rate(5)
+    assert result["b"].seconds == pytest.approx([0.1, 0.2, 0.3])
+    rate = result["b"].rate(5)
     assert (rate.low, rate.median, rate.high) == pytest.approx(((5 / 0.3 + 25) / 2, 25, 37.5))
 
 
@@ -126,8 +126,8 @@ def test_no_round_begins_after_the_budget_and_the_first_always_does(monkeypatch)
     clock = iter(range(0, 1000, 10))
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     for budget, done in ((1, 1), (15, 2)):
-        found = compared({"only": scripted(1.0)}, repeats=9, budget=budget)
-        assert len(found["only"].seconds) == done
+        result = compared({"only": scripted(1.0)}, repeats=9, budget=budget)
+        assert len(result["only"].seconds) == done
 
 
 def test_who_cannot_start_or_runs_out_of_memory_says_so_and_the_others_go_on():
@@ -141,20 +141,20 @@ def test_who_cannot_start_or_runs_out_of_memory_says_so_and_the_others_go_on():
         return 1.0
 
     calls = []
-    found = compared({"missing": missing, "grows": lambda: grows, "well": scripted(1.0)})
-    assert found["missing"].failure == "ImportError: No module named 'elsewhere'"
-    assert found["grows"].failure == "OutOfMemoryError: out of memory" and len(calls) == 4
-    assert len(found["well"].seconds) == 3 and found["well"].failure is None
+    result = compared({"missing": missing, "grows": lambda: grows, "well": scripted(1.0)})
+    assert result["missing"].failure == "ImportError: No module named 'elsewhere'"
+    assert result["grows"].failure == "OutOfMemoryError: out of memory" and len(calls) == 4
+    assert len(result["well"].seconds) == 3 and result["well"].failure is None
 
 
 def test_a_lever_changes_one_thing_and_what_the_step_learns_not_at_all(bench, monkeypatch):
     """Every change leaves the weights of the step as it is, but Muon, which is another optimizer."""
-    config, asked, ends = bench.config("nano", "rope", 16), [], {}
-    kept, trained, compile = Workbench.module, Workbench.training_loop, torch.compile
+    config, options, ends = bench.config("nano", "rope", 16), [], {}
+    saved, trained, compile = Workbench.module, Workbench.training_loop, torch.compile
 
     def module(self, config):
-        asked.append(kept(self, config))
-        return asked[-1]
+        options.append(saved(self, config))
+        return options[-1]
 
     def loop(self, model, loss, optimizer, window, compiled=None, read_loss=False):
         group = optimizer.param_groups[0]
@@ -165,12 +165,12 @@ def test_a_lever_changes_one_thing_and_what_the_step_learns_not_at_all(bench, mo
     monkeypatch.setattr(Workbench, "training_loop", loop)
     monkeypatch.setattr(torch, "compile", lambda loss: compile(loss, backend="eager"))
     changed = {levers.AS_IT_IS: lambda: bench.lab_loop(config), **levers.changes(bench, config)}
-    told = {}
+    output = {}
     for name, build in changed.items():
         seen = {}
         build()(2)
-        told[name] = seen | {"recompute": asked[-1].gpt.recompute}
-        ends[name] = torch.cat([each.detach().flatten() for each in asked[-1].gpt.parameters()])
+        output[name] = seen | {"recompute": options[-1].gpt.recompute}
+        ends[name] = torch.cat([item.detach().flatten() for item in options[-1].gpt.parameters()])
     usual = {"compiled": None, "read": False, "adamw": (True, None), "recompute": False}
     different = {
         levers.AS_IT_IS: {},
@@ -182,7 +182,7 @@ def test_a_lever_changes_one_thing_and_what_the_step_learns_not_at_all(bench, mo
         "activation checkpointing": {"recompute": True},
     }
     for name, changes in different.items():
-        seen = told[name]
+        seen = output[name]
         assert seen == usual | changes, name
         assert torch.allclose(ends[name], ends[levers.AS_IT_IS], atol=1e-4), name
     assert not torch.allclose(ends["Muon"], ends[levers.AS_IT_IS], atol=1e-4)
@@ -201,9 +201,9 @@ def test_the_share_of_the_ceiling_counts_a_reading_as_a_third_of_a_step(bench):
 def test_all_queries_at_once_holds_for_the_run_alone(bench):
     from models.positions import base
 
-    seen, kept = [], base.ROWS_IN_TRAINING
+    seen, saved = [], base.ROWS_IN_TRAINING
     run = levers.without_row_chunks(lambda steps: seen.append((steps, base.rows_at_once(4096, CPU))) or 1.0)
-    assert run(3) == 1.0 and seen == [(3, 4096)] and base.ROWS_IN_TRAINING == kept < 4096
+    assert run(3) == 1.0 and seen == [(3, 4096)] and base.ROWS_IN_TRAINING == saved < 4096
 
 
 def test_a_profile_shares_out_all_the_time(bench):
@@ -217,8 +217,8 @@ def test_a_profile_shares_out_all_the_time(bench):
 
 def test_compiled_or_not_is_as_asked_and_else_the_devices(bench):
     assert not bench.compiled and not bench.config("nano", "rope", 16).trainer.compile
-    asked = Workbench(settings("compile=true"), CPU, bench.vocabulary, 1.0)
-    assert asked.compiled and asked.config("nano", "rope", 16).trainer.compile
+    options = Workbench(settings("compile=true"), CPU, bench.vocabulary, 1.0)
+    assert options.compiled and options.config("nano", "rope", 16).trainer.compile
     on_gpu = Workbench(settings(), torch.device("cuda"), bench.vocabulary, 1.0)
     assert on_gpu.compiled
 
@@ -285,18 +285,18 @@ def test_a_bias_scheme_reads_long_texts_without_its_dense_bias(bench, monkeypatc
     """The same reading with all scores at once is the proof that the measure would have seen it."""
     import models.positions.base as base
 
-    asked = settings("schemes=[alibi]", "bounded=1024")
+    options = settings("schemes=[alibi]", "bounded=1024")
     peaks = []
     for at_once in (2**14, 2**22):
         monkeypatch.setattr(base, "SCORES_AT_ONCE", at_once)
-        (row,) = evaluation._bounded(Workbench(asked, CPU, bench.vocabulary, 1.0), "nano", 1024)
+        (row,) = evaluation._bounded(Workbench(options, CPU, bench.vocabulary, 1.0), "nano", 1024)
         peaks.append(row["peak"])
     assert row["dense"] == 4 * 1024**2 * 4
     assert peaks[0] < row["dense"] / 1.5 < 1.5 * row["dense"] < peaks[1]
 
 
 @pytest.mark.parametrize(
-    "override, said",
+    "override, message",
     [
         ("step_at=[huge/256]", "step_at.*huge/256 must be a model and tokens, such as nano/256; models: .*nano"),
         ("read_at=[nano]", "read_at.*nano must be a model and tokens"),
@@ -306,8 +306,8 @@ def test_a_bias_scheme_reads_long_texts_without_its_dense_bias(bench, monkeypatc
         ("seconds=-1", "seconds=-1 .*greater than 0"),
     ],
 )
-def test_a_bad_option_is_one_sentence(override, said):
-    with pytest.raises(BadInput, match=said) as caught:
+def test_a_bad_option_is_one_sentence(override, message):
+    with pytest.raises(BadInput, match=message) as caught:
         settings(override)
     assert "\n" not in str(caught.value)
 
@@ -318,11 +318,11 @@ def test_a_search_scores_the_same_in_batches_and_one_at_a_time(one_thread):
     bench = Workbench(settings(*small, "search_speed.batch_tokens=[64,500]"), CPU, 256, 1.0)
     texts = Texts(list(bench.tokens(3, 65).numpy()), [0, 1, 2], 64)
     candidates = search_speed.first_generation([1.0 / 4**i for i in range(16)], bench.settings.search_speed)
-    assert len(set(candidates)) > 9 and {each.n_hat for each in candidates} > {0}
-    ways = (search_speed.batched, search_speed.one_at_a_time)
-    scores = [way(bench, "nano", texts, tokens)(candidates) for way in ways for tokens in (64, 500)]
-    for each in scores[1:]:
-        assert each == pytest.approx(scores[0], rel=1e-5)
+    assert len(set(candidates)) > 9 and {item.n_hat for item in candidates} > {0}
+    methods = (search_speed.batched, search_speed.one_at_a_time)
+    scores = [way(bench, "nano", texts, tokens)(candidates) for way in methods for tokens in (64, 500)]
+    for item in scores[1:]:
+        assert item == pytest.approx(scores[0], rel=1e-5)
     assert len(set(scores[0])) > 9
     rows = search_speed.run(bench)
     assert [(row["way"], row["batch_tokens"]) for row in rows] == [(w, t) for t in (64, 500) for w in WAYS]

@@ -15,7 +15,7 @@ from tests.runs import CACHE, TINY
 from train import compose
 
 MODEL = [
-    each for each in TINY if each.split("=")[0] not in ("steps", "log_every", "validate_every", "trainer", "cache")
+    item for item in TINY if item.split("=")[0] not in ("steps", "log_every", "validate_every", "trainer", "cache")
 ]
 NAN = float("nan")
 
@@ -89,9 +89,9 @@ def test_who_never_gets_there_has_no_ratio_and_a_reference_that_diverges_is_one_
 
 
 def test_optimizers_take_turns():
-    found = arms({"adamw": (1.0, 2.0, 3.0), "muon": (4.0,)}, (10, 20))
-    assert found[:4] == [("adamw", 1.0, 10), ("muon", 4.0, 10), ("adamw", 2.0, 10), ("adamw", 3.0, 10)]
-    assert len(found) == 8 and {steps for *_, steps in found[4:]} == {20}
+    result = arms({"adamw": (1.0, 2.0, 3.0), "muon": (4.0,)}, (10, 20))
+    assert result[:4] == [("adamw", 1.0, 10), ("muon", 4.0, 10), ("adamw", 2.0, 10), ("adamw", 3.0, 10)]
+    assert len(result) == 8 and {steps for *_, steps in result[4:]} == {20}
 
 
 @pytest.mark.parametrize("section", ["time_to_loss", "sweep"])
@@ -103,14 +103,14 @@ def test_the_runs_are_those_that_the_recorded_numbers_are_of(section):
 
 
 def test_a_small_race(one_thread):
-    asked = settings(
+    options = settings(
         f"time_to_loss.run={listed(*MODEL, 'trainer=cpu')}",
         "time_to_loss.rates={adamw:[4e-3],muon:[1e-2,2e-2]}",
         "time_to_loss.steps=[6]",
         "time_to_loss.every=2",
         f"cache={CACHE}",
     )
-    rows = time_to_loss.run(SimpleNamespace(settings=asked))
+    rows = time_to_loss.run(SimpleNamespace(settings=options))
     runs = [row for row in rows if row["kind"] == "run"]
     assert [(row["optimizer"], row["lr"]) for row in runs] == [("adamw", 4e-3), ("muon", 1e-2), ("muon", 2e-2)]
     for row in runs:
@@ -148,13 +148,13 @@ def test_runs_per_hour_once_going_leave_the_first_of_every_process_out():
 
 def test_a_small_sweep(one_thread):
     """One process, two jobs; then one job alone, all of whose time is in a part."""
-    asked = settings(
+    options = settings(
         f"sweep.run={listed(*MODEL, 'trainer=cpu', 'steps=3', 'logger=none')}",
         "sweep.at_once=[1]",
         f"cache={CACHE}",
         "repeats=1",
     )
-    rows = sweep.run(SimpleNamespace(settings=asked))
+    rows = sweep.run(SimpleNamespace(settings=options))
     rate, *alone = rows
     assert rate["failure"] is None and (rate["runs"], rate["steps"]) == (2, 3)
     assert rate["runs_per_hour"] == pytest.approx(3600 * 2 / rate["seconds"])
@@ -169,18 +169,18 @@ def test_a_small_sweep(one_thread):
 
 
 def test_a_job_that_fails_says_why_in_the_table():
-    said = sweep.error_line(
+    message = sweep.error_line(
         "a warning\nfailed: RuntimeError: out of memory\nTraceback\n1 job(s) of the multirun failed\n"
     )
-    assert said == "failed: RuntimeError: out of memory"
-    rate = {"kind": "rate", "at_once": 8, "runs": 16, "steps": 3, "failure": said}
+    assert message == "failed: RuntimeError: out of memory"
+    rate = {"kind": "rate", "at_once": 8, "runs": 16, "steps": 3, "failure": message}
     part = {"kind": "part", "part": "one job", "failure": "no logger"}
     printed = sweep.table([rate, part])
-    assert said in printed and "no logger" in printed
+    assert message in printed and "no logger" in printed
 
 
 @pytest.mark.parametrize(
-    "override, said",
+    "override, message",
     [
         ("+time_to_loss.rates.adam=[1e-3]", "rates: adam is not known; allowed: adamw, muon"),
         ("time_to_loss.rates.adamw=[0]", "time_to_loss.rates.adamw.0=0 .*greater than 0"),
@@ -188,8 +188,8 @@ def test_a_job_that_fails_says_why_in_the_table():
         ("sweep.rounds=1", "sweep.rounds=1 .*greater than or equal to 2"),
     ],
 )
-def test_a_bad_option_is_one_sentence(override, said):
-    with pytest.raises(BadInput, match=said) as caught:
+def test_a_bad_option_is_one_sentence(override, message):
+    with pytest.raises(BadInput, match=message) as caught:
         settings(override)
     assert "\n" not in str(caught.value)
 

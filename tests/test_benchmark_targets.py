@@ -69,15 +69,15 @@ ROWS = {
 }
 
 
-def kept(folder, rows):
-    for name, each in rows.items():
-        (folder / f"{name}.json").write_text(json.dumps({"rows": each}))
+def saved(folder, rows):
+    for name, item in rows.items():
+        (folder / f"{name}.json").write_text(json.dumps({"rows": item}))
     return [line.split("  ") for line in targets.table(folder).splitlines()[1:]]
 
 
 def test_the_row_that_decides_is_the_worst_and_for_the_optimizers_the_best():
-    found = [target.judge(ROWS[target.section]) for target in targets.TARGETS]
-    assert [(where, pytest.approx(value), met) for where, value, met in found] == [
+    result = [target.judge(ROWS[target.section]) for target in targets.TARGETS]
+    assert [(place, pytest.approx(value), met) for place, value, met in result] == [
         ("nano at 1024", 0.96, False),
         ("micro at 256, x-transformers", 1 / 0.9, True),
         ("micro at 1024", 0.81, True),
@@ -90,21 +90,21 @@ def test_the_row_that_decides_is_the_worst_and_for_the_optimizers_the_best():
 
 @pytest.mark.parametrize("over, met", [(0.97, True), (0.969, False)])
 def test_a_bound_is_met_on_the_bound(over, met):
-    (target,) = (each for each in targets.TARGETS if each.limit == 0.97)
+    (target,) = (item for item in targets.TARGETS if item.limit == 0.97)
     assert target.judge([contestant("nano", 256, "ours, train.py", over)])[2] is met
 
 
 def test_a_line_says_what_was_measured_and_what_was_not(tmp_path):
-    lines = kept(tmp_path, {"step": ROWS["step"][:4], "sweep": [{"kind": "rate"}]})
-    said = ["met", "met", *["not measured"] * 5]
-    assert len(lines) == len(said) and all(word in line for word, line in zip(said, lines, strict=True))
-    assert any("nano at 256, transformers Llama" in each for each in lines[1])
+    lines = saved(tmp_path, {"step": ROWS["step"][:4], "sweep": [{"kind": "rate"}]})
+    message = ["met", "met", *["not measured"] * 5]
+    assert len(lines) == len(message) and all(word in line for word, line in zip(message, lines, strict=True))
+    assert any("nano at 256, transformers Llama" in item for item in lines[1])
 
 
 def test_rows_of_another_version_are_to_be_rerun_and_hide_no_other(tmp_path):
-    lines = kept(tmp_path, {"step": ROWS["step"][:4], "schemes": [{"scheme": "fire", "step": {}}]})
-    said = ["met", "met", "not measured", "to be rerun", *["not measured"] * 3]
-    assert all(word in line for word, line in zip(said, lines, strict=True))
+    lines = saved(tmp_path, {"step": ROWS["step"][:4], "schemes": [{"scheme": "fire", "step": {}}]})
+    message = ["met", "met", "not measured", "to be rerun", *["not measured"] * 3]
+    assert all(word in line for word, line in zip(message, lines, strict=True))
 
 
 def test_a_folder_without_sections_is_one_sentence(tmp_path, monkeypatch, capsys):

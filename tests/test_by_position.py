@@ -155,8 +155,8 @@ def test_intervals_of_shares_are_wilsons():
 def test_the_command_measures_draws_keeps_and_reads_back(tmp_path):
     words = tiny(tmp_path, "name=base", "steps=2")
     folder = train(compose(words)).folder
-    asked = [f"checkpoint={folder}", f"cache={CACHE}", f"runs={tmp_path}", "segments=40", "logger=none"]
-    status, out, err = run_program(*asked, module="experiments.by_position")
+    overrides = [f"checkpoint={folder}", f"cache={CACHE}", f"runs={tmp_path}", "segments=40", "logger=none"]
+    status, out, err = run_program(*overrides, module="experiments.by_position")
     assert status == 0, err
     assert "17-32" in out and "32 tokens: from 16 on it gains" in out
     (place,) = (folder / "by_position").glob("*.json")
@@ -164,8 +164,8 @@ def test_the_command_measures_draws_keeps_and_reads_back(tmp_path):
     assert result["context"] == 32 and sum(row["targets"] for row in result["rows"]) == 40 * 32
     assert place.with_suffix(".png").stat().st_size > 5000 and place.with_suffix(".svg").is_file()
     place.write_text(json.dumps(result | {"step": 77}))
-    how, checkpoint = ByPosition(context=32, segments=40), folder / "checkpoints" / "step-00000002.ckpt"
-    assert measure_by_position(checkpoint, None, how, str(CACHE))[0]["step"] == 77
-    longer = how.model_copy(update={"context": 64})
+    settings_used, checkpoint = ByPosition(context=32, segments=40), folder / "checkpoints" / "step-00000002.ckpt"
+    assert measure_by_position(checkpoint, None, settings_used, str(CACHE))[0]["step"] == 77
+    longer = settings_used.model_copy(update={"context": 64})
     result, _ = measure_by_position(checkpoint, {"name": "interpolate", "factor": 2.0}, longer, str(CACHE))
     assert (result["rows"][-1]["low"], result["rows"][-1]["high"], result["label"]) == (33, 64, "interpolate2")

@@ -51,7 +51,7 @@ def slow_walk(settings, raw):
 def test_a_walk_is_that_of_exact_fractions(knobs):
     settings = chains(**knobs)
     raw = np.random.PCG64(5).random_raw((4, 60))
-    np.testing.assert_array_equal(walk(settings, raw), [slow_walk(settings, each) for each in raw])
+    np.testing.assert_array_equal(walk(settings, raw), [slow_walk(settings, item) for item in raw])
 
 
 def test_a_row_is_named_by_the_tokens_that_end_a_lag_before():
@@ -85,7 +85,7 @@ def test_the_default_corpus_is_the_recorded_one(tmp_path):
     for split in data.chains.SPLITS:
         held = corpus.split(split)
         row = re.search(rf"\| {split} +\| ([\d,]+) +\| ([\d,]+) +\|", data.chains.__doc__)
-        assert [int(each.replace(",", "")) for each in row.groups()] == [len(held), len(held.tokens)]
+        assert [int(item.replace(",", "")) for item in row.groups()] == [len(held), len(held.tokens)]
         assert set(np.diff(held.offsets)) == {settings["length"] + 1}
 
 
@@ -93,13 +93,13 @@ def test_a_document_is_a_function_of_seed_split_and_number(monkeypatch):
     def all_of(settings):
         return [(split, tokens.tolist()) for split, tokens in documents(settings)]
 
-    few = all_of(chains())
+    some = all_of(chains())
     more = all_of(chains(documents={**COUNTS, "train": 5}))
-    assert more[:3] == few[:3]
-    assert more[5:] == few[3:]
+    assert more[:3] == some[:3]
+    assert more[5:] == some[3:]
     monkeypatch.setattr(data.chains, "WEIGHTS", 1)  # one document at a time
-    assert all_of(chains()) == few
-    every = [tuple(tokens) for _, tokens in few + all_of(chains(seed=1))]
+    assert all_of(chains()) == some
+    every = [tuple(tokens) for _, tokens in some + all_of(chains(seed=1))]
     assert len(set(every)) == len(every)
 
 
@@ -141,7 +141,7 @@ def test_impossible_languages_are_refused_in_a_sentence(knobs, sentence):
 def test_a_run_on_states_has_no_bits_per_byte(tmp_path, monkeypatch, capsys):
     import train
 
-    overrides = [each for each in tiny(tmp_path) if not each.startswith(("data.", "cache="))]
+    overrides = [item for item in tiny(tmp_path) if not item.startswith(("data.", "cache="))]
     overrides += ["data=chains", "data.length=200", "data.documents={train: 2, validation: 2, test: 2}"]
     overrides += [f"cache={tmp_path}", "name=chains"]
     monkeypatch.setattr("sys.argv", ["train.py", *overrides])

@@ -94,7 +94,7 @@ def test_an_interrupted_run_sets_a_damaged_checkpoint_aside_and_goes_on_from_the
     again = train(compose(words), words)
     assert "step-00000008.ckpt is damaged" in capsys.readouterr().out
     assert (copy / "checkpoints" / "step-00000008.damaged").exists()
-    ours, theirs = (load_checkpoint(each.checkpoint)["state_dict"] for each in (again, finished))
+    ours, theirs = (load_checkpoint(item.checkpoint)["state_dict"] for item in (again, finished))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert again.metrics["validation/nll"] == finished.metrics["validation/nll"]
 
@@ -155,7 +155,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_part_of_the_new(tmp_path, 
     monkeypatch.setattr(checkpoint_files, "_HashedFile", Full)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint({"state_dict": {"weight": torch.zeros(1000)}}, path)
-    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    assert [item.name for item in tmp_path.iterdir()] == [path.name]
     assert load_checkpoint(path)["state_dict"]["weight"].sum() == 2
 
 

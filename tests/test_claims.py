@@ -28,17 +28,17 @@ REPRODUCED, NOT, OPEN = "reproduced", "not reproduced", "inconclusive"
 def tuned_rows(short, long, inside):
     """What the rule of fine-tuning reads: PI over direct after 32 and 128 steps, and its cost within the window."""
     rows = [
-        {"windows": factor, "positions": "interpolate", "steps": steps, "over direct": each,
+        {"windows": factor, "positions": "interpolate", "steps": steps, "over direct": item,
          "in one window, over control": inside}
         for steps, pair in ((32, short), (128, long))
-        for factor, each in zip(finetuning.FACTORS, pair, strict=True)
+        for factor, item in zip(finetuning.FACTORS, pair, strict=True)
     ]  # fmt: skip
     crossings = [{"windows": factor, "curves cross": "interpolate and direct", "steps": "never"} for factor in (4, 8)]
     return Findings(adjusted(rows, "over direct") + crossings)
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("results", "expected"),
     [
         (tuned_rows((BELOW, BELOW), (BELOW, BELOW), ratio(0.99, 1.01)), [REPRODUCED] * 3),
         (tuned_rows((BELOW, BELOW), (BELOW, ABOVE), ratio(1.03, 1.05)), [REPRODUCED, NOT, NOT]),
@@ -47,8 +47,8 @@ def tuned_rows(short, long, inside):
         (tuned_rows((BELOW, ratio(0.97, 0.999, p=0.03)), (WITHIN, WITHIN), ratio(0.9, 1.03)), [OPEN] * 3),
     ],
 )
-def test_the_rules_of_fine_tuning(found, expected):
-    assert words(Finetuning, found) == expected
+def test_the_rules_of_fine_tuning(results, expected):
+    assert words(Finetuning, results) == expected
 
 
 def windows(pi, direct, gain, base=5):
@@ -62,7 +62,7 @@ def windows(pi, direct, gain, base=5):
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("results", "expected"),
     [
         (windows(5, (26, 39), (0.2, 0.5)), [REPRODUCED] * 2),
         (windows(3, (26, 41), (0.01, 0.5)), [REPRODUCED, OPEN]),
@@ -73,8 +73,8 @@ def windows(pi, direct, gain, base=5):
         (windows(5, (26, 39), (0.2, 0.5), base=4), [OPEN] * 2),  # the gate
     ],
 )
-def test_the_rules_of_the_effective_window(found, expected):
-    assert words(EffectiveWindow, found) == expected
+def test_the_rules_of_the_effective_window(results, expected):
+    assert words(EffectiveWindow, results) == expected
 
 
 def test_k_max_is_asked_of_the_longest_length_and_paired_by_seed():
@@ -91,18 +91,18 @@ def test_k_max_is_asked_of_the_longest_length_and_paired_by_seed():
 
 def searches(rival, dims, steps):
     whole = [
-        {"factor": factor, "searched": "dims and start", "best rival": "yarn", "over the best rival": each,
+        {"factor": factor, "searched": "dims and start", "best rival": "yarn", "over the best rival": item,
          "over dims": other, "over extrapolation": WITHIN, "overfit gap": WITHIN}
-        for factor, each, other in zip(search.FACTORS, rival, dims, strict=True)
+        for factor, item, other in zip(search.FACTORS, rival, dims, strict=True)
     ]  # fmt: skip
     once = [
-        {"tuned": method, "over at once": each} for method, each in zip(("interpolate", "yarn"), steps, strict=True)
+        {"tuned": method, "over at once": item} for method, item in zip(("interpolate", "yarn"), steps, strict=True)
     ]
     return Findings(adjusted(whole, "over the best rival", "over dims") + adjusted(once, "over at once"))
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("results", "expected"),
     [
         (searches((BELOW, BELOW), (BELOW, BELOW), (BELOW, BELOW)), [REPRODUCED] * 3),
         (searches((BELOW, ABOVE), (BELOW, ratio(0.996, 1.001)), (ABOVE, BELOW)), [NOT] * 3),
@@ -110,8 +110,8 @@ def searches(rival, dims, steps):
         (searches((BELOW, BELOW), (BELOW, BELOW), (ratio(0.97, 0.999, p=0.06), BELOW)), [REPRODUCED, REPRODUCED, OPEN]),
     ],
 )
-def test_the_rules_of_the_search(found, expected):
-    assert words(SearchClaim, found) == expected
+def test_the_rules_of_the_search(results, expected):
+    assert words(SearchClaim, results) == expected
 
 
 def test_rivals_are_chosen_by_seed_on_the_text_that_was_searched_on():
@@ -121,17 +121,17 @@ def test_rivals_are_chosen_by_seed_on_the_text_that_was_searched_on():
         cells = {"token_set": "t", "documents": [0, 1], "document_nll": [nats, nats], "document_tokens": [1, 1]}
         return cells | {"perplexity": math.exp(nats)}
 
-    def found(search, held_out):
+    def results(search, held_out):
         names = ("found", "interpolate", "ntk", "yarn", "extrapolation")
         pairs = zip(names, search, held_out, strict=True)
         methods = {name: {"search": text(a), "held out": text(b)} for name, a, b in pairs}
         return {"rivals": ["interpolate", "ntk", "yarn"], "methods": methods}
 
-    each = [
-        found((1.0, 1.5, 1.6, 1.2, 3), (1.1, 1.0, 2, 1.2, 3)),
-        found((1.0, 1.2, 1.6, 1.5, 3), (1.1, 1.2, 2, 1.0, 3)),
+    item = [
+        results((1.0, 1.5, 1.6, 1.2, 3), (1.1, 1.0, 2, 1.2, 3)),
+        results((1.0, 1.2, 1.6, 1.5, 3), (1.1, 1.2, 2, 1.0, 3)),
     ]
-    row = SearchClaim().gain(each, each, "dims")
+    row = SearchClaim().gain(item, item, "dims")
     assert row["best rival"] == "interpolate yarn" and row["over dims"] is None
     assert row["there"].difference.value == pytest.approx(-0.2)
     assert row["over the best rival"].difference.value == pytest.approx(-0.1)
@@ -140,19 +140,19 @@ def test_rivals_are_chosen_by_seed_on_the_text_that_was_searched_on():
 
 def without(farther, again, spared, cost, beyond):
     rows = [
-        {"arm": arm, "rival": rival, "over the rival": each}
-        for arm, rival, each in (("dropped", "control", again), ("p-RoPE 0.75", "rope", spared), ("none", "rope", cost))
+        {"arm": arm, "rival": rival, "over the rival": item}
+        for arm, rival, item in (("dropped", "control", again), ("p-RoPE 0.75", "rope", spared), ("none", "rope", cost))
     ]
     there = [
-        {"arm": arm, "tokens": tokens, "over it there": beyond, "over its YaRN": each}
+        {"arm": arm, "tokens": tokens, "over it there": beyond, "over its YaRN": item}
         for arm in ("dropped", "none")
-        for tokens, each in zip((64, 128), farther, strict=True)
+        for tokens, item in zip((64, 128), farther, strict=True)
     ]
     return Findings(adjusted(rows, "over the rival") + adjusted(there, "over its YaRN"), {"window": 32})
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("results", "expected"),
     [
         (without((BELOW, BELOW), ratio(1.0, 1.01), ratio(0.99, 1.004), ABOVE, BELOW), [REPRODUCED] * 4),
         (without((BELOW, ABOVE), ratio(1.03, 1.05), ratio(1.001, 1.01), BELOW, BELOW), [NOT] * 4),
@@ -160,20 +160,20 @@ def without(farther, again, spared, cost, beyond):
         (without((BELOW, BELOW), ratio(1.0, 1.03), ratio(0.99, 1.01), ABOVE, ABOVE), [REPRODUCED, OPEN, OPEN, NOT]),
     ],
 )
-def test_the_rules_of_models_without_positions(found, expected):
-    assert words(PositionFree, found) == expected
+def test_the_rules_of_models_without_positions(results, expected):
+    assert words(PositionFree, results) == expected
 
 
 def ends(*triples):
-    return [Estimate(*each) for each in triples]
+    return [Estimate(*item) for item in triples]
 
 
 def test_curves_cross_where_their_ratio_passes_one_and_their_interval_does():
     falling = ends((4, 2, 8), (2, 1, 4), (0.5, 0.25, 1), (0.25, 0.125, 0.5))  # at 0, 1, 3 and 7 steps
-    found = crossing((0, 1, 3, 7), falling)
-    assert (found.value, found.low, found.high) == pytest.approx((2**1.5 - 1, 1, 3))
-    rising = [Estimate(1 / each.value, 1 / each.high, 1 / each.low) for each in falling]
-    assert crossing((0, 1, 3, 7), rising) == found
+    results = crossing((0, 1, 3, 7), falling)
+    assert (results.value, results.low, results.high) == pytest.approx((2**1.5 - 1, 1, 3))
+    rising = [Estimate(1 / item.value, 1 / item.high, 1 / item.low) for item in falling]
+    assert crossing((0, 1, 3, 7), rising) == results
     assert crossing((0, 1), falling[:2]) is None
     open_end = crossing((0, 1, 3), ends((2, 0.5, 4), (1.5, 0.5, 3), (0.5, 0.2, 2)))
     assert open_end.low == 0 and open_end.high == math.inf and 1 < open_end.value < 3

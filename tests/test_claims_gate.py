@@ -36,10 +36,10 @@ def test_a_report_has_the_gate_of_each_scale_over_all_claims():
     result = {"scale": scale, "gate": {"passed": True, "arms": [row("rope", 0.2, 0.3)]}}
     other = {"scale": scale, "gate": {"passed": False, "arms": [row("rope", 0.2, 0.3), row("none", -0.1, 0.1)]}}
     old = {"scale": {"name": "nano", "data": "sotu", "window": 32}}
-    found = gates({"a": result, "b": other, "c": old, "bound": {"scale": None}})
-    assert list(found) == ["pico on chains, windows of 64", "nano on sotu, windows of 32"]
-    assert "FAILS for none" in found["pico on chains, windows of 64"] and "the other 1" in found[next(iter(found))]
-    assert "not measured" in found["nano on sotu, windows of 32"]
+    results = gates({"a": result, "b": other, "c": old, "bound": {"scale": None}})
+    assert list(results) == ["pico on chains, windows of 64", "nano on sotu, windows of 32"]
+    assert "FAILS for none" in (text := results["pico on chains, windows of 64"]) and "the other 1" in text
+    assert "not measured" in results["nano on sotu, windows of 32"]
 
 
 def test_on_chains_effective_context_stands_beside_perplexity_and_the_gate_above_the_verdict(

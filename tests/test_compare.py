@@ -25,19 +25,19 @@ def recorded(tmp_path_factory):
     for name, base in (("usual", 10_000), ("small", 500)):
         words = tiny(place, "logger=wandb", "logger.mode=offline", f"name={name}", f"frequencies.base={base}")
         folders.append(train(compose(words)).folder)
-        asked = [f"checkpoint={folders[-1]}", f"runs={place}", f"cache={CACHE}", "logger.mode=offline", "segments=8"]
-        perplexity.run_command(compose_values("perplexity", [*asked, "contexts=[16,32,64]", "stride=8"]), [])
+        options = [f"checkpoint={folders[-1]}", f"runs={place}", f"cache={CACHE}", "logger.mode=offline", "segments=8"]
+        perplexity.run_command(compose_values("perplexity", [*options, "contexts=[16,32,64]", "stride=8"]), [])
     offline = sorted((place / "wandb").glob("offline-run-*"))
     return (
         folders,
-        [each for each in offline if "default-" in each.name],
+        [item for item in offline if "default-" in item.name],
         [e for e in offline if "default-" not in e.name],
     )
 
 
 def test_a_folder_and_its_offline_run_say_the_same(recorded):
     folders, trained, readings = recorded
-    folder, offline, reading = (read(str(each[0])) for each in (folders, trained, readings))
+    folder, offline, reading = (read(str(item[0])) for item in (folders, trained, readings))
     assert folder.name == offline.name == "usual" and folder.state == offline.state == "done"
     assert folder.config == offline.config == reading.config and folder.config["frequencies.base"] == 10_000
     assert set(folder.final) == set(offline.final) and "validation/nll" in folder.final
@@ -57,14 +57,14 @@ def test_only_what_differs_is_told_and_the_table_has_the_numbers(recorded, tmp_p
     sources = [*map(str, folders), str(readings[1])]
     runs = [read(source) for source in sources]
     assert differences(runs) == {"frequencies.base": [10_000, 500, 500]}
-    told = compare(sources, tmp_path / "new" / "c")
+    printed = compare(sources, tmp_path / "new" / "c")
     metrics = json.loads((folders[1] / "results.json").read_text())["metrics"]
-    assert f"{metrics['validation/perplexity']:.5g}" in told and "seed" not in told
+    assert f"{metrics['validation/perplexity']:.5g}" in printed and "seed" not in printed
     for point in runs[0].readings["none, fixed_targets, test, step 6"]:
-        assert f"{point.perplexity:.5g}" in told
+        assert f"{point.perplexity:.5g}" in printed
     assert finals(runs)["tokens"] == [768, 768, None]
     assert len(contexts(runs)) == 4 and contexts(runs)["tokens of context"] == [16, 32, 64]
-    assert (tmp_path / "new" / "c.txt").read_text() == told + "\n"
+    assert (tmp_path / "new" / "c.txt").read_text() == printed + "\n"
     assert (tmp_path / "new" / "c.png").stat().st_size > 10_000 and (tmp_path / "new" / "c.svg").is_file()
     losses, reading = draw(runs).figure.axes
     assert len(losses.lines) == 4 and [line.get_xdata()[-1] for line in losses.lines] == [768] * 4
@@ -94,10 +94,10 @@ def made(name="a", targets="x", state="done", **config):
 
 
 def test_what_cannot_be_compared_is_said():
-    (said,) = notes([made(targets="x"), made(targets="y")])
-    assert said.startswith("Some readings scored different targets")
-    (said,) = notes([made(**{"data.name": "a"}), made(**{"data.name": "b"})])
-    assert said.startswith("The runs differ in their data")
+    (message,) = notes([made(targets="x"), made(targets="y")])
+    assert message.startswith("Some readings scored different targets")
+    (message,) = notes([made(**{"data.name": "a"}), made(**{"data.name": "b"})])
+    assert message.startswith("The runs differ in their data")
     assert not notes([made(), made()]) and "No setting differs." in text([made(), made()])
 
 
@@ -125,9 +125,9 @@ def test_tables_and_letters():
 def test_what_is_no_run_is_one_sentence(source, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "torn.wandb").write_bytes(b"nothing")
-    with pytest.raises(BadInput) as told:
+    with pytest.raises(BadInput) as printed:
         read(source)
-    assert sentence in str(told.value) and "\n" not in str(told.value)
+    assert sentence in str(printed.value) and "\n" not in str(printed.value)
 
 
 @pytest.mark.slow

@@ -121,10 +121,10 @@ SENTENCES = {
 def test_a_mistake_is_one_sentence_naming_key_and_what_is_allowed(tmp_path, override):
     with pytest.raises(BadInput) as caught:
         compose(tiny(tmp_path, override))
-    said = str(caught.value)
-    assert "\n" not in said
+    message = str(caught.value)
+    assert "\n" not in message
     for word in SENTENCES[override]:
-        assert word in said
+        assert word in message
 
 
 @pytest.mark.parametrize(

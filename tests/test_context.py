@@ -35,11 +35,11 @@ OWNERS = [i // 2 for i in range(60)]  # two segments of each document
 def rows_of(nll_at, contexts=(16, REGION)):
     """Rows by document, with the optimum, of a reader given as (losses without nll) → nll (D, N)."""
     losses = [losses_of("fixed_targets", REGION, length, 8, DOCUMENTS) for length in contexts]
-    losses = [dataclasses.replace(each, nll=nll_at(each)) for each in losses]
+    losses = [dataclasses.replace(item, nll=nll_at(item)) for item in losses]
     rows = []
-    for each in losses:
-        row = {"context": each.context, "tokens": each.nll.size, "documents": list(range(len(each.nll)))}
-        row |= {"document_nll": each.nll.sum(axis=1).tolist(), "document_tokens": [8] * len(each.nll)}
+    for item in losses:
+        row = {"context": item.context, "tokens": item.nll.size, "documents": list(range(len(item.nll)))}
+        row |= {"document_nll": item.nll.sum(axis=1).tolist(), "document_tokens": [8] * len(item.nll)}
         rows.append(by_document(row, OWNERS))
     return context.with_optimum(rows, losses, DOCUMENTS, OWNERS, LANGUAGE)
 
@@ -126,7 +126,7 @@ def test_gains_are_paired_and_the_gate_asks_the_last_doubling_inside_the_window(
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
-    words = [each for each in tiny(folder) if not each.startswith(("data.", "cache="))]
+    words = [item for item in tiny(folder) if not item.startswith(("data.", "cache="))]
     words += [
         f"cache={folder}/cache",
         "data=chains",
@@ -150,8 +150,8 @@ def test_programs_are_warned_of_a_reading_that_beats_the_optimum(base, monkeypat
 def test_a_reading_of_chains_has_the_optimum_and_the_effective_context(base):
     result, cache = base
     for protocol in ("fixed_targets", "windows", "sliding"):
-        how = Measurement(protocol=protocol, contexts=(16, 32, 64), stride=8, segments=12)
-        read, place = measure_perplexity(result.checkpoint, None, how, cache)
+        options = Measurement(protocol=protocol, contexts=(16, 32, 64), stride=8, segments=12)
+        read, place = measure_perplexity(result.checkpoint, None, options, cache)
         assert json.loads(place.read_text()) | {"read_back": False} == read
         for row in read["rows"]:
             assert row["bits_per_byte"] is None

@@ -40,9 +40,9 @@ def test_fits_recover_the_exponent_of_each_axis_and_say_where_they_were_fitted()
     measured += rows("batch", lambda x: 1.0, sizes=(1024,), failure="OutOfMemoryError") + rows(
         "width", float, sizes=(2,)
     )
-    found = {fit["axis"]: fit for fit in fits(measured)}
-    assert set(found) == {"window", "batch"}
-    window, batch = found["window"], found["batch"]
+    result = {fit["axis"]: fit for fit in fits(measured)}
+    assert set(result) == {"window", "batch"}
+    window, batch = result["window"], result["batch"]
     assert window["rounds"] == pytest.approx({"median": 1.3, "low": 1.3, "high": 1.3})
     assert window["seconds"] == pytest.approx({"exponent": 1.3, "constant": 14, "off": 1})  # the median of 7 and 21
     assert window["peak"]["exponent"] == pytest.approx(0.5) and window["operations"]["exponent"] == pytest.approx(2)
@@ -60,7 +60,7 @@ def test_an_axis_is_scaled_alone(tmp_path, axis):
     more = scaled(base, axis, 2)
     assert more.model.width // more.model.heads == base.model.width // base.model.heads
     for other in AXES:
-        before, after = (getattr(each.model, other, None) or getattr(each, other) for each in (base, more))
+        before, after = (getattr(item.model, other, None) or getattr(item, other) for item in (base, more))
         assert after == before * (2 if other == axis else 1)
     assert more.original_window == more.window
     with pytest.raises(BadInput, match="no whole number"):
@@ -68,33 +68,33 @@ def test_an_axis_is_scaled_alone(tmp_path, axis):
 
 
 def test_devices_share_the_batch_and_pay_for_what_they_send():
-    found = {(row["strategy"], row["devices"]): row for row in on_devices(8.0, 1.0, 10**6, (1, 2, 4), (1e6, 1e9))}
-    assert found["ddp", 1]["sent"] == found["fsdp", 1]["sent"] == 0 and found["ddp", 1]["seconds"] == [8, 8]
-    assert found["ddp", 2]["sent"] == 4e6 and found["ddp", 4]["sent"] == 6e6  # 2·(n - 1)/n·4 MB
-    assert found["fsdp", 4]["sent"] == 9e6 and found["fsdp", 4]["state"] == STATE * 10**6 / 4
-    assert found["ddp", 4]["state"] == STATE * 10**6
-    assert found["ddp", 2]["seconds"] == pytest.approx([4 + 4, 4 + 0.004])
+    result = {(row["strategy"], row["devices"]): row for row in on_devices(8.0, 1.0, 10**6, (1, 2, 4), (1e6, 1e9))}
+    assert result["ddp", 1]["sent"] == result["fsdp", 1]["sent"] == 0 and result["ddp", 1]["seconds"] == [8, 8]
+    assert result["ddp", 2]["sent"] == 4e6 and result["ddp", 4]["sent"] == 6e6  # 2·(n - 1)/n·4 MB
+    assert result["fsdp", 4]["sent"] == 9e6 and result["fsdp", 4]["state"] == STATE * 10**6 / 4
+    assert result["ddp", 4]["state"] == STATE * 10**6
+    assert result["ddp", 2]["seconds"] == pytest.approx([4 + 4, 4 + 0.004])
 
 
 def test_the_command_measures_every_axis_and_leaves_numbers_and_a_figure(tmp_path, capsys, one_thread):
     folder = run_cost(settings(f"folder={tmp_path / 'cost'}"), [])
-    kept = json.loads((folder / "cost.json").read_text())
-    assert [(row["axis"], row["factor"]) for row in kept["rows"]] == [(axis, f) for axis in AXES for f in (1, 2)]
-    assert all(row["failure"] is None and row["peak"] > STATE * row["weights"] for row in kept["rows"])
-    sizes = {fit["axis"]: (fit["low"], fit["high"]) for fit in kept["fits"]}
+    saved = json.loads((folder / "cost.json").read_text())
+    assert [(row["axis"], row["factor"]) for row in saved["rows"]] == [(axis, f) for axis in AXES for f in (1, 2)]
+    assert all(row["failure"] is None and row["peak"] > STATE * row["weights"] for row in saved["rows"])
+    sizes = {fit["axis"]: (fit["low"], fit["high"]) for fit in saved["fits"]}
     assert sizes == {"window": (8, 16), "width": (128, 256), "layers": (4, 8), "batch": (4, 8)}
-    assert [row["devices"] for row in kept["devices"]] == 2 * [1, 2, 4]  # a batch of four
-    assert kept["versions"]["torch"] and kept["device"]
+    assert [row["devices"] for row in saved["devices"]] == 2 * [1, 2, 4]  # a batch of four
+    assert saved["versions"]["torch"] and saved["device"]
     assert (folder / "cost.txt").read_text().strip() in capsys.readouterr().out
     title, text = read_caption(folder / "cost.svg")
     assert "cost" in title and all(axis in text for axis in AXES) and (folder / "cost.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
-    "override, said",
+    "override, message",
     [("factors=[1]", "factors"), ("bandwidths=[0]", "bandwidths.*greater than 0"), ("repeats=0", "repeats=0")],
 )
-def test_a_bad_option_is_one_sentence(override, said):
-    with pytest.raises(BadInput, match=said) as caught:
+def test_a_bad_option_is_one_sentence(override, message):
+    with pytest.raises(BadInput, match=message) as caught:
         settings(override)
     assert "\n" not in str(caught.value)

@@ -22,33 +22,33 @@ pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWar
 MACROS = {"${env}", "${program}", "${args_no_hyphens}"}
 
 
-def asked(*words: str) -> Request:
+def options(*words: str) -> Request:
     return validate(Request, compose_values("dashboard", list(words)))
 
 
 def test_every_curve_has_the_x_axis_it_is_logged_with():
     """What a server would get: the panel's metrics and axes are those of conf/tracking.py."""
-    built = workspace(asked(), "me")
+    built = workspace(options(), "me")
     spec = built._to_model().model_dump(by_alias=True)["spec"]["section"]["panelBankConfig"]["sections"]
     curves = [p["config"] for section in spec for p in section["panels"] if p["viewType"] == "Run History Line Plot"]
-    assert len(curves) == 8 and {each["xAxis"] for each in curves} == {"tokens", "context/length"}
-    for each in curves:
-        (metric,) = each["metrics"]
-        assert f"{metric.split('/')[0]}/*" in X_AXES[each["xAxis"]]
+    assert len(curves) == 8 and {item["xAxis"] for item in curves} == {"tokens", "context/length"}
+    for item in curves:
+        (metric,) = item["metrics"]
+        assert f"{metric.split('/')[0]}/*" in X_AXES[item["xAxis"]]
     scalars = [p["config"]["metrics"][0] for s in spec for p in s["panels"] if p["viewType"] == "Scalar Chart"]
-    assert scalars == [f"final/{each}" for each in dashboard.FINAL]
+    assert scalars == [f"final/{item}" for item in dashboard.FINAL]
     bars = [p["config"] for s in spec for p in s["panels"] if p["viewType"] == "Bar Chart"]
-    assert len(bars) == 3 and all(each["groupBy"] == "position.value.name" for each in bars)
+    assert len(bars) == 3 and all(item["groupBy"] == "position.value.name" for item in bars)
 
 
 def test_runs_are_chosen_by_tag_and_grouped_by_settings():
-    built = workspace(asked("tags=[convergence,rope]", "by=[position.name,frequencies.base]"), "me")
+    built = workspace(options("tags=[convergence,rope]", "by=[position.name,frequencies.base]"), "me")
     (runs,) = built._to_model().model_dump(by_alias=True)["spec"]["section"]["runSets"]
-    assert [each["value"] for each in runs["filters"]["filters"]] == [["convergence"], ["rope"]]
-    assert [each["name"] for each in runs["grouping"]] == ["position.value.name", "frequencies.value.base"]
-    told = outline(built)
-    assert "where " in told and "convergence" in told and "grouped by position.name, frequencies.base" in told
-    assert "LinePlot: context/perplexity against context/length" in told
+    assert [item["value"] for item in runs["filters"]["filters"]] == [["convergence"], ["rope"]]
+    assert [item["name"] for item in runs["grouping"]] == ["position.value.name", "frequencies.value.base"]
+    text = outline(built)
+    assert "where " in text and "convergence" in text and "grouped by position.name, frequencies.base" in text
+    assert "LinePlot: context/perplexity against context/length" in text
 
 
 def test_without_a_key_it_is_built_but_not_saved(capsys, monkeypatch, tmp_path):
@@ -82,7 +82,7 @@ def test_every_parameter_of_a_sweep_composes(path, checkpoint):
     names = set()
     for key, choices in values.items():
         for choice in choices:
-            point = {other: each[0] for other, each in values.items()} | {key: choice}
+            point = {other: item[0] for other, item in values.items()} | {key: choice}
             config = compose([*fixed, *(f"{name}={value}" for name, value in point.items())])
             assert config.group == f"sweep-{path.stem}"
             names.add(config.name)

@@ -180,13 +180,13 @@ def wordlevel(folder, words):
 def test_large_vocabularies_are_stored_in_four_bytes(tmp_path):
     assert [token_dtype(v) for v in (257, 65535, 65536, 200_000)] == ["<u2", "<u2", "<u4", "<u4"]
     (tmp_path / "a.txt").write_text("w1 w69999 w65536 never")
-    asked = settings(
+    options = settings(
         source="files", train=f"{tmp_path}/a.txt", validation=f"{tmp_path}/b.txt", test=f"{tmp_path}/c.txt",
         tokenizer=wordlevel(tmp_path, 70_000),
     )  # fmt: skip
     for name in ("b", "c"):
         (tmp_path / f"{name}.txt").write_text("w2")
-    corpus = prepare(asked, tmp_path / "cache", progress=False)
+    corpus = prepare(options, tmp_path / "cache", progress=False)
     tokens = corpus.split("train").tokens
     assert (corpus.vocabulary, corpus.separator, tokens.dtype) == (70_001, 70_000, np.dtype("<u4"))
     assert tokens.tolist() == [70_000, 1, 69_999, 65_536, 0]
@@ -195,7 +195,7 @@ def test_large_vocabularies_are_stored_in_four_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tokenizer", "said"),
+    ("tokenizer", "message"),
     [
         ({"kind": "bytes", "vocabulary": 300}, "vocabulary is for kind=bpe only"),
         ({"kind": "bpe"}, "vocabulary must be at least 257"),
@@ -205,8 +205,8 @@ def test_large_vocabularies_are_stored_in_four_bytes(tmp_path):
         ({"kind": "bpe", "vocabulary": 300, "path": "x"}, "path is for kind=file and kind=hub only"),
     ],
 )
-def test_impossible_tokenizer_settings_are_a_sentence(tokenizer, said):
-    with pytest.raises(ValidationError, match=said):
+def test_impossible_tokenizer_settings_are_a_sentence(tokenizer, message):
+    with pytest.raises(ValidationError, match=message):
         Tokenizer(**tokenizer)
 
 
@@ -233,11 +233,11 @@ def test_local_files_of_every_type_keep_their_text(tmp_path, suffix):
     rows = ["First line\n\nsecond paragraph — é", "another", "   ", "a third\n"]
     for split in SPLITS:
         write(tmp_path / f"{split}{suffix}", rows)
-    asked = settings(source="files", **{split: f"{tmp_path}/{split}{suffix}" for split in SPLITS})
-    found = list(texts(asked))
+    options = settings(source="files", **{split: f"{tmp_path}/{split}{suffix}" for split in SPLITS})
+    result = list(texts(options))
     expected = rows[:1] if suffix == ".txt" else [row for row in rows if row.strip()]
-    assert [text for split, text in found if split == "train"] == expected
-    assert len(found) == 3 * len(expected)
+    assert [text for split, text in result if split == "train"] == expected
+    assert len(result) == 3 * len(expected)
 
 
 def test_documents_are_held_out_by_their_text_alone(tmp_path):
@@ -250,14 +250,14 @@ def test_documents_are_held_out_by_their_text_alone(tmp_path):
         for name in "ab"
     )  # fmt: skip
     assert first == second
-    assert {split: len(found) for split, found in first.items()} == {"train": 180, "validation": 10, "test": 10}
+    assert {split: len(result) for split, result in first.items()} == {"train": 180, "validation": 10, "test": 10}
     assert set().union(*first.values()) == set(rows)
 
 
 def test_three_documents_are_enough_to_hold_out_two_and_two_are_not(tmp_path):
     write(tmp_path / "three.jsonl", ["one", "two", "three", "three"])
-    found = list(texts(settings(source="files", train=f"{tmp_path}/three.jsonl")))
-    assert {split for split, _ in found} == set(SPLITS)
+    result = list(texts(settings(source="files", train=f"{tmp_path}/three.jsonl")))
+    assert {split for split, _ in result} == set(SPLITS)
     write(tmp_path / "two.jsonl", ["one", "two"])
     with pytest.raises(BadInput, match="too few to hold any out for validation and test"):
         list(texts(settings(source="files", train=f"{tmp_path}/two.jsonl")))
@@ -269,7 +269,7 @@ def test_mistakes_with_local_files_are_a_sentence(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
-    for train, more, said in [
+    for train, more, message in [
         ("none*.txt", {}, "data.train: no file matches"),
         ("a.csv", {}, r"none of the types that can be read \(\.txt, \.jsonl, \.json, \.parquet\)"),
         ("empty", {}, "is a folder; name the files in it"),
@@ -279,7 +279,7 @@ def test_mistakes_with_local_files_are_a_sentence(tmp_path):
         ("latin.txt", {}, "cannot be read as .txt"),
         ("broken.parquet", {}, "cannot be read as .parquet"),
     ]:
-        with pytest.raises(BadInput, match=said) as caught:
+        with pytest.raises(BadInput, match=message) as caught:
             prepare(settings(source="files", train=f"{tmp_path}/{train}", **more), tmp_path / "cache", progress=False)
         assert "\n" not in str(caught.value)
     assert not list((tmp_path / "cache").glob("[!.]*"))
@@ -291,13 +291,13 @@ def test_hub_presets_end_at_once_without_a_network(choice, tmp_path, monkeypatch
     for variable in ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    asked = preset(choice)
+    options = preset(choice)
     began = time.monotonic()
     with pytest.raises(BadInput) as caught:
-        prepare(asked, tmp_path / "cache", progress=False)
+        prepare(options, tmp_path / "cache", progress=False)
     assert time.monotonic() - began < 2
-    said = str(caught.value)
-    assert repr(asked.path) in said and "data=files" in said and "\n" not in said
+    message = str(caught.value)
+    assert repr(options.path) in message and "data=files" in message and "\n" not in message
 
 
 def test_the_probe_gives_up_on_a_name_that_is_looked_up_for_ever(monkeypatch):
@@ -331,8 +331,8 @@ def hub(monkeypatch):
 
 def test_a_hub_dataset_stops_at_its_budget_and_holds_out_what_it_lacks(hub, tmp_path):
     hub["train"] = [f"page {i} of the dataset" for i in range(2000)]
-    asked = settings(source="hub", path="some/pages", streaming=True, token_budget=20_003)
-    corpus = prepare(asked, tmp_path, progress=False)
+    options = settings(source="hub", path="some/pages", streaming=True, token_budget=20_003)
+    corpus = prepare(options, tmp_path, progress=False)
     train = corpus.split("train")
     assert len(train.tokens) == 20_003
     pages = {
@@ -345,8 +345,8 @@ def test_a_hub_dataset_stops_at_its_budget_and_holds_out_what_it_lacks(hub, tmp_
 def test_rows_that_are_lines_become_whole_articles(hub):
     lines = ["", " = Title = \n", "text\n", " = = Section = = \n", "more\n", " = Second = \n", "end\n"]
     hub.update(train=lines, validation=lines, test=lines)
-    found = [text for split, text in texts(preset("wikitext103", streaming=True)) if split == "train"]
-    assert found == ["".join(lines[1:5]), "".join(lines[5:])]
+    result = [text for split, text in texts(preset("wikitext103", streaming=True)) if split == "train"]
+    assert result == ["".join(lines[1:5]), "".join(lines[5:])]
 
 
 # Token files
@@ -354,8 +354,8 @@ def test_rows_that_are_lines_become_whole_articles(hub):
 
 @pytest.mark.slow
 def test_opening_a_prepared_corpus_needs_neither_datasets_nor_tokenizers(tmp_path):
-    asked = {"source": "files", "tokenizer": {"kind": "bpe", "vocabulary": 300}}
-    made = prepare(files(tmp_path, **asked), tmp_path / "cache", progress=False)
+    options = {"source": "files", "tokenizer": {"kind": "bpe", "vocabulary": 300}}
+    made = prepare(files(tmp_path, **options), tmp_path / "cache", progress=False)
     program = f"""
 import json, sys
 class Blocked:
@@ -369,15 +369,15 @@ from data.corpus import prepare
 from data.settings import DataSettings
 from data.windows import Windows
 read = TypeAdapter(DataSettings).validate_json
-corpus = prepare(read({files(tmp_path, **asked).model_dump_json()!r}), Path({str(tmp_path / "cache")!r}))
+corpus = prepare(read({files(tmp_path, **options).model_dump_json()!r}), Path({str(tmp_path / "cache")!r}))
 assert corpus.name == "trial" and corpus.bytes_per_token("train").sum() > 300
 Windows(corpus.split("train").tokens, 8, 2, 0).batch(0)
 copy = prepare(read(json.dumps(dict(source="prepared", name="copy", folder={str(made.folder)!r}))), Path("."))
 print(copy.name, copy.fingerprint)
 """
-    shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.split() == ["copy", made.fingerprint]
+    displayed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert displayed.returncode == 0, displayed.stderr
+    assert displayed.stdout.split() == ["copy", made.fingerprint]
 
 
 def test_the_key_is_the_content_and_the_tokenizer(tmp_path):
@@ -388,9 +388,9 @@ def test_the_key_is_the_content_and_the_tokenizer(tmp_path):
     moved.mkdir()
     assert prepare(files(moved), cache, progress=False).folder == first.folder
     assert prepare(files(tmp_path, tokenizer={"kind": "bpe", "vocabulary": 260}), cache, False).folder != first.folder
-    asked = files(moved)
+    options = files(moved)
     (moved / "train3.txt").write_text("changed")
-    changed = prepare(asked, cache, progress=False)
+    changed = prepare(options, cache, progress=False)
     assert changed.folder != first.folder and changed.fingerprint != first.fingerprint
 
 
@@ -415,10 +415,10 @@ def wait_for(path):
 
 
 def test_a_process_killed_while_writing_leaves_nothing_that_is_used(tmp_path, monkeypatch):
-    asked, cache = files(tmp_path), tmp_path / "cache"
+    options, cache = files(tmp_path), tmp_path / "cache"
 
     def writes_for_ever():
-        documents = list(texts(asked))
+        documents = list(texts(options))
 
         def slowly(*_):
             yield from documents
@@ -427,7 +427,7 @@ def test_a_process_killed_while_writing_leaves_nothing_that_is_used(tmp_path, mo
 
         monkeypatch.setattr(data.tokenise, "texts", slowly)
         monkeypatch.setattr(data.tokenise, "TAKEN_TOGETHER", 1)
-        prepare(asked, cache, progress=False)
+        prepare(options, cache, progress=False)
 
     child = in_a_process(writes_for_ever)
     wait_for(tmp_path / "reached")
@@ -438,15 +438,15 @@ def test_a_process_killed_while_writing_leaves_nothing_that_is_used(tmp_path, mo
     assert not list(cache.glob("[!.]*"))
     assert working.exists()
 
-    corpus = prepare(asked, cache, progress=False)
+    corpus = prepare(options, cache, progress=False)
     assert len(corpus.split("train")) == 4
-    assert corpus.fingerprint == prepare(asked, tmp_path / "fresh", progress=False).fingerprint
+    assert corpus.fingerprint == prepare(options, tmp_path / "fresh", progress=False).fingerprint
     assert not list(cache.glob(".*.writing"))
 
 
 def test_two_processes_that_want_the_same_corpus_write_it_once(tmp_path, monkeypatch):
-    asked, cache = files(tmp_path), tmp_path / "cache"
-    documents = list(texts(asked))
+    options, cache = files(tmp_path), tmp_path / "cache"
+    documents = list(texts(options))
 
     def writes(name):
         def held_up(*_):
@@ -456,7 +456,7 @@ def test_two_processes_that_want_the_same_corpus_write_it_once(tmp_path, monkeyp
 
         monkeypatch.setattr(data.tokenise, "texts", held_up)
         (tmp_path / f"{name} began").touch()
-        assert len(prepare(asked, cache, progress=False).split("train")) == 4
+        assert len(prepare(options, cache, progress=False).split("train")) == 4
 
     children = [in_a_process(writes, "first")]
     wait_for(tmp_path / "first writes")

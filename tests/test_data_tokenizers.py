@@ -91,7 +91,7 @@ def test_a_tokenizer_is_what_it_does_not_how_it_is_written(trained):
     swapped = {**content, "model": {**content["model"], "vocab": vocabulary}}
     merges = {**content, "model": {**content["model"], "merges": content["model"]["merges"][::-1]}}
     normalised = {**content, "normalizer": {"type": "Lowercase"}}
-    fingerprints = {fingerprint_of(json.dumps(each)) for each in (content, swapped, merges, normalised)}
+    fingerprints = {fingerprint_of(json.dumps(item)) for item in (content, swapped, merges, normalised)}
     assert len(fingerprints | {fingerprint_of("bytes")}) == 5
     with pytest.raises(BadInput, match="is not the text of a tokenizer"):
         fingerprint_of("no json")

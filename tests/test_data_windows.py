@@ -101,10 +101,10 @@ def test_batches_resume_from_one_number():
 
 
 def test_batches_for_a_gpu_are_pinned_and_the_same(monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: asked.append(self) or self)
+    options = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: options.append(self) or self)
     windows = Windows(np.arange(1000, dtype=np.uint16), 16, 4, seed=1)
     usual = list(Batches(windows, 3))
-    assert not asked
+    assert not options
     pinned = list(Batches(windows, 3, pinned=True))
-    assert len(asked) == 3 and all(map(torch.equal, pinned, usual))
+    assert len(options) == 3 and all(map(torch.equal, pinned, usual))

@@ -25,8 +25,8 @@ HOW = Measurement(contexts=(16, 32, 64), stride=8, segments=6)
 
 def test_a_reading_is_kept_and_read_back(base):
     first = measure_checkpoint(base.checkpoint, None, HOW, str(CACHE))
-    (kept,) = (base.folder / "perplexity").glob("*.json")
-    kept.write_text(json.dumps({**first, "read": "back"}))
+    (saved,) = (base.folder / "perplexity").glob("*.json")
+    saved.write_text(json.dumps({**first, "read": "back"}))
     assert measure_checkpoint(base.checkpoint, None, HOW, str(CACHE))["read"] == "back"
 
 
@@ -93,25 +93,27 @@ def test_the_perplexity_command(base):
 def test_both_readings_side_by_side_where_the_length_matters_and_a_sentence_where_not(base):
     words = [f"checkpoint={base.folder}", f"cache={CACHE}", "segments=4", "logger=none", "contexts=[32,128]"]
 
-    def said(*more):
+    def message(*more):
         status, out, err = run_program(*words, *more, module="experiments.perplexity")
         assert status == 0, err
         return out
 
-    plain = said("extend=none")
+    plain = message("extend=none")
     assert "does not depend on the length of the text" in plain and plain.count(" perplexity ") == 1
-    both = said("extend=dynamic_ntk")
+    both = message("extend=dynamic_ntk")
     assert "depends on the length of the text" in both and both.count("context") == 3
     head, first, second = both.splitlines()[-3:]
     assert head.split("  ")[-1].strip() == "decoded / whole"
     assert first.split()[3] == "1.000" and second.split()[1] != "nan"
     assert len(list((base.folder / "perplexity").glob("*-dynamic_ntk-fixed_targets-decoded-*.json"))) == 1
     logger, extend = {"name": "none"}, {"name": "dynamic_ntk"}
-    asked = read_request({"checkpoint": str(base.folder), "cache": "", "runs": "", "logger": logger, "extend": extend})
-    readings, sentence = choose_passes(asked, "whole")
+    request = read_request(
+        {"checkpoint": str(base.folder), "cache": "", "runs": "", "logger": logger, "extend": extend}
+    )
+    readings, sentence = choose_passes(request, "whole")
     assert readings == ["whole"] and "reading=both adds" in sentence
     with pytest.raises(BadInput, match="reading=twice is not known: one of whole, decoded, both"):
-        choose_passes(asked, "twice")
+        choose_passes(request, "twice")
 
 
 def row(nll, tokens, token_set="same"):

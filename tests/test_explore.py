@@ -74,10 +74,10 @@ def test_frequencies_phases_and_kernels_are_the_labs(page):
     table, positions = cases[12][1], [0, 1, 17, 1000, 131_071]
     listed = json.dumps(table.tolist())
     turned = page.evaluate(f"{positions}.map(p => {listed}.map(w => lab.phase(p, w)))")
-    where = torch.tensor(positions, dtype=torch.float64)
-    torch.testing.assert_close(torch.tensor(turned, dtype=torch.float64), phases(where, table), rtol=1e-9, atol=0)
+    place = torch.tensor(positions, dtype=torch.float64)
+    torch.testing.assert_close(torch.tensor(turned, dtype=torch.float64), phases(place, table), rtol=1e-9, atol=0)
     scores = page.evaluate(f"{positions}.map(r => lab.kernel({listed}, r))")
-    torch.testing.assert_close(torch.tensor(scores, dtype=torch.float64), kernel(table, where), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(torch.tensor(scores, dtype=torch.float64), kernel(table, place), rtol=1e-9, atol=1e-9)
 
 
 @browser

@@ -131,8 +131,8 @@ def test_yarn_as_published_would_keep_nothing_in_a_small_window():
     """32 turns are more than any pair makes in 128 tokens: the unset beta_fast is another."""
     ratio = turned(rope()) / turned(rope("yarn", factor=S, beta_fast=32.0))
     assert ratio.min() > 1.4
-    kept = turned(rope()) / turned(rope("yarn", factor=S)) == 1
-    assert kept.sum() >= 2
+    saved = turned(rope()) / turned(rope("yarn", factor=S)) == 1
+    assert saved.sum() >= 2
 
 
 @pytest.mark.parametrize(("width", "window", "factor", "gap"), [(128, 4096, 16.0, 3.0), (64, 256, 8.0, 2.2)])
@@ -298,14 +298,14 @@ def test_what_cannot_be_is_one_sentence(tmp_path, overrides):
 
 
 def test_found_factors_come_from_a_file_and_travel_with_the_settings(tmp_path):
-    found = tmp_path / "found.yaml"
-    found.write_text("long: [1, 1, 2, 2, 3, 3, 4, 4.5]\nn_hat: 2\nfactor: 4\nhistory: [{best: 3.2}]\n")
-    config = compose(tiny(tmp_path, "extend=longrope", f"extend.path={found}", "name=x"))
+    result = tmp_path / "found.yaml"
+    result.write_text("long: [1, 1, 2, 2, 3, 3, 4, 4.5]\nn_hat: 2\nfactor: 4\nhistory: [{best: 3.2}]\n")
+    config = compose(tiny(tmp_path, "extend=longrope", f"extend.path={result}", "name=x"))
     assert config.extend.long == (1, 1, 2, 2, 3, 3, 4, 4.5) and config.extend.n_hat == 2
     assert config.extend.label == "longrope4-n2"
     values = config.extend.model_dump(mode="json")
-    assert EXTENSIONS["longrope"].Knobs(path=str(found)) == config.extend  # the file knows its factor
-    found.unlink()
+    assert EXTENSIONS["longrope"].Knobs(path=str(result)) == config.extend  # the file knows its factor
+    result.unlink()
     assert EXTENSIONS["longrope"].Knobs.model_validate(values) == config.extend
     for text, fault in (
         ("[1, 2]", "mapping"),
@@ -313,9 +313,9 @@ def test_found_factors_come_from_a_file_and_travel_with_the_settings(tmp_path):
         ("long: 3", "mapping"),
         ("long: [1]\nfactor: 9", "9"),
     ):
-        found.write_text(text)
+        result.write_text(text)
         with pytest.raises(BadInput, match=fault):
-            compose(tiny(tmp_path, "extend=longrope", f"extend.path={found}"))
+            compose(tiny(tmp_path, "extend=longrope", f"extend.path={result}"))
 
 
 def test_labels_tell_readings_apart():

@@ -70,9 +70,9 @@ EVEN = torch.arange(LENGTH, dtype=torch.float64)
 
 
 def test_distance_alibi_falls_by_its_slopes():
-    (found,) = curves(one("alibi"), Q, K, LENGTH)
+    (result,) = curves(one("alibi"), Q, K, LENGTH)
     slopes = torch.tensor(alibi_slopes(4), dtype=torch.float64)
-    torch.testing.assert_close(found, (Q @ K) / 2 - slopes[:, None] * EVEN)
+    torch.testing.assert_close(result, (Q @ K) / 2 - slopes[:, None] * EVEN)
 
 
 def test_distance_rope_is_the_mean_cosine_for_constant_q_and_k():
@@ -86,14 +86,14 @@ def test_distance_counts_from_the_query_to_keys_before_it():
     """One pair that is far from symmetric: the score of q at i with k at j is q·k turned by -(i - j)."""
     position = make_scheme("rope", width=2).double()
     q, k = torch.tensor([1.0, 0.0]).double(), torch.tensor([0.0, 1.0]).double()
-    found = scores(position, 0, q.view(1, 1, 2), k.view(1, 1, 2), LENGTH)[0, 0]
-    torch.testing.assert_close(found, EVEN.sin() * 2**-0.5)
+    result = scores(position, 0, q.view(1, 1, 2), k.view(1, 1, 2), LENGTH)[0, 0]
+    torch.testing.assert_close(result, EVEN.sin() * 2**-0.5)
 
 
 def test_distance_without_positions_is_flat():
-    found = curves(one("none"), Q, K, LENGTH)
-    assert found.shape == (1, 1, LENGTH)
-    torch.testing.assert_close(found, ((Q @ K) / 2).expand(1, 1, LENGTH))
+    result = curves(one("none"), Q, K, LENGTH)
+    assert result.shape == (1, 1, LENGTH)
+    torch.testing.assert_close(result, ((Q @ K) / 2).expand(1, 1, LENGTH))
 
 
 def test_distance_what_is_added_to_the_embeddings_scores_by_itself():
@@ -115,8 +115,8 @@ def test_distance_every_scheme_is_found_and_none_but_nope_is_flat():
     for name in scheme_names():
         position = default_scheme(name)
         q = torch.randn(position.geometry.head_width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        found = curves(position, q, q, LENGTH)
-        assert (found[0].std(dim=-1) > 1e-3).all() == (name != "none")
+        result = curves(position, q, q, LENGTH)
+        assert (result[0].std(dim=-1) > 1e-3).all() == (name != "none")
     mixed = curves(default_scheme("mixture"), q, q, LENGTH)
     assert len(mixed) == 4 and mixed[0].std() > 0.1 and mixed[-1].std() < 1e-9  # its last layer has no positions
 
@@ -155,10 +155,10 @@ def test_a_query_turns_pair_by_pair_by_its_frequencies():
 
 
 def test_spacings_are_all_that_need_no_file_and_share_their_slowest_frequency():
-    found = spacings()
-    assert set(found) == {path.stem for path in (FOLDER / "frequencies").glob("*.yaml")} - {"file"}
+    result = spacings()
+    assert set(result) == {path.stem for path in (FOLDER / "frequencies").glob("*.yaml")} - {"file"}
     for name in ("geometric", "linear", "power", "cosine", "cosh"):
-        table = found[name].table(16)
+        table = result[name].table(16)
         torch.testing.assert_close(table[[0, -1]], torch.tensor([1, 1e-4], dtype=torch.float64))
 
 
@@ -177,9 +177,9 @@ def test_trained_queries_and_keys_are_those_the_second_door_gets(gallery):
     for q, k in model.pairs:
         assert q.shape == k.shape == (10, 2, 16)
         torch.testing.assert_close(q.norm(dim=-1), torch.full((10, 2), 4.0).double(), rtol=1e-3, atol=1e-3)  # QK-norm
-    found = decays.decay_curves(model, LENGTH)
-    assert found.constant.shape == (LENGTH,) and found.trained.shape == (2, 10, 2, LENGTH)
-    assert (found.gaussian.mean(0).abs() < 0.1).all() and found.trained.abs().max() <= 1 + 1e-9
+    result = decays.decay_curves(model, LENGTH)
+    assert result.constant.shape == (LENGTH,) and result.trained.shape == (2, 10, 2, LENGTH)
+    assert (result.gaussian.mean(0).abs() < 0.1).all() and result.trained.abs().max() <= 1 + 1e-9
 
 
 def test_the_decay_curve_is_about_rope(gallery):
@@ -209,8 +209,8 @@ def test_the_figure_of_the_study_keeps_its_label_clear_of_the_curves(tmp_path, m
     from experiments.extend.arms import Study
     from experiments.extend.findings import Findings, Measured, Reading
 
-    asked = compose_values("extend_study", ["study.positions=[rope]", "study.extends=[none]", "study.factors=[2]"])
-    study = validate(Study, asked["study"] | {"finetune_steps": [1]})
+    options = compose_values("extend_study", ["study.positions=[rope]", "study.extends=[none]", "study.factors=[2]"])
+    study = validate(Study, options["study"] | {"finetune_steps": [1]})
     rows = [{"context": context, "perplexity": 3.0 + context} for context in (16, 32, 64)]
     drawn = []
     monkeypatch.setattr(plt, "close", drawn.append)

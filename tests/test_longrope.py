@@ -37,9 +37,9 @@ TARGET = Individual((100, 120, 200, 310, 450, 500), 4)
 def distance(individuals):
     """Zero at TARGET alone."""
     return [
-        sum(((a - b) / 100) ** 2 for a, b in zip(each.factors, TARGET.factors, strict=True))
-        + 0.1 * (each.n_hat != TARGET.n_hat)
-        for each in individuals
+        sum(((a - b) / 100) ** 2 for a, b in zip(item.factors, TARGET.factors, strict=True))
+        + 0.1 * (item.n_hat != TARGET.n_hat)
+        for item in individuals
     ]
 
 
@@ -59,22 +59,22 @@ def test_the_evolution_comes_close_to_a_known_best():
 
 @pytest.mark.parametrize("arena", [PLAIN, CRITICAL], ids=["plain", "critical"])
 def test_every_candidate_is_of_the_space_and_its_ends_are_reached(arena):
-    everybody = [each.individual for generation in run(arena, generations=40) for each in generation]
+    everybody = [item.individual for generation in run(arena, generations=40) for item in generation]
     assert len(set(everybody)) == len(everybody)
-    for each in everybody:
-        tail = each.factors[each.critical :]
-        assert all(a <= b for a, b in pairwise(each.factors))
+    for item in everybody:
+        tail = item.factors[item.critical :]
+        assert all(a <= b for a, b in pairwise(item.factors))
         assert arena.low <= tail[0] and tail[-1] <= arena.high
-        assert each.n_hat in arena.n_hats and each.critical in arena.criticals
-        for i in range(each.critical):
-            head = (tail[0] / 100) ** (i / each.critical)  # a geometric spectrum: NTK's exponents are even steps
-            assert each.factors[i] == pytest.approx(100 * head, abs=0.5001)
-    assert {each.n_hat for each in everybody} == set(arena.n_hats)
-    assert {each.critical for each in everybody} == set(arena.criticals)
+        assert item.n_hat in arena.n_hats and item.critical in arena.criticals
+        for i in range(item.critical):
+            head = (tail[0] / 100) ** (i / item.critical)  # a geometric spectrum: NTK's exponents are even steps
+            assert item.factors[i] == pytest.approx(100 * head, abs=0.5001)
+    assert {item.n_hat for item in everybody} == set(arena.n_hats)
+    assert {item.critical for item in everybody} == set(arena.criticals)
     random = np.random.default_rng(0)
     redrawn = [arena.mutate(everybody[0], 1.0, random) for _ in range(3000)]
-    assert min(each.factors[each.critical] for each in redrawn) == arena.low
-    assert max(each.factors[-1] for each in redrawn) == arena.high
+    assert min(item.factors[item.critical] for item in redrawn) == arena.low
+    assert max(item.factors[-1] for item in redrawn) == arena.high
 
 
 def test_a_mutation_draws_evenly_from_what_fits_and_leaves_the_rest():
@@ -124,7 +124,7 @@ def test_nothing_found_is_worse_than_the_seeds_on_the_text_searched_on():
     for trap in (1.0, math.nan, math.inf):
 
         def fitness(individuals, trap=trap):
-            return [0.5 if each == PLAIN.seeds(VECTORS)[1] else trap for each in individuals]
+            return [0.5 if item == PLAIN.seeds(VECTORS)[1] else trap for item in individuals]
 
         (winner,) = best(run(fitness=fitness, generations=3))
         assert winner == Scored(PLAIN.seeds(VECTORS)[1], 0.5)
@@ -138,8 +138,8 @@ def test_parents_are_the_best_of_all_generations():
     )
     first = history[0][0].individual
     for generation in history[1:]:
-        for each in generation:
-            assert sum(a != b for a, b in zip(each.individual.factors, first.factors, strict=True)) <= 3
+        for item in generation:
+            assert sum(a != b for a, b in zip(item.individual.factors, first.factors, strict=True)) <= 3
 
 
 def test_a_small_space_is_searched_to_its_end_and_no_further():
@@ -170,11 +170,11 @@ def test_candidates_are_scored_as_a_model_built_for_each(name, batch_tokens):
     arena = make_space(frequencies, 3.0, WINDOW, None, critical=False)
     people = arena.seeds(known_factors(frequencies, 3.0, WINDOW).values())
     people = list(dict.fromkeys([*people, *(arena.mutate(people[i % 3], 0.5, random) for i in range(6))]))
-    assert len(people) > 6 and {each.n_hat for each in people} > {0}
+    assert len(people) > 6 and {item.n_hat for item in people} > {0}
     texts = Texts([random.integers(0, 23, longer + 1) for _ in range(2)], [0, 1], longer)
     scores = Fitness(model, candidates, texts, batch_tokens, {"device": "cpu"})(people)
-    for each, score in zip(people, scores, strict=True):
-        alone = case.model(extend="longrope", factor=3.0, long=each.long, n_hat=each.n_hat)
+    for item, score in zip(people, scores, strict=True):
+        alone = case.model(extend="longrope", factor=3.0, long=item.long, n_hat=item.n_hat)
         assert score == pytest.approx(texts.row(alone)["perplexity"], rel=1e-5)
     assert len(set(scores)) > 4  # FoPE stops slow pairs, whose factors then change nothing
 
@@ -185,9 +185,9 @@ def test_factors_go_by_the_speed_of_a_pair_not_by_its_place(tmp_path):
     model = Case("rope").model(extend="longrope", factor=3.0, spectrum=spectrum)
     candidates, frequencies = install_candidates(model)
     assert frequencies == [1.0, 0.5, 0.3, 0.1, 0.05, 0.01, 0.002, 0.001]
-    each = Individual((100, 110, 120, 150, 170, 250, 300, 300), 1)
-    alone = Case("rope").model(extend="longrope", factor=3.0, spectrum=spectrum, long=each.long, n_hat=1)
-    (score,) = Fitness(model, candidates, texts, 48, {"device": "cpu"})([each])
+    item = Individual((100, 110, 120, 150, 170, 250, 300, 300), 1)
+    alone = Case("rope").model(extend="longrope", factor=3.0, spectrum=spectrum, long=item.long, n_hat=1)
+    (score,) = Fitness(model, candidates, texts, 48, {"device": "cpu"})([item])
     assert score == pytest.approx(texts.row(alone)["perplexity"], rel=1e-6)
 
 
@@ -230,55 +230,55 @@ TINY = {"population": 6, "parents": 4, "mutations": 3, "crossovers": 3, "generat
 TINY |= {"tokens": 512, "segments": 4, "factor": 4.0}
 
 
-def found(base, tell=None, **changes):
+def results(base, tell=None, **changes):
     return search_factors(base.checkpoint, Search(**TINY | changes), str(CACHE), tell or Progress(Bar()))
 
 
 @pytest.mark.slow
 def test_the_command_searches_keeps_draws_and_what_it_prints_reads_the_same(base):
-    asked = [f"{key}={value}" for key, value in TINY.items()]
-    where = [f"checkpoint={base.folder}", f"cache={CACHE}", f"runs={base.folder.parent}", "logger=none"]
-    status, out, err = run_program(*asked, *where, module="experiments.longrope")
+    options = [f"{key}={value}" for key, value in TINY.items()]
+    place = [f"checkpoint={base.folder}", f"cache={CACHE}", f"runs={base.folder.parent}", "logger=none"]
+    status, out, err = run_program(*options, *place, module="experiments.longrope")
     assert status == 0, err
-    result, folder = found(base)  # read back: the same question
+    result, folder = results(base)  # read back: the same question
     assert result["evaluations"] == 6 + 2 * 6 and result["evaluations_per_second"] > 0
     assert format_table(result) in out and override(4.0, folder) in out
     for name in ("factors.yaml", "history.json", "figure.png", "figure.svg"):
         assert (folder / name).stat().st_size > 100
     history = json.loads((folder / "history.json").read_text())
     assert [len(generation) for generation in history] == [6, 6, 6]
-    scores = [each["score"] for generation in history for each in generation]
-    mine = result["methods"]["found"]
-    assert result["score"] == min(scores) == pytest.approx(mine["search"]["perplexity"], rel=1e-6)
+    scores = [item["score"] for generation in history for item in generation]
+    own_result = result["methods"]["found"]
+    assert result["score"] == min(scores) == pytest.approx(own_result["search"]["perplexity"], rel=1e-6)
     assert result["score"] <= min(scores[:3]) and result["history"] == sorted(result["history"], reverse=True)
     assert scores[0] == pytest.approx(result["methods"]["interpolate"]["search"]["perplexity"], rel=1e-5)
-    assert mine["search"]["token_set"] != mine["held out"]["token_set"] == mine["at 32"]["token_set"]
+    assert own_result["search"]["token_set"] != own_result["held out"]["token_set"] == own_result["at 32"]["token_set"]
 
     words = re.search(r"Read with it: (.+)", out)[1].split()
-    extend = compose_values("perplexity", [where[0], *words])["extend"]
-    how = Measurement(protocol="windows", contexts=(128,), stride=1, segments=4)
-    (row,) = measure_checkpoint(base.checkpoint, extend, how, str(CACHE))["rows"]
-    assert row["perplexity"] == pytest.approx(mine["held out"]["perplexity"], rel=1e-6)
-    assert row["token_set"] == mine["held out"]["token_set"]
+    extend = compose_values("perplexity", [place[0], *words])["extend"]
+    options = Measurement(protocol="windows", contexts=(128,), stride=1, segments=4)
+    (row,) = measure_checkpoint(base.checkpoint, extend, options, str(CACHE))["rows"]
+    assert row["perplexity"] == pytest.approx(own_result["held out"]["perplexity"], rel=1e-6)
+    assert row["token_set"] == own_result["held out"]["token_set"]
     read = load_model(base.checkpoint, extend)[1].extend
     assert list(read.long) == result["vectors"]["found"] and (read.n_hat, read.temperature) == (result["n_hat"], 1.0)
 
 
 def test_a_search_that_was_stopped_goes_on(base):
-    whole, folder = found(base, seed=5)
-    kept = (folder / "history.json").read_text()
+    whole, folder = results(base, seed=5)
+    saved = (folder / "history.json").read_text()
     (folder / "results.json").unlink()
-    (folder / "history.json").write_text(json.dumps(json.loads(kept)[:2]))
+    (folder / "history.json").write_text(json.dumps(json.loads(saved)[:2]))
     progress = Progress(Bar())
-    again, _ = found(base, progress, seed=5)
+    again, _ = results(base, progress, seed=5)
     assert progress.done == 6  # the one generation that was missing
-    assert (folder / "history.json").read_text() == kept
+    assert (folder / "history.json").read_text() == saved
     assert again["methods"] == whole["methods"]
     assert again["evaluations_per_second"] and again["evaluations"] == whole["evaluations"]
 
 
 def test_needle_fitness_is_the_perplexity_of_the_farthest_keys(base):
-    result, _ = found(base, fitness="needle", critical=True, n_hats=[0])
+    result, _ = results(base, fitness="needle", critical=True, n_hats=[0])
     model, config, _ = load_model(base.checkpoint, result["methods"]["found"]["extend"])
     corpus = prepare(config.data, CACHE, progress=False)
     task = Task(config.data.retrieval, corpus.encode, corpus.separator)
@@ -298,16 +298,16 @@ def test_what_cannot_be_is_one_sentence(base, tmp_path):
     words = tiny(tmp_path, "position=none", "name=bare", "steps=2")
     bare = train(compose(words), words)
     with pytest.raises(BadInput, match="position=none has no frequencies"):
-        found(bare)
-    for words, said in {
+        results(bare)
+    for words, message in {
         "factor=1": "factor=1",
         "n_hats=[]": "n_hats=",
         "parents=1": "parents=1 cannot be crossed",
         "checkpoint=nowhere": "checkpoint=nowhere",
     }.items():
-        asked = [f"checkpoint={base.folder}", f"cache={CACHE}", "logger=none", words]
-        with pytest.raises(BadInput, match=re.escape(said)):
-            run_command(compose_values("longrope", asked), asked)
+        options = [f"checkpoint={base.folder}", f"cache={CACHE}", "logger=none", words]
+        with pytest.raises(BadInput, match=re.escape(message)):
+            run_command(compose_values("longrope", options), options)
 
 
 def test_device_of_candidates_is_that_of_the_model():

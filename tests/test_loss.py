@@ -36,10 +36,10 @@ def test_values_and_gradients_are_those_of_the_whole_logits(pieces, autocast, ne
         mean, nll = next_token_loss(hidden, weight, targets)
         expected = whole(hidden, weight, targets)
     assert torch.allclose(nll, expected, atol=1e-5) and mean == nll.mean() and not nll.requires_grad
-    found = torch.autograd.grad(3 * mean, (hidden, weight))
-    for mine, theirs in zip(found, torch.autograd.grad(3 * expected.mean(), (hidden, weight)), strict=True):
-        assert mine.dtype == torch.float32
-        assert (mine - theirs).abs().max() <= near * theirs.abs().max()
+    result = torch.autograd.grad(3 * mean, (hidden, weight))
+    for own_result, theirs in zip(result, torch.autograd.grad(3 * expected.mean(), (hidden, weight)), strict=True):
+        assert own_result.dtype == torch.float32
+        assert (own_result - theirs).abs().max() <= near * theirs.abs().max()
 
 
 def test_logits_of_any_size_neither_overflow_nor_vanish(pieces):
@@ -47,7 +47,7 @@ def test_logits_of_any_size_neither_overflow_nor_vanish(pieces):
     hidden, weight, targets = drawn()
     mean, nll = next_token_loss(300 * hidden, weight, targets)
     assert torch.allclose(nll, whole(300 * hidden, weight, targets), rtol=1e-5) and nll.max() > 1000
-    assert all(each.isfinite().all() for each in torch.autograd.grad(mean, (hidden, weight)))
+    assert all(item.isfinite().all() for item in torch.autograd.grad(mean, (hidden, weight)))
 
 
 def test_the_embedding_learns_as_input_and_as_head(tmp_path):
@@ -59,10 +59,10 @@ def test_the_embedding_learns_as_input_and_as_head(tmp_path):
     expected = F.cross_entropy(gpt(inputs).flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
     assert torch.allclose(nll, expected, atol=1e-5)
     weights = list(gpt.parameters())
-    for mine, theirs in zip(
+    for own_result, theirs in zip(
         torch.autograd.grad(mean, weights), torch.autograd.grad(expected.mean(), weights), strict=True
     ):
-        assert torch.allclose(mine, theirs, atol=1e-6)
+        assert torch.allclose(own_result, theirs, atol=1e-6)
 
 
 def test_without_gradients_there_are_none(pieces):
@@ -98,13 +98,13 @@ def test_it_can_be_compiled_whole():
     mean, nll = compiled(hidden, weight, targets)
     assert torch.allclose(nll, whole(hidden, weight, targets), atol=1e-5)
     expected = torch.autograd.grad(whole(hidden, weight, targets).mean(), (hidden, weight))
-    for mine, theirs in zip(torch.autograd.grad(mean, (hidden, weight)), expected, strict=True):
-        assert torch.allclose(mine, theirs, atol=1e-6)
+    for own_result, theirs in zip(torch.autograd.grad(mean, (hidden, weight)), expected, strict=True):
+        assert torch.allclose(own_result, theirs, atol=1e-6)
 
 
 def test_losses_are_float32_whatever_the_default_type(pieces):
     """Under trainer.precision=bf16-true Lightning makes bfloat16 the default, in which 6.810 and 6.8125 are one."""
-    hidden, weight, targets = (each.detach().bfloat16() if each.is_floating_point() else each for each in drawn())
+    hidden, weight, targets = (item.detach().bfloat16() if item.is_floating_point() else item for item in drawn())
     torch.set_default_dtype(torch.bfloat16)
     try:
         mean, nll = next_token_loss(hidden, weight, targets)

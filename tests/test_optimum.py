@@ -136,5 +136,5 @@ def test_what_a_first_token_tells_of_the_rows_is_small():
     language = chains(states=16, alpha=0.1)
     rows = np.random.default_rng(0).dirichlet(np.full(16, language.alpha), size=(400, 16))
     law, _ = stationary(rows)
-    told = math.log(16) + np.where(law > 0, law * np.log(np.where(law > 0, law, 1)), 0).sum(-1).mean()
-    assert 0.2 < told < 0.35
+    text = math.log(16) + np.where(law > 0, law * np.log(np.where(law > 0, law, 1)), 0).sum(-1).mean()
+    assert 0.2 < text < 0.35

@@ -83,8 +83,8 @@ def copy(text, reach=10**6, heeds_labels=True):
         return None
     label, start = (question[1] if heeds_labels else "[a-z]"), question.start()
     near = max(0, question.end(1) + 1 - reach)  # the prompt ends behind the label
-    found = re.search(rf"<{label}>(\d+)</", text[:start][max(0, near - 3) :])
-    return found[1][len(question[2])] if found and len(question[2]) < len(found[1]) else None
+    results = re.search(rf"<{label}>(\d+)</", text[:start][max(0, near - 3) :])
+    return results[1][len(question[2])] if results and len(question[2]) < len(results[1]) else None
 
 
 def noise(text):
@@ -110,14 +110,14 @@ def grid(model, lengths, depths, trials, **settings):
 @pytest.mark.parametrize("keys", [1, 3])
 def test_a_copying_model_scores_all(keys):
     cells = grid(Reader(lambda text: says(copy(text))), [62, 90], 4, 5, keys=keys, digits=3)
-    assert {each.exact for each in cells} == {1} and {each.preferred for each in cells} == {1}
-    assert max(each.needle_perplexity for each in cells) == pytest.approx(1, abs=1e-6)
-    assert min(each.gap for each in cells) >= 29
-    said = summarise(cells)
-    assert [row["k_max_20%"]["value"] for row in said["lengths"]] == [
+    assert {entry.exact for entry in cells} == {1} and {entry.preferred for entry in cells} == {1}
+    assert max(entry.needle_perplexity for entry in cells) == pytest.approx(1, abs=1e-6)
+    assert min(entry.gap for entry in cells) >= 29
+    message = summarise(cells)
+    assert [row["k_max_20%"]["value"] for row in message["lengths"]] == [
         task(keys=keys, digits=3).farthest(n) for n in (62, 90)
     ]
-    assert (said["passkey_context"], said["passkey_accuracy"]) == (90, 1)
+    assert (message["passkey_context"], message["passkey_accuracy"]) == (90, 1)
 
 
 @pytest.mark.slow
@@ -139,7 +139,7 @@ def test_a_reader_that_does_not_heed_labels_gets_one_key_in_so_many():
 @pytest.mark.parametrize("reach", [12, 20, 31, 50])
 def test_a_short_sighted_model_reaches_as_far_as_it_sees(reach):
     cells = grid(Reader(lambda text: says(copy(text, reach))), [70], 12, 2)
-    ks = sorted(each.k for each in cells)
+    ks = sorted(entry.k for entry in cells)
     assert k_max(cells) == max([k for k in ks if k <= reach], default=0)
     assert k_max_interval(cells) == (k_max(cells), k_max(cells))  # nothing was left to chance
 
@@ -158,10 +158,10 @@ def test_equals_decoding_token_by_token_whatever_the_batching():
     np.testing.assert_array_equal(answers.exact, single.exact)
     np.testing.assert_allclose(answers.nll, single.nll)
     for trial, exact, nll, other in zip(trials, answers.exact, answers.nll, answers.other_nll, strict=True):
-        said = trial.prompt.tolist()
+        message = trial.prompt.tolist()
         for _ in trial.key:
-            said.append(int(model.hidden(torch.tensor([said]))[0, -1].argmax()))
-        assert exact == (said[-2:] == trial.key.tolist())
+            message.append(int(model.hidden(torch.tensor([message]))[0, -1].argmax()))
+        assert exact == (message[-2:] == trial.key.tolist())
         for key, summed in ((trial.key, nll), (trial.other, other)):
             seen, total = trial.prompt.tolist(), 0.0
             for token in key.tolist():
@@ -185,12 +185,12 @@ def test_as_decoded_every_digit_is_read_from_a_text_that_ends_before_it():
     trials = make_trials(builder, Held(900), 40, 20, 24, seed=5)
     decoded, whole = score_trials(model, trials, as_decoded=True), score_trials(model, trials)
     for trial, exact, nll in zip(trials, decoded.exact, decoded.nll, strict=True):
-        said, seen, total = trial.prompt.tolist(), trial.prompt.tolist(), 0.0
+        message, seen, total = trial.prompt.tolist(), trial.prompt.tolist(), 0.0
         for digit in trial.key.tolist():
-            said.append(int(model.hidden(torch.tensor([said]))[0, -1].argmax()))
+            message.append(int(model.hidden(torch.tensor([message]))[0, -1].argmax()))
             total -= model.hidden(torch.tensor([seen]))[0, -1].double().log_softmax(-1)[digit].item()
             seen.append(digit)
-        assert exact == (said[-3:] == trial.key.tolist()) and nll == pytest.approx(total, rel=1e-4, abs=1e-4)
+        assert exact == (message[-3:] == trial.key.tolist()) and nll == pytest.approx(total, rel=1e-4, abs=1e-4)
     assert 0.2 < decoded.exact.mean() < 0.95 and np.median(np.abs(decoded.nll - whole.nll)) > 0.1
     steady = Reader(model.function)
     decoded, whole = score_trials(steady, trials, as_decoded=True), score_trials(steady, trials)
@@ -242,7 +242,7 @@ def test_k_max_equals_its_definition_read_literally():
     for _ in range(300):
         ks = random.permutation(np.arange(1, 9) * 7)
         cells = [made(64, int(k), int(random.integers(0, 51))) for k in ks]
-        shares = {each.k: each.exact for each in cells}
+        shares = {entry.k: entry.exact for entry in cells}
         good = [k for k in shares if all(shares[smaller] >= 0.2 for smaller in shares if smaller <= k)]
         assert k_max(cells) == max(good, default=0)
 
@@ -251,23 +251,23 @@ def test_k_max_equals_its_definition_read_literally():
 def test_the_command_measures_draws_keeps_and_reads_back(tmp_path):
     words = tiny(tmp_path, "name=base", "steps=2", "data.retrieval.digits=3", "data.retrieval.fraction=0.5")
     folder = train(compose(words)).folder
-    asked = [f"checkpoint={folder}", f"cache={CACHE}", f"runs={tmp_path}", "logger=none", "depths=3", "trials=4"]
-    status, out, err = run_program(*asked, module="experiments.passkey")
+    options = [f"checkpoint={folder}", f"cache={CACHE}", f"runs={tmp_path}", "logger=none", "depths=3", "trials=4"]
+    status, out, err = run_program(*options, module="experiments.passkey")
     assert status == 0, err
     assert "k_max_20%" in out and "passkey context 0" in out and "1e-03" in out
     (place,) = (folder / "passkey").glob("*.json")
     result = json.loads(place.read_text())
-    assert sorted({each["length"] for each in result["cells"]}) == [32, 64, 128, 256]  # 16 has one depth
+    assert sorted({entry["length"] for entry in result["cells"]}) == [32, 64, 128, 256]  # 16 has one depth
     assert len(result["cells"]) == 12 and result["digits"] == 3
     assert place.with_suffix(".png").stat().st_size > 5000 and place.with_suffix(".svg").is_file()
     assert format_table(result) in out
 
     checkpoint = folder / "checkpoints" / "step-00000002.ckpt"
-    how = Passkey(template="compact", digits=3, keys=2, lengths=(64,), depths=2, trials=3)
-    first, path = measure_passkey(checkpoint, {"name": "interpolate", "factor": 2.0}, how, str(CACHE))
+    options = Passkey(template="compact", digits=3, keys=2, lengths=(64,), depths=2, trials=3)
+    first, path = measure_passkey(checkpoint, {"name": "interpolate", "factor": 2.0}, options, str(CACHE))
     path.write_text(json.dumps(first | {"read": "back"}))
-    assert measure_passkey(checkpoint, {"name": "interpolate", "factor": 2.0}, how, str(CACHE))[0]["read"] == "back"
+    assert measure_passkey(checkpoint, {"name": "interpolate", "factor": 2.0}, options, str(CACHE))[0]["read"] == "back"
     assert "50% without heeding labels" in format_table(first)
-    for change, said in (({"lengths": (20,)}, "depths=2 .* not 20"), ({"template": "passkey"}, "no labels")):
-        with pytest.raises(BadInput, match=said):
-            measure_passkey(checkpoint, None, how.model_copy(update=change), str(CACHE))
+    for change, message in (({"lengths": (20,)}, "depths=2 .* not 20"), ({"template": "passkey"}, "no labels")):
+        with pytest.raises(BadInput, match=message):
+            measure_passkey(checkpoint, None, options.model_copy(update=change), str(CACHE))

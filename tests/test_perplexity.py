@@ -118,9 +118,9 @@ def test_equals_the_token_by_token_oracle(protocol, position):
         assert losses.documents.tolist() == [0, 1, 3]
         expected = [oracle(model, documents[index], protocol, context) for index in (0, 1, 3)]
         assert losses.positions.tolist() == list(expected[0])
-        assert_near(losses.nll, [list(each.values()) for each in expected])
+        assert_near(losses.nll, [list(entry.values()) for entry in expected])
         assert losses.seen.tolist() == [t - stated_context(protocol, t, context) for t in expected[0]]
-        sums = [math.fsum(each.values()) for each in expected]
+        sums = [math.fsum(entry.values()) for entry in expected]
         assert result.document_nll == pytest.approx(sums, rel=1e-5)
         assert result.perplexity == pytest.approx(math.exp(sum(sums) / result.tokens), rel=1e-5)
         assert (result.tokens, result.document_tokens) == (3 * len(expected[0]), (len(expected[0]),) * 3)
@@ -274,7 +274,7 @@ def test_model_comes_back_as_it_was_and_no_gradient_is_kept():
 
 def test_progress_ends_at_all_tokens():
     model, calls = tiny_gpt("none"), []
-    options = {"batch_tokens": 16, "progress": lambda *each: calls.append(each)}
+    options = {"batch_tokens": 16, "progress": lambda *entry: calls.append(entry)}
     measure(model, ragged_documents(), [8, 23], "windows", **options)
     assert {total for _, total in calls} == {3 * 2 * REGION} and calls[-1][0] == 3 * 2 * REGION
     assert calls == sorted(calls) and len(calls) > 4

@@ -174,9 +174,9 @@ def test_fires_lines_are_its_network_in_value_and_gradient():
     same(lines, network, 1e-12)
     direction = torch.randn(network.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     ours, theirs = (torch.autograd.grad(f, weights, direction) for f in (lines, network))
-    for mine, other in zip(ours, theirs, strict=True):
+    for own_result, other in zip(ours, theirs, strict=True):
         assert other.abs().sum() > 0
-        same(mine, other, 1e-10)
+        same(own_result, other, 1e-10)
 
 
 def test_fire_reads_distances_as_a_share_of_the_way_behind():

@@ -70,8 +70,8 @@ def test_positions_count_from_the_separator_and_the_mask_stops_there():
     mask, positions = isolate_documents(torch.tensor([[4, 4, *FIRST, *SECOND[:2]]]), SEPARATOR)
     assert positions.tolist() == [[0, 1, 0, 1, 2, 3, 4, 0, 1]]
     documents = [0, 0, 1, 1, 1, 1, 1, 2, 2]
-    for t, mine in enumerate(documents):
-        assert mask[0, 0, t].tolist() == [other == mine and s <= t for s, other in enumerate(documents)]
+    for t, own_result in enumerate(documents):
+        assert mask[0, 0, t].tolist() == [other == own_result and s <= t for s, other in enumerate(documents)]
 
 
 def weights(name: str, seed: int) -> dict[str, torch.Tensor]:

@@ -111,19 +111,19 @@ SPACINGS = {  # participation rank, 1 - g(1), largest g on [16, 256), on [256, 1
 @pytest.mark.parametrize("base", BASES)
 def test_diagnostics_of_bases(base):
     drop, longer, still, rank = BASES[base]
-    found = diagnose(Geometric(base=base).table(64), 256)
-    assert found.drop == pytest.approx(drop, abs=6e-4)
-    assert (K - found.turning, found.still) == (longer, still)
-    assert found.rank == pytest.approx(rank, abs=0.06)
+    result = diagnose(Geometric(base=base).table(64), 256)
+    assert result.drop == pytest.approx(drop, abs=6e-4)
+    assert (K - result.turning, result.still) == (longer, still)
+    assert result.rank == pytest.approx(rank, abs=0.06)
 
 
 @pytest.mark.parametrize("name", SPACINGS)
 def test_diagnostics_of_spacings(name):
     spectrum, rank, drop, inside, beyond = SPACINGS[name]
-    found = diagnose(spectrum.table(64), 256)
-    assert found.rank == pytest.approx(rank, abs=0.1)
-    assert found.drop == pytest.approx(drop, abs=6e-4)
-    assert (found.alias_inside, found.alias_beyond) == pytest.approx((inside, beyond), abs=6e-3)
+    result = diagnose(spectrum.table(64), 256)
+    assert result.rank == pytest.approx(rank, abs=0.1)
+    assert result.drop == pytest.approx(drop, abs=6e-4)
+    assert (result.alias_inside, result.alias_beyond) == pytest.approx((inside, beyond), abs=6e-3)
 
 
 @pytest.mark.parametrize(("channels", "turning"), [(64, [9, 11, 13, 16, 18]), (32, [5, 6, 7, 8, 9])])

@@ -95,8 +95,8 @@ def load(folder: Path):
     """As `transformers` loads it; nothing may be missing or left over."""
     from transformers import AutoModelForCausalLM
 
-    model, told = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, attn_implementation="eager")
-    assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
+    model, printed = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, attn_implementation="eager")
+    assert not printed["missing_keys"] and not printed["unexpected_keys"] and not printed["mismatched_keys"]
     return model.eval()
 
 

@@ -63,8 +63,8 @@ def test_a_run_of_it_is_read_as_any_other_and_its_perplexity_is_theirs(checkpoin
     path = find_checkpoint(folder)
     _, config, record = load_model(path)
     assert (config.original_window, config.extend.name, record["vocabulary"]) == (32, "yarn", TOKENS)
-    how = Measurement(protocol="windows", contexts=(32, 128), stride=16, segments=8)
-    rows = measure_checkpoint(path, None, how, str(tmp_path / "cache"))["rows"]
+    settings_used = Measurement(protocol="windows", contexts=(32, 128), stride=16, segments=8)
+    rows = measure_checkpoint(path, None, settings_used, str(tmp_path / "cache"))["rows"]
     model = load(checkpoint)
     corpus = prepare(config.data, Path(config.cache), progress=False)
     documents = [torch.from_numpy(corpus.split("test")[i].astype("int64")) for i in range(4)]
@@ -76,8 +76,8 @@ def test_a_run_of_it_is_read_as_any_other_and_its_perplexity_is_theirs(checkpoin
 def test_every_command_for_one_checkpoint_takes_it(checkpoint, tmp_path):
     folder = imported(checkpoint, tmp_path)
     common = [f"checkpoint={folder}", f"cache={tmp_path}/cache", f"runs={tmp_path}", "logger=none"]
-    asked = {"by_position": [], "perplexity": ["contexts=[32,64]", "extend=interpolate", "extend.factor=2"]}
-    for module, more in asked.items():
+    arguments = {"by_position": [], "perplexity": ["contexts=[32,64]", "extend=interpolate", "extend.factor=2"]}
+    for module, more in arguments.items():
         status, out, err = run_program(*common, *more, module=f"experiments.{module}")
         assert status == 0, (module, err)
         assert "tiny" in out
@@ -90,19 +90,19 @@ def test_moved_it_is_the_same_run_and_reads_other_text_in_its_own_tokens(checkpo
     imported(checkpoint, tmp_path).rename(place)
     other = tmp_path / "other.txt"
     other.write_text(" ".join(f"w{2 + i % 40}" for i in range(200)))
-    how = Measurement(protocol="windows", contexts=(32,), stride=16, segments=2)
+    settings_used = Measurement(protocol="windows", contexts=(32,), stride=16, segments=2)
     data = compose_values("pretrained", ["data=files", f"data.test={other}", "data.name=other"])["data"]
     for text, name in ((None, "files"), (data, "other")):
-        result = measure_checkpoint(find_checkpoint(place), None, how, str(tmp_path / "cache2"), data=text)
+        result = measure_checkpoint(find_checkpoint(place), None, settings_used, str(tmp_path / "cache2"), data=text)
         assert result["corpus"]["name"] == name
         assert result["corpus"]["trained_on"] is None and "trained elsewhere" in result["corpus"]["why"]
 
 
 def test_it_is_fine_tuned_and_leaves_with_its_extension(checkpoint, tmp_path):
     path = find_checkpoint(imported(checkpoint, tmp_path))
-    overrides = [each for each in tiny(tmp_path) if not each.startswith(("model.", "data.", "cache"))]
+    overrides = [entry for entry in tiny(tmp_path) if not entry.startswith(("model.", "data.", "cache"))]
     overrides += [f"checkpoint={path}", "extend=interpolate", "extend.factor=2", "window=64", f"cache={tmp_path}/cache"]
-    overrides = [each for each in overrides if each != "window=32"]
+    overrides = [entry for entry in overrides if entry != "window=32"]
     tuned = train(compose([*overrides, "name=tuned"]), overrides)
     gpt, config, _ = load_model(tuned.checkpoint)
     assert config.original_window == 32
@@ -139,8 +139,8 @@ def test_in_out_in_is_the_identity_tokenizer_included(checkpoint, tmp_path):
     one, two = (load_model(find_checkpoint(folder)) for folder in (first, second))
     assert all(torch.equal(value, two[0].state_dict()[key]) for key, value in one[0].state_dict().items())
     assert one[2]["corpus"] == two[2]["corpus"]  # a digest of the tokenizer and of what it made of the text
-    kept = ("model", "position", "frequencies", "extend", "original_window")
-    settings = [{key: record["config"][key] for key in kept} for _, _, record in (one, two)]
+    saved = ("model", "position", "frequencies", "extend", "original_window")
+    settings = [{key: record["config"][key] for key in saved} for _, _, record in (one, two)]
     assert settings[0]["model"].pop("name") == "tiny" and settings[1]["model"].pop("name") == "again"
     assert settings[0] == settings[1]
 
@@ -222,7 +222,7 @@ def test_a_name_that_is_taken_and_a_folder_that_is_there(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "names"),
     [
         ("original_window=16", "original_window"),
         ("data.column=txt", "data"),
@@ -230,7 +230,7 @@ def test_a_name_that_is_taken_and_a_folder_that_is_there(checkpoint, tmp_path):
         ("weights", "files"),
     ],
 )
-def test_a_run_that_was_made_of_something_else_is_not_handed_out_for_it(checkpoint, tmp_path, change, named):
+def test_a_run_that_was_made_of_something_else_is_not_handed_out_for_it(checkpoint, tmp_path, change, names):
     source = shutil.copytree(checkpoint, tmp_path / "source")
     imported(source, tmp_path)
     if change == "weights":
@@ -239,7 +239,7 @@ def test_a_run_that_was_made_of_something_else_is_not_handed_out_for_it(checkpoi
         changes = []
     else:
         changes = [change.format(checkpoint=checkpoint)]
-    with pytest.raises(BadInput, match=f"was made of another {named}: give another name="):
+    with pytest.raises(BadInput, match=f"was made of another {names}: give another name="):
         imported(source, tmp_path, *changes)
 
 

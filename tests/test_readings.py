@@ -188,16 +188,16 @@ def test_a_torn_reading_is_measured_again(base, content, capsys):
 
 @pytest.mark.parametrize("kind", READERS)
 def test_where_nothing_can_be_written_a_line_says_so_first_and_the_number_is_there(lone, monkeypatch, capsys, kind):
-    said = []
+    message = []
 
-    def refused(*given, **named):
+    def refused(*given, **matching):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     real = subject.Subject.model
     monkeypatch.setattr(readings.tempfile, "TemporaryFile", refused)
-    monkeypatch.setattr(subject.Subject, "model", lambda self: (said.append(capsys.readouterr().out), real(self))[1])
+    monkeypatch.setattr(subject.Subject, "model", lambda self: (message.append(capsys.readouterr().out), real(self))[1])
     result = READERS[kind](lone, None)
-    assert "cannot be written (Read-only file system)" in said[0]
+    assert "cannot be written (Read-only file system)" in message[0]
     assert not result["read_back"] and not list(lone.parent.glob("*/*.json"))
 
 
@@ -262,9 +262,9 @@ def test_any_text_is_measured_in_the_tokens_of_the_checkpoint(lone, tmp_path):
     for kind in ("by_position", "passkey"):
         other = READERS[kind](lone, None, data=text(tmp_path, test=[content]))
         assert other["corpus"]["name"] == "mine" and numbers(other) != numbers(READERS[kind](lone, None))
-    found, _ = search_factors(lone, Search(**SMALL, factor=2.0), str(CACHE), progress(),
+    results, _ = search_factors(lone, Search(**SMALL, factor=2.0), str(CACHE), progress(),
                       text(tmp_path, test=[content], validation=[content + WORDS]))  # fmt: skip
-    assert found["corpus"]["name"] == "mine" and found["corpus"]["documents"] == {"validation": 1, "test": 1}
+    assert results["corpus"]["name"] == "mine" and results["corpus"]["documents"] == {"validation": 1, "test": 1}
     with pytest.raises(BadInput, match="data=mine has no text for split=validation"):
         search_factors(lone, Search(**SMALL, factor=2.0), str(CACHE), progress(), text(tmp_path, test=[content + "."]))
 

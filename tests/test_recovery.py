@@ -52,9 +52,9 @@ def recovered(runs, tell=None, **changes):
 
 
 def read(checkpoint, extend, context=32, length=32):
-    how = Measurement(protocol="windows", contexts=(context,), stride=1, segments=4)
+    options = Measurement(protocol="windows", contexts=(context,), stride=1, segments=4)
     assert context == length  # one protocol, one region
-    return measure_checkpoint(checkpoint, extend, how, str(CACHE))["rows"][0]
+    return measure_checkpoint(checkpoint, extend, options, str(CACHE))["rows"][0]
 
 
 @pytest.mark.slow
@@ -65,16 +65,16 @@ def test_recovery_keeps_long_and_finds_short_and_both_are_read_by_length(runs):
     assert held["long"] == LONG and held["short"] == result["vectors"]["found"]
     assert (held["factor"], held["n_hat"], held["temperature"]) == (FACTOR, N_HAT, TEMPERATURE)
     extend, alone = ({"name": "longrope", "path": str(path)} for path in (folder / "factors.yaml", file))
-    rows = {name: each["held out"] for name, each in result["methods"].items()}
+    rows = {name: item["held out"] for name, item in result["methods"].items()}
     ones = {"name": "longrope", "factor": 1.0, "long": [1.0] * 8, "temperature": TEMPERATURE}
     readings = {"found": (tuned, extend), "long": (tuned, None), "ones": (tuned, ones), "base": (base, None)}
     assert set(rows) == set(readings)
-    for name, (run, how) in readings.items():
-        again = read(run.checkpoint, how)
+    for name, (run, options) in readings.items():
+        again = read(run.checkpoint, options)
         assert rows[name]["perplexity"] == pytest.approx(again["perplexity"], rel=1e-6)
         assert rows[name]["token_set"] == again["token_set"]
     assert len({row["perplexity"] for row in rows.values()}) == 4
-    longer = [read(tuned.checkpoint, how, 64, 64)["perplexity"] for how in (extend, alone)]
+    longer = [read(tuned.checkpoint, options, 64, 64)["perplexity"] for options in (extend, alone)]
     assert longer[0] == longer[1]  # beyond the window the long factors alone
     assert load_model(tuned.checkpoint, extend)[0].position.extension.depends_on_length
 
@@ -83,16 +83,16 @@ def test_recovered_factors_start_from_what_is_known_and_stay_below_the_smaller_b
     """r is half of s: λ up to 2.5. Among the seeds all ones, and λ^(ln 2 / ln 4) = √λ, the long factors scaled down."""
     result, folder = recovered(runs)
     history = json.loads((folder / "history.json").read_text())
-    everybody = [each for generation in history for each in generation]
+    everybody = [item for generation in history for item in generation]
     assert len(everybody) == result["evaluations"] == 7 + 2 * 6
-    assert result["bounds"] == [1.0, 2.5] and {each["n_hat"] for each in everybody} == {N_HAT}
-    for each in everybody:
-        assert each["long"] == sorted(each["long"]) and each["long"][0] >= 1 and each["long"][-1] <= 2.5
-    seeds = [each["long"] for each in history[0]]
+    assert result["bounds"] == [1.0, 2.5] and {item["n_hat"] for item in everybody} == {N_HAT}
+    for item in everybody:
+        assert item["long"] == sorted(item["long"]) and item["long"][0] >= 1 and item["long"][-1] <= 2.5
+    seeds = [item["long"] for item in history[0]]
     assert seeds[:3] == [[1.0] * 8, [round(math.sqrt(x), 2) for x in LONG], [min(x, 2.5) for x in LONG]]
     assert [2.0] * 8 in seeds[3:]  # PI at r
     assert everybody[0]["score"] == pytest.approx(result["methods"]["ones"]["search"]["perplexity"], rel=1e-6)
-    assert result["score"] <= min(each["score"] for each in history[0])
+    assert result["score"] <= min(item["score"] for item in history[0])
     assert recovered(runs, factor=4.0)[0]["bounds"] == [1.0, 5.0]
 
 
@@ -101,7 +101,7 @@ def test_a_known_best_is_recovered(runs, monkeypatch):
     target = [1.0, 1.0, 1.2, 1.3, 1.6, 1.6, 2.0, 2.4]
 
     def fitness(*_):
-        return lambda people: [math.dist(each.long, target) for each in people]
+        return lambda people: [math.dist(item.long, target) for item in people]
 
     monkeypatch.setattr(candidates, "Fitness", fitness)
     result, _ = recovered(runs, population=32, parents=16, mutations=12, crossovers=12, generations=40)
@@ -111,12 +111,12 @@ def test_a_known_best_is_recovered(runs, monkeypatch):
 
 def test_a_recovery_is_a_function_of_its_seed_and_goes_on_where_it_was_stopped(runs):
     whole, folder = recovered(runs, seed=3)
-    kept = (folder / "history.json").read_text()
+    saved = (folder / "history.json").read_text()
     (folder / "results.json").unlink()
-    (folder / "history.json").write_text(json.dumps(json.loads(kept)[:2]))
+    (folder / "history.json").write_text(json.dumps(json.loads(saved)[:2]))
     progress = Progress(Bar())
     again, _ = recovered(runs, progress, seed=3)
-    assert progress.done == 6 and (folder / "history.json").read_text() == kept
+    assert progress.done == 6 and (folder / "history.json").read_text() == saved
     assert again["methods"] == whole["methods"]
     (folder / "results.json").unlink()
     (folder / "history.json").unlink()
@@ -141,21 +141,21 @@ def test_the_command_recovers_draws_and_says_what_it_gave(runs, capsys):
 
 def test_a_tuned_model_is_searched_on_from_the_factors_it_knows(runs):
     _, tuned, _ = runs
-    how = Search(**SMALL, factor=8.0, temperature=TEMPERATURE)
-    result, folder = search_factors(tuned.checkpoint, how, str(CACHE), Progress(Bar()))
-    rows = {name: each["at 32"]["perplexity"] for name, each in result["methods"].items()}
+    options = Search(**SMALL, factor=8.0, temperature=TEMPERATURE)
+    result, folder = search_factors(tuned.checkpoint, options, str(CACHE), Progress(Bar()))
+    rows = {name: item["at 32"]["perplexity"] for name, item in result["methods"].items()}
     again = Measurement(protocol="windows", contexts=(256,), stride=1, segments=4)
     (whole,) = measure_checkpoint(tuned.checkpoint, None, again, str(CACHE))["rows"]
     assert result["methods"]["tuned"]["held out"]["perplexity"] == pytest.approx(whole["perplexity"], rel=1e-6)
     first = json.loads((folder / "history.json").read_text())[0]
-    known = {name: next(each for each in first if each["long"] == long) for name, long in
+    known = {name: next(item for item in first if item["long"] == long) for name, long in
              {"tuned": LONG, "again": [2 * x for x in LONG]}.items()}  # fmt: skip
-    assert {each["n_hat"] for each in known.values()} == {N_HAT}
-    for name, each in known.items():
-        assert each["score"] == pytest.approx(result["methods"][name]["search"]["perplexity"], rel=1e-5)
+    assert {item["n_hat"] for item in known.values()} == {N_HAT}
+    for name, item in known.items():
+        assert item["score"] == pytest.approx(result["methods"][name]["search"]["perplexity"], rel=1e-5)
     assert result["rivals"] == ["interpolate", "ntk", "yarn", "tuned", "again"] and len(set(rows.values())) == 7
     base, *_ = runs
-    plain, _ = search_factors(base.checkpoint, how, str(CACHE), Progress(Bar()))
+    plain, _ = search_factors(base.checkpoint, options, str(CACHE), Progress(Bar()))
     assert plain["rivals"] == ["interpolate", "ntk", "yarn"]
 
 
@@ -168,16 +168,16 @@ def test_what_cannot_be_recovered_is_one_sentence(runs, tmp_path):
         "too few": (whole | {"long": LONG[:3]}, "extend.long lists 3 factors for 8 pairs"),
         "a zero": (whole | {"long": [0.0] * 8}, "greater than 0"),
     }
-    for held, said in wrong.values():
+    for held, message in wrong.values():
         (tmp_path / "factors.yaml").write_text(yaml.safe_dump(held))
-        with pytest.raises(BadInput, match=said) as caught:
+        with pytest.raises(BadInput, match=message) as caught:
             recover(tuned.checkpoint, tmp_path / "factors.yaml", Recovery(**SMALL), str(CACHE), Progress(Bar()))
         assert "\n" not in str(caught.value)
-    for changes, said in {
+    for changes, message in {
         "factor": ({"factor": 5.0}, "factor=5 must not be above that of recover=.*, which is for 4"),
         "length": ({"length": 33}, "length=33 must be from 2 to the window of 32 tokens"),
     }.values():
-        with pytest.raises(BadInput, match=said):
+        with pytest.raises(BadInput, match=message):
             recovered(runs, **changes)
     with pytest.raises(BadInput, match="nowhere\\.yaml cannot be read"):
         recover(tuned.checkpoint, tmp_path / "nowhere.yaml", Recovery(**SMALL), str(CACHE), Progress(Bar()))
@@ -185,7 +185,7 @@ def test_what_cannot_be_recovered_is_one_sentence(runs, tmp_path):
     bare = train(compose(words), words)
     with pytest.raises(BadInput, match="position=alibi has no frequencies"):
         recover(bare.checkpoint, file, Recovery(**SMALL), str(CACHE), Progress(Bar()))
-    for words, said in {
+    for words, message in {
         ("length=16",): "length=16 is for recover=",
         ("recover=x", "n_hats=[0]"): "n_hats cannot be set with recover=x",
         ("recover=x", "critical=true"): "critical cannot be set with recover=x",
@@ -196,5 +196,5 @@ def test_what_cannot_be_recovered_is_one_sentence(runs, tmp_path):
         values = compose_values("longrope", ["checkpoint=x", *words])
         for key in ("checkpoint", "logger", "cache", "runs"):
             del values[key]
-        with pytest.raises(BadInput, match=said):
+        with pytest.raises(BadInput, match=message):
             search_settings(values)

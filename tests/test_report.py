@@ -95,7 +95,7 @@ def test_the_page_is_well_formed_whole_and_asks_no_server_for_anything(page):
     assert labels <= set(ids)
     loads = [a[key] for _, a in outline.elements for key in ("src", "srcset", "data", "poster") if key in a]
     loads += [link["href"] for link in outline.all("link")]
-    assert loads and all(each.startswith("data:") for each in loads)
+    assert loads and all(item.startswith("data:") for item in loads)
     assert not outline.all("script") and "@import" not in page and not re.search(r"url\((?!['\"]?data:)", page)
     assert len(page) < 2e6
 
@@ -111,7 +111,7 @@ def test_the_page_says_every_number_and_escapes_every_word(page, folder):
             assert result[key] in outline.text, key
         for part in result["parts"]:
             assert part["part"] in outline.text and part["reason"] in outline.text
-        assert all(each in outline.text for each in result["paper"].split("; "))
+        assert all(item in outline.text for item in result["paper"].split("; "))
         assert result["commit"][:12] in outline.text
     assert "0.631 [0.623, 0.641]" in outline.text and "1.250 [0.000, inf]" in outline.text
     assert "2026-11-24" in outline.text and "NVIDIA <H100>" in outline.text and "4 layers of 128" in outline.text
@@ -138,10 +138,10 @@ def test_claims_without_results_stand_there_with_their_command(page, tmp_path):
 
 
 def test_conclusions_are_plain_sentences_with_little_markdown():
-    told = prose(
+    printed = prose(
         "# Twice\n\nTake `a*b*c` **now** & *then*, [there](#bound), 2 * 3 * 4 <b>.\n\n## What\n\n- one\n- two\n  lines"
     )
-    assert told == (
+    assert printed == (
         "\n<p>Take <code>a*b*c</code> <strong>now</strong> &amp; <em>then</em>, "
         '<a href="#bound">there</a>, 2 * 3 * 4 &lt;b&gt;.</p>\n'
         "<h3>What</h3>\n<ul><li>one</li><li>two lines</li></ul>\n"
@@ -197,11 +197,11 @@ def test_the_command_writes_page_and_readme(folder, tmp_path, capsys):
 
 def test_page_and_readme_agree_with_the_results():
     """After new results: make report."""
-    found = program.gather(RESULTS)
-    assert (RESULTS / "report.html").read_text(encoding="utf-8") == render(found)
+    results = program.gather(RESULTS)
+    assert (RESULTS / "report.html").read_text(encoding="utf-8") == render(results)
     page = ROOT / "experiments" / "reproduce" / "README.md"
     text = page.read_text(encoding="utf-8")
-    assert program.insert_table(text, program.markdown(found, RESULTS, page), str(page)) == text
+    assert program.insert_table(text, program.markdown(results, RESULTS, page), str(page)) == text
 
 
 @pytest.mark.slow
@@ -211,21 +211,21 @@ def test_a_real_browser_shows_it(page, tmp_path, width, dark):
     """Every figure is drawn, nothing is asked of the network, the console is silent, only boxes scroll sideways."""
     file = tmp_path / "page.html"
     file.write_text(page, encoding="utf-8")
-    with open_page(file, width, dark) as shown:
+    with open_page(file, width, dark) as displayed:
         wide = "i => i.naturalWidth && i.getBoundingClientRect().width > 300"
-        assert shown.evaluate(f"[...document.images].filter({wide}).length") == 2
-        assert shown.evaluate("document.documentElement.scrollWidth") <= shown.evaluate("innerWidth") == width
-        assert shown.evaluate("(scrollTo(500, 0), scrollX)") == 0
+        assert displayed.evaluate(f"[...document.images].filter({wide}).length") == 2
+        assert displayed.evaluate("document.documentElement.scrollWidth") <= displayed.evaluate("innerWidth") == width
+        assert displayed.evaluate("(scrollTo(500, 0), scrollX)") == 0
         boxes = "[...document.querySelectorAll('.scroll')]"
-        assert shown.evaluate(f"{boxes}.every(box => box.getBoundingClientRect().right <= innerWidth)")
-        assert shown.evaluate(f"{boxes}.some(box => box.scrollWidth > box.clientWidth)") or width > 1000
-        colours = (shown.evaluate(f"getComputedStyle(document.body).{key}") for key in ("color", "backgroundColor"))
+        assert displayed.evaluate(f"{boxes}.every(box => box.getBoundingClientRect().right <= innerWidth)")
+        assert displayed.evaluate(f"{boxes}.some(box => box.scrollWidth > box.clientWidth)") or width > 1000
+        colours = (displayed.evaluate(f"getComputedStyle(document.body).{key}") for key in ("color", "backgroundColor"))
         ink, paper = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
         assert (ink > paper) == dark and abs(ink - paper) > 400
-        radius = shown.evaluate("getComputedStyle(document.querySelector('.badge')).borderRadius")
+        radius = displayed.evaluate("getComputedStyle(document.querySelector('.badge')).borderRadius")
         assert radius != "0px", "style is applied"
-        assert not shown.complaints
-        assert all(url.startswith(("file:", "data:")) for url in shown.requests) and len(shown.requests) >= 3
+        assert not displayed.complaints
+        assert all(url.startswith(("file:", "data:")) for url in displayed.requests) and len(displayed.requests) >= 3
 
 
 @pytest.mark.slow
@@ -234,7 +234,7 @@ def test_what_a_page_does_wrong_is_seen(tmp_path):
     """The browser reports requests and complaints, so that their absence above means something."""
     file = tmp_path / "page.html"
     file.write_text('<img src="missing.png"><script>console.error("ouch"); throw Error("worse")</script>')
-    with open_page(file, 400) as shown:
-        assert any(url.endswith("missing.png") for url in shown.requests)
-        messages = " ".join(entry["message"] for entry in shown.complaints)
+    with open_page(file, 400) as displayed:
+        assert any(url.endswith("missing.png") for url in displayed.requests)
+        messages = " ".join(entry["message"] for entry in displayed.complaints)
         assert all(word in messages for word in ("missing.png", "ouch", "worse"))

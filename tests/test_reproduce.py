@@ -31,8 +31,8 @@ def ratio(low, high, p=0.5):
     return Comparison(Estimate(sum(ends) / 2, *ends), p=p, p_equivalent=1.0, seeds=5, documents=20)
 
 
-def words(claim, found):
-    return [each.word for each in claim().judge(found).values()]
+def words(claim, results):
+    return [entry.word for entry in claim().judge(results).values()]
 
 
 @pytest.mark.parametrize(("share", "word"), list(zip([(0.7, 0.9), (0.97, 1.2), (0.8, 1.1)], WORDS, strict=True)))
@@ -42,7 +42,7 @@ def test_the_rule_of_convergence(share, word):
 
 
 def beyond(raw, better, sooner, alibi):
-    read = lambda position, how, **cells: {"position": position, "read by": how, "tokens": 128, **cells}  # noqa: E731
+    read = lambda position, options, **cells: {"position": position, "read by": options, "tokens": 128, **cells}  # noqa: E731
     rows = [
         read("rope", "none", **{"over one window": ratio(*raw)}),
         read("rope", "interpolate", **{"over extrapolation": ratio(*better)}),
@@ -53,7 +53,7 @@ def beyond(raw, better, sooner, alibi):
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("results", "expected"),
     [
         (beyond((4, 5), (0.5, 0.6), (2, 3), (0.98, 1.01)), ["reproduced", "reproduced"]),
         (beyond((4, 5), (1.2, 1.6), (0.5, 0.9), (0.98, 1.01)), ["not reproduced", "not reproduced"]),
@@ -62,8 +62,8 @@ def beyond(raw, better, sooner, alibi):
         (beyond((1.8, 2.2), (0.5, 0.6), (2, 3), (1.0, 1.1)), ["inconclusive", "inconclusive"]),
     ],
 )
-def test_the_rules_of_extrapolation(found, expected):
-    assert words(Extrapolation, found) == expected
+def test_the_rules_of_extrapolation(results, expected):
+    assert words(Extrapolation, results) == expected
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_the_rules_of_extrapolation(found, expected):
 )
 def test_the_rule_of_starting_positions(early, more, word):
     cells = {"base": LARGE, "early": ratio(*early), "early over late": ratio(*more)}
-    told = [{"position": scheme, **cells} for scheme in ("rope", "sinusoidal")]
-    assert words(StartingPositions, Findings(told, {"window": 32})) == [word] * 2
+    text = [{"position": scheme, **cells} for scheme in ("rope", "sinusoidal")]
+    assert words(StartingPositions, Findings(text, {"window": 32})) == [word] * 2
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_the_rule_of_starting_positions(early, more, word):
     ],
 )
 def test_the_rule_of_spacing_counts_its_family(compared, word):
-    rows = [{"spectrum": f"{i}", "over usual": each, "over matched": each} for i, each in enumerate(compared)]
+    rows = [{"spectrum": f"{i}", "over usual": entry, "over matched": entry} for i, entry in enumerate(compared)]
     rows = adjusted(
         [{"spectrum": "rope", "over usual": None, "over matched": None}, *rows], "over usual", "over matched"
     )
@@ -116,7 +116,7 @@ def test_bounds_hold_against_the_scores_they_bound():
 def test_the_extrapolation_bound_is_its_double_loop():
     theta = [10_000 ** (-2 * j / 16) for j in range(8)]
     for s in (1, 77):
-        sums = [abs(sum(np.exp(1j * s * each) for each in theta[:k])) for k in range(1, 9)]
+        sums = [abs(sum(np.exp(1j * s * entry) for entry in theta[:k])) for k in range(1, 9)]
         assert bound.extrapolation(16, torch.tensor([s])).item() == pytest.approx(sum(sums))
 
 
@@ -159,8 +159,9 @@ def test_differences_by_position_take_the_bins_asked_for():
 
 def test_few_seeds_are_inconclusive_whatever_they_say():
     row = {"position": "rope", "share of steps": ratio(0.7, 0.9), "perplexity ratio": ratio(0.9, 1.1)}
-    (said,) = require_seeds(Convergence().judge(Findings([row])), 2, 5).values()
-    assert said.word == "inconclusive" and "2 of the 5 seeds" in said.reason and "so far reproduced" in said.reason
+    (message,) = require_seeds(Convergence().judge(Findings([row])), 2, 5).values()
+    assert message.word == "inconclusive"
+    assert "2 of the 5 seeds" in message.reason and "so far reproduced" in message.reason
 
 
 def test_a_name_stands_for_one_configuration_over_all_claims(tmp_path):
@@ -197,12 +198,12 @@ def test_a_claim_is_trained_measured_judged_and_picked_up_where_it_stopped(tmp_p
     monkeypatch.setattr(train, "train", breaking)
     with pytest.raises(BadInput, match=r"sinusoidal-nano-s2: .*a cable came loose[^$]*1 of 4 runs failed"):
         engine.reproduce(["convergence"], wanted, [])
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("claims-tiny/*/results.json")}
-    assert len(trained) == 4 and len(kept) == 3, "one that fails stops no other"
+    saved = {path: path.stat().st_mtime_ns for path in tmp_path.glob("claims-tiny/*/results.json")}
+    assert len(trained) == 4 and len(saved) == 3, "one that fails stops no other"
     result = engine.reproduce(["convergence"], wanted, [])["convergence"]
     out = capsys.readouterr().out
     assert "4 runs, 0 fine-tuned from others; 3 are done, 1 to train: 0.00 M tokens, 1 at a time" in out
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert {path: path.stat().st_mtime_ns for path in saved} == saved
     assert result["verdict"] in WORDS and f"{result['parts'][0]['part']}: {result['verdict'].upper()}" in out
 
     folder, summary = tmp_path / "claims" / "convergence-tiny", tmp_path / "results" / "convergence-tiny.json"

@@ -84,7 +84,7 @@ def test_an_interrupted_run_goes_on_elsewhere_with_other_intervals(copy, finishe
     (copy / "checkpoints" / "step-00000004.ckpt").unlink()
     RunFolder(copy).set_status("running")
     result = again(copy, "checkpoint_every=1", "log_every=2")
-    ours, theirs = (load_checkpoint(each.checkpoint)["state_dict"] for each in (result, finished))
+    ours, theirs = (load_checkpoint(item.checkpoint)["state_dict"] for item in (result, finished))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
@@ -334,14 +334,14 @@ def test_small_files_reach_the_disk_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
     with pytest.raises(OSError, match="No space"):
         write_json(path, {"a": 2})
-    assert read_json(path) == {"a": 1} and [each.name for each in tmp_path.iterdir()] == ["x.json"]
+    assert read_json(path) == {"a": 1} and [item.name for item in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_a_finished_run_is_read_where_nothing_can_be_written(copy, finished, monkeypatch):
-    def refuse(path, mode="r", *arguments, **named):
+    def refuse(path, mode="r", *arguments, **matching):
         if mode[0] in "wax":
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-        return open(path, mode, *arguments, **named)
+        return open(path, mode, *arguments, **matching)
 
     monkeypatch.setattr(run_folder, "open", refuse, raising=False)
     assert again(copy).metrics == finished.metrics

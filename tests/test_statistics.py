@@ -21,7 +21,7 @@ def losses(random, seeds, by_seed, by_document, by_both, mean=0.0):
 def simulated(seeds, *scales, trials=600, mean=0.0):
     random = np.random.default_rng(seeds)
     data = (losses(random, seeds, *scales, mean=mean) for _ in range(trials))
-    return [contrast((1, *each), draws=600, seed=trial) for trial, each in enumerate(data)]
+    return [contrast((1, *item), draws=600, seed=trial) for trial, item in enumerate(data)]
 
 
 @pytest.mark.parametrize(
@@ -30,30 +30,30 @@ def simulated(seeds, *scales, trials=600, mean=0.0):
 )
 def test_intervals_cover_the_truth_as_often_as_they_say_whatever_varies(seeds, scales):
     """Seeds, documents or both; of 600 trials, ± 2.5 % is nearly three standard deviations."""
-    found = simulated(seeds, *scales, mean=0.3)
-    assert 0.925 <= np.mean([each.difference.low <= 0.3 <= each.difference.high for each in found]) <= 0.975
+    result = simulated(seeds, *scales, mean=0.3)
+    assert 0.925 <= np.mean([item.difference.low <= 0.3 <= item.difference.high for item in result]) <= 0.975
 
 
 def test_what_is_peculiar_to_seed_and_document_errs_on_the_wide_side():
-    found = simulated(5, 0, 0, 0.05)
-    assert np.mean([each.difference.low <= 0 <= each.difference.high for each in found]) > 0.96
-    width = np.median([each.difference.high - each.difference.low for each in found])
+    result = simulated(5, 0, 0, 0.05)
+    assert np.mean([item.difference.low <= 0 <= item.difference.high for item in result]) > 0.96
+    width = np.median([item.difference.high - item.difference.low for item in result])
     assert width < 2.2 * 2 * 1.96 * 0.05 / math.sqrt(5 * DOCUMENTS)
 
 
 def test_differences_are_found_where_there_are_some_and_seldom_where_there_are_none():
-    nothing = [each.word() for each in simulated(5, 0.01, 0.01, 0.01)]
+    nothing = [item.word() for item in simulated(5, 0.01, 0.01, 0.01)]
     assert np.mean([word in ("lower", "higher") for word in nothing]) < 0.085
-    assert np.mean([each.word() == "lower" for each in simulated(5, 0.01, 0.01, 0.01, mean=-0.05)]) > 0.95
-    assert all(each.word() == "higher" for each in simulated(5, 0.01, 0.01, 0.01, mean=0.1, trials=50))
+    assert np.mean([item.word() == "lower" for item in simulated(5, 0.01, 0.01, 0.01, mean=-0.05)]) > 0.95
+    assert all(item.word() == "higher" for item in simulated(5, 0.01, 0.01, 0.01, mean=0.1, trials=50))
 
 
 def test_equivalence_is_claimed_where_it_holds_and_seldom_where_it_does_not():
     tiny = (0.001, 0.001, 0.001)
-    assert np.mean([each.word() == "equal" for each in simulated(5, *tiny)]) > 0.9
+    assert np.mean([item.word() == "equal" for item in simulated(5, *tiny)]) > 0.9
     edge = simulated(5, *tiny, mean=math.log1p(MARGIN))
-    assert np.mean([each.p_equivalent < 0.05 for each in edge]) < 0.085
-    assert all(each.word() != "equal" for each in simulated(5, 0.05, 0, 0, trials=50)), "too noisy to tell"
+    assert np.mean([item.p_equivalent < 0.05 for item in edge]) < 0.085
+    assert all(item.word() != "equal" for item in simulated(5, 0.05, 0, 0, trials=50)), "too noisy to tell"
 
 
 def test_one_seed_speaks_of_its_model_and_one_number_of_nothing():
@@ -67,18 +67,18 @@ def test_one_seed_speaks_of_its_model_and_one_number_of_nothing():
 def test_numbers_by_seed_have_students_interval():
     values = [0.1, 0.25, 0.3, 0.2, 0.15]
     half = 2.776 * np.std(values, ddof=1) / math.sqrt(5)  # t of four degrees of freedom
-    found = compare_seeds(values).difference
-    assert found.value == pytest.approx(0.2)
-    assert found.high - 0.2 == pytest.approx(half, rel=0.15) and 0.2 - found.low == pytest.approx(half, rel=0.15)
+    result = compare_seeds(values).difference
+    assert result.value == pytest.approx(0.2)
+    assert result.high - 0.2 == pytest.approx(half, rel=0.15) and 0.2 - result.low == pytest.approx(half, rel=0.15)
 
 
 def test_a_contrast_of_parts_is_paired_over_them():
     """Two parts that share what is hard about a seed and a document differ by what does not vary at all."""
     random = np.random.default_rng(3)
     sums, counts = losses(random, 4, 0.5, 0.5, 0.5)
-    found = contrast((1, sums + 0.02 * counts, counts), (-1, 2 * sums, 2 * counts))
-    assert found.difference.value == pytest.approx(0.02)
-    assert found.difference.high - found.difference.low < 1e-9
+    result = contrast((1, sums + 0.02 * counts, counts), (-1, 2 * sums, 2 * counts))
+    assert result.difference.value == pytest.approx(0.02)
+    assert result.difference.high - result.difference.low < 1e-9
 
 
 def row(nll, tokens=100, token_set="same"):
@@ -88,10 +88,10 @@ def row(nll, tokens=100, token_set="same"):
 def test_arms_are_compared_seed_by_seed():
     """Seeds differ by ten times what the arms do, and the arms still differ."""
     ours, theirs = ([row([100.0 * s + d + shift for d in range(9)]) for s in range(3)] for shift in (-1, 0))
-    found = compare(ours, theirs)
-    assert found.difference.value == pytest.approx(-0.01) and found.word() == "lower"
-    assert found.ratio.value == pytest.approx(math.exp(-0.01))
-    assert (found.seeds, found.documents) == (3, 9)
+    result = compare(ours, theirs)
+    assert result.difference.value == pytest.approx(-0.01) and result.word() == "lower"
+    assert result.ratio.value == pytest.approx(math.exp(-0.01))
+    assert (result.seeds, result.documents) == (3, 9)
     with pytest.raises(ValueError, match="same targets"):
         compare(ours, [row([1.0] * 9, token_set="other")] * 3)
 
@@ -105,11 +105,11 @@ def test_a_family_of_true_hypotheses_is_rejected_as_often_as_one():
     """Ten correlated tests: unadjusted nearly every third table has an error, adjusted at most one in twenty."""
     random = np.random.default_rng(0)
     z = (random.normal(size=(4000, 10)) + random.normal(size=(4000, 1)) * 0.5) / math.sqrt(1.25)
-    p = np.vectorize(lambda each: math.erfc(abs(each) / math.sqrt(2)))(z)
+    p = np.vectorize(lambda item: math.erfc(abs(item) / math.sqrt(2)))(z)
     assert (p.min(axis=1) < 0.05).mean() > 0.3
-    adjusted = np.array([holm(each) for each in p])
+    adjusted = np.array([holm(item) for item in p])
     assert (adjusted.min(axis=1) < 0.05).mean() < 0.055
-    one_true = np.array([holm([*each[:9], 1e-9]) for each in p])
+    one_true = np.array([holm([*item[:9], 1e-9]) for item in p])
     assert (one_true[:, :9].min(axis=1) < 0.05).mean() < 0.055, "also beside a difference that is there"
 
 

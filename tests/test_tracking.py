@@ -86,9 +86,9 @@ def test_curves_overlay_on_one_x_axis_each(tmp_path):
     for records in map(inspect, folders):
         rows = [record["history"]["item"] for record in records if "history" in record]
         rows = [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
-        assert rows[2:] == [{"context/length": each, "context/perplexity": 2 * each} for each in (16, 32)]
+        assert rows[2:] == [{"context/length": entry, "context/perplexity": 2 * entry} for entry in (16, 32)]
         defined = [record["metric"] for record in records if "metric" in record]
-        axes = {each["glob_name"]: each["step_metric"] for each in defined if "glob_name" in each}
+        axes = {entry["glob_name"]: entry["step_metric"] for entry in defined if "glob_name" in entry}
         for key in (key for row in rows for key in row if key not in axes.values()):
             (axis,) = [axis for pattern, axis in axes.items() if fnmatchcase(key, pattern)]
             assert axis == ("context/length" if key.startswith("context/") else "tokens")

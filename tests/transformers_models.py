@@ -85,9 +85,9 @@ def tokenizer_json(tokens: int = 61) -> str:
     return tokenizer.to_str()
 
 
-def save(model, folder: Path, tokens: int = 61, **how) -> Path:
+def save(model, folder: Path, tokens: int = 61, **settings_used) -> Path:
     """Write the model as `transformers` does, and a tokenizer beside it."""
-    model.save_pretrained(folder, **how)
+    model.save_pretrained(folder, **settings_used)
     (folder / "tokenizer.json").write_text(tokenizer_json(tokens))
     return folder
 
