@@ -7,14 +7,7 @@ study.py says how the arms are trained and measured.
 """
 
 from conf.compose import command_line
-
-
-def run(values: dict, overrides: list[str]) -> None:
-    """Import what the command needs once it is more than --help, and run it."""
-    from experiments.extend.study import run_command
-
-    run_command(values, overrides)
-
+from experiments.extend.study import run_command
 
 if __name__ == "__main__":
-    command_line("extend_study", run)
+    command_line("extend_study", run_command)

@@ -6,14 +6,7 @@ stages.py says what happens at each stage.
 """
 
 from conf.compose import command_line
-
-
-def run(values: dict, overrides: list[str]) -> None:
-    """Import what the command needs once it is more than --help, and run it."""
-    from experiments.progressive.stages import run_command
-
-    run_command(values, overrides)
-
+from experiments.progressive.stages import run_command
 
 if __name__ == "__main__":
-    command_line("progressive", run)
+    command_line("progressive", run_command)
