@@ -1,4 +1,4 @@
-"""The LightningModule: next-token loss, optimizer, schedule, and what validation is made of."""
+"""The LightningModule that trains a GPT: next-token loss, optimizer, schedule, and the sums of validation."""
 
 import math
 import zlib
@@ -87,7 +87,7 @@ class LanguageModel(L.LightningModule):
         return loss
 
     def _positions(self, batch: Tensor, batch_index: int) -> Tensor | None:
-        """The positions this batch is read at, (B, T): a function of the seed and the number of the step.
+        """The positions of this batch, (B, T), a function of the seed and the number of the step; None for 0 … T - 1.
 
         They are drawn for all windows of a step, of which every process and every pass takes its share: a run resumes,
         and neither processes nor passes change what it sees.
@@ -144,12 +144,12 @@ class LanguageModel(L.LightningModule):
         step, loss = self.trainer.global_step, float(self.trainer.strategy.reduce(self.loss.clone()))
         norm = float(self.gradient_norm)
         if not math.isfinite(loss + norm):
-            what = f"the norm of the gradient is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
-            raise Diverged(f"diverged: {what} at step {step}" + self.finite)
+            fault = f"the norm of the gradient is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
+            raise Diverged(f"diverged: {fault} at step {step}" + self.finite)
         self.finite = f", after a loss of {loss:.3f} at step {step}"
 
     def score(self, batch: Tensor) -> Tensor:
-        """Windows (B, T + 1) → sums over targets of nats, tokens and bytes (0 of what is no text), (3,) float64.
+        """Sums over the targets of windows (B, T + 1): nats, tokens and bytes (0 where tokens are no text), (3,) float64.
 
         Separators are no targets, here as in readings, where they open a document: that one ends is not text.
         """
@@ -166,7 +166,7 @@ class LanguageModel(L.LightningModule):
 
 
 def summarise(nats: float, tokens: float, width: float) -> dict[str, float]:
-    """Sums over targets → nll (nats per token), perplexity, and bits per byte unless there are no bytes."""
+    """Metrics from sums over targets: nll (nats per token), perplexity, and bits per byte if there are bytes."""
     nll = nats / tokens
     values = {"nll": nll, "perplexity": math.exp(min(nll, 700.0))}
     return values | {"bits_per_byte": nats / math.log(2) / width} if width else values

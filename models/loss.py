@@ -1,4 +1,4 @@
-"""The loss of a language model, from its last states to the gradient, without its logits ever being whole.
+"""The next-token loss and its gradient, computed in pieces of tokens, so that all logits never exist at once.
 
 Letters in shape comments are those of models/positions/base.py, but N: tokens of all texts together.
 """
@@ -12,11 +12,14 @@ LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
 
 
 def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """States (N, C), head (V, C) and targets (N,) → mean negative log-likelihood, and that of every target, (N,).
+    """The mean negative log-likelihood of targets, and that of every target, (N,), in float32 nats.
 
-    Nats in float32, whatever the precision of the logits; of no targets the mean is 0. Only the mean has a gradient.
-    It is computed on the way, a piece of the tokens at a time, so that a step holds N·V logits neither forward nor
-    backward and computes none twice (Hsu et al. 2024, Liger Kernel, arXiv 2410.10989, 3.2).
+    Only the mean has a gradient; of no targets it is 0. The gradient is computed in the forward pass, a piece of the
+    tokens at a time, so that N·V logits are never held, and none is computed twice (Hsu et al. 2024, Liger Kernel,
+    arXiv 2410.10989, 3.2).
+
+    Args:
+        hidden: last states, (N, C); weight: of the head, (V, C); targets: (N,).
     """
     return _Pieces.apply(hidden, weight, targets, torch.is_grad_enabled())
 
@@ -25,10 +28,10 @@ class _Pieces(torch.autograd.Function):
     """With logits z = h·Wᵀ and p their softmax, ∂nll/∂z = p - [target]; the rest are two products."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
         rows = max(1, LOGITS_AT_ONCE.get(hidden.device.type, 2**20) // len(weight))
         nll = torch.empty(targets.shape, dtype=torch.float32, device=hidden.device)  # whatever the default dtype
-        if wanted:
+        if with_gradient:
             to_hidden, to_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         for start in range(0, len(targets), rows):
             part = slice(start, start + rows)
@@ -40,13 +43,13 @@ class _Pieces(torch.autograd.Function):
             error = logits.exp_()
             partition = error.sum(-1, keepdim=True)
             nll[part] = (partition.log() - score).squeeze(-1)
-            if wanted:
+            if with_gradient:
                 error /= partition
                 error.scatter_add_(-1, target, error.new_full(target.shape, -1))
                 error = error.to(product.dtype)
                 to_hidden[part] = error @ weight
                 to_weight += error.T @ hidden[part]
-        if wanted:
+        if with_gradient:
             ctx.save_for_backward(to_hidden, to_weight)
         ctx.mark_non_differentiable(nll)
         return nll.sum() / max(1, len(targets)), nll
