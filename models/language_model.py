@@ -149,7 +149,7 @@ class LanguageModel(L.LightningModule):
         self.finite = f", after a loss of {loss:.3f} at step {step}"
 
     def score(self, batch: Tensor) -> Tensor:
-        """Sums over the targets of windows (B, T + 1): nats, tokens and bytes (0 where tokens are no text), (3,) float64.
+        """Sums over the targets of windows (B, T + 1): nats, tokens and bytes (0 if no text), (3,) float64.
 
         Separators are no targets, here as in readings, where they open a document: that one ends is not text.
         """
