@@ -16,28 +16,30 @@ if TYPE_CHECKING:
     from models.positions import Position
 
 
-def described(group: str, name: str) -> str:
+def read_comment(group: str, name: str) -> str:
     """The comment that opens a choice's YAML file."""
     lines = (FOLDER / group / f"{name}.yaml").read_text().splitlines()
     return " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#")).rstrip(".")
 
 
-def doors(scheme: type[Position]) -> str:
-    """The doors at which a scheme acts: those it does not leave as its base classes have them."""
+def hooks(scheme: type[Position]) -> str:
+    """The hooks that a scheme implements: those it does not leave as its base classes have them."""
     from models.positions import Position
     from models.positions.mixture import Mixture
     from models.positions.rotate import Rotary
 
     if scheme is Mixture:
         return "those of its parts"
-    # A rotation acts at the third only for an extension that regroups distances.
+    # A rotation implements the third only for an extension that regroups distances.
     inherited = {"embed": (Position,), "rotate": (Position,), "bias": (Position, Rotary)}
-    acts = [door for door, bases in inherited.items() if getattr(scheme, door) not in [getattr(b, door) for b in bases]]
-    return ", ".join(acts) or "none"
+    implemented = [
+        hook for hook, bases in inherited.items() if getattr(scheme, hook) not in [getattr(b, hook) for b in bases]
+    ]
+    return ", ".join(implemented) or "none"
 
 
-def table() -> str:
-    """A Markdown row per scheme: name, doors, whether it is relative, what an extension may change, what it is."""
+def schemes_table() -> str:
+    """A Markdown row per scheme: name, hooks, whether it is relative, what an extension may change, what it is."""
     from models.positions import SCHEMES
     from models.positions.mixture import Mixture
 
@@ -45,11 +47,11 @@ def table() -> str:
     for name, scheme in SCHEMES.items():
         relative = "as its parts are" if scheme is Mixture else "yes" if scheme.relative else "no"
         stretches = ", ".join(sorted(scheme.stretches)) or "nothing"
-        lines.append(f"| `{name}` | {doors(scheme)} | {relative} | {stretches} | {described('position', name)} |")
+        lines.append(f"| `{name}` | {hooks(scheme)} | {relative} | {stretches} | {read_comment('position', name)} |")
     return "\n".join(lines)
 
 
-def extensions() -> str:
+def extensions_table() -> str:
     """A Markdown row per extension: name, what it changes of a scheme, what it is."""
     from models.positions import EXTENSIONS
     from models.positions.switch import Switch
@@ -57,18 +59,18 @@ def extensions() -> str:
     lines = ["| extend= | changes | what it is |", "|---|---|---|"]
     for name, extension in EXTENSIONS.items():
         changes = "what the other does" if extension is Switch else extension.changes or "nothing"
-        lines.append(f"| `{name}` | {changes} | {described('extend', name)} |")
+        lines.append(f"| `{name}` | {changes} | {read_comment('extend', name)} |")
     return "\n".join(lines)
 
 
-def plans() -> str:
+def plans_table() -> str:
     """A Markdown row per plan by layer: name, pattern, what it is."""
     from omegaconf import OmegaConf
 
     lines = ["| layers= | pattern | what it is |", "|---|---|---|"]
     for path in sorted((FOLDER / "layers").glob("*.yaml")):
         pattern = OmegaConf.load(path).get("pattern")
-        lines.append(f"| `{path.stem}` | {f'`{pattern}`' if pattern else ''} | {described('layers', path.stem)} |")
+        lines.append(f"| `{path.stem}` | {f'`{pattern}`' if pattern else ''} | {read_comment('layers', path.stem)} |")
     return "\n".join(lines)
 
 
@@ -80,7 +82,7 @@ def main() -> None:
             return
         if sys.argv[1:]:
             raise BadInput(f"{sys.argv[1]}: experiments.schemes takes no settings, it prints all there is")
-        print(f"{table()}\n\n{extensions()}\n\n{plans()}")
+        print(f"{schemes_table()}\n\n{extensions_table()}\n\n{plans_table()}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from experiments.benchmark.memory import peak_bytes
 from experiments.benchmark.settings import Benchmark
 from experiments.benchmark.workbench import Workbench
 from experiments.longrope.candidates import Texts
-from experiments.schemes import doors
+from experiments.schemes import hooks
 from models.positions import EXTENSIONS, SCHEMES
 from tests.runs import CACHE, ROOT, run_program
 from train import compose
@@ -75,7 +75,7 @@ def test_every_section_and_scheme_is_in_the_table_and_the_numbers(tmp_path):
     speeds = {(row["scheme"], row["protocol"]) for row in rows["evaluation"] if row["kind"] == "speed"}
     assert {("rope", "windows"), ("alibi", "fixed_targets"), ("rope", evaluation.PLAIN)} < speeds
     bounded = {row["scheme"] for row in rows["evaluation"] if row["kind"] == "bounded"}
-    assert bounded == {name for name, scheme in SCHEMES.items() if "bias" in doors(scheme)}
+    assert bounded == {name for name, scheme in SCHEMES.items() if "bias" in hooks(scheme)}
 
 
 def scripted(cost, rounds=(1,) * 9, calls=None, name=None):

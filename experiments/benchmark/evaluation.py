@@ -13,7 +13,7 @@ from experiments.benchmark.timing import Run, peak_cell, ratio, spread_cell, tim
 from experiments.benchmark.workbench import Workbench
 from experiments.lab.measure.protocols import measure
 from experiments.lab.tables import format_rows
-from experiments.schemes import doors
+from experiments.schemes import hooks
 from models.positions import SCHEMES
 
 PLAIN, LLAMA = "plain forward", "transformers Llama"
@@ -78,7 +78,7 @@ def _bounded(bench: Workbench, model: str, context: int) -> list[dict]:
     configs = {
         scheme: bench.config(model, scheme, TRAINED)
         for scheme in bench.settings.schemes
-        if "bias" in doors(SCHEMES[scheme])
+        if "bias" in hooks(SCHEMES[scheme])
     }
     builders = {
         scheme: lambda config=config: measured(bench, config, context, "fixed_targets", 1)

@@ -62,7 +62,7 @@ class Trained:
 
 
 def queries_and_keys(model: "GPT", tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Queries and keys of a text (B, T) as they enter the second door, not yet rotated: (B, H, T, D) per layer."""
+    """Queries and keys of a text (B, T) before they are rotated: (B, H, T, D) per layer."""
     caught, rotate = [], model.position.rotate
 
     def recorder(q, k, prepared):

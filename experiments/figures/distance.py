@@ -10,7 +10,7 @@ from torch import Tensor
 
 from experiments.figures.schemes import default_scheme, scheme_names
 from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
-from experiments.schemes import doors
+from experiments.schemes import hooks
 from models.positions import Position
 from models.positions.extensions import length_of
 
@@ -28,10 +28,10 @@ def scores(position: Position, layer: int, q: Tensor, k: Tensor, length: int) ->
     positions = torch.arange(length, dtype=q.dtype)
     prepared = position.prepare(position.extension.positions(positions))
     queries, keys = (x.unsqueeze(-2).expand(*x.shape[:-1], length, -1) for x in (q, k))  # (N, H, T, D)
-    door = position.layer(layer)
-    queries, keys = door.rotate(queries, keys, prepared)
-    bias = door.bias(queries, keys, prepared)
-    temperature = door.temperature_at(length_of(positions))
+    layer_position = position.layer(layer)
+    queries, keys = layer_position.rotate(queries, keys, prepared)
+    bias = layer_position.bias(queries, keys, prepared)
+    temperature = layer_position.temperature_at(length_of(positions))
     last = queries[..., -1:, :] @ keys.mT * q.shape[-1] ** -0.5 / temperature  # (N, H, 1, T)
     if bias is not None:
         last = last + bias[..., -1:, :]
@@ -51,7 +51,7 @@ def curves(position: Position, q: Tensor, k: Tensor, length: int) -> Tensor:
 
     If all layers or all heads are equal, only the first is returned.
     """
-    if "embed" in doors(type(position)):
+    if "embed" in hooks(type(position)):
         return added_scores(position, length)
     heads, layers = position.geometry.heads, position.geometry.layers
     pair = [x.expand(1, heads, -1) for x in (q, k)]
@@ -73,7 +73,7 @@ def distance(_: "Gallery") -> Drawing:
     grid = body.subplots(rows, columns, squeeze=False, sharex=True)
     for number, (panel, name) in enumerate(zip(grid.flat, names, strict=False)):
         position = default_scheme(name)
-        length, added = position.geometry.window, "embed" in doors(type(position))
+        length, added = position.geometry.window, "embed" in hooks(type(position))
         content = torch.Generator().manual_seed(0)
         q = torch.randn(position.geometry.head_width, generator=content, dtype=torch.float64)
         by_layer = curves(position, q, q, length)
@@ -111,7 +111,7 @@ def distance(_: "Gallery") -> Drawing:
         "* learned parameters, here random: the panel shows what kind of curve is possible, not what training finds.",
     )
     text = (
-        f"All {len(names)} schemes of `conf/position`, through their own doors. Flat: `none`; straight: `alibi`; "
+        f"All {len(names)} schemes of `conf/position`, by their own code. Flat: `none`; straight: `alibi`; "
         "steps: `t5`; ripples: everything that turns. Heads differ where a scheme has numbers per head. "
         "Where a panel carries a star the parameters are random, and only the kind of curve is meant."
     )
