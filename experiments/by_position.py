@@ -2,8 +2,8 @@
 
     python -m experiments.by_position checkpoint=runs/default/rope-nano-s1
 
-lab/measure/by_position.py says what is measured. Results go beside the run, in by_position/: numbers and a figure; they
-are read back when asked again.
+lab/measure/by_position.py says what is measured. Results go beside the run, in by_position/: numbers and a figure. The
+same measurement is read back from there.
 """
 
 from conf.compose import command_line

@@ -2,9 +2,9 @@
 
     python -m experiments.passkey checkpoint=runs/default/rope-nano-s1 extend=interpolate extend.factor=8
 
-A method that depends on the length of the text is asked twice, in one pass over prompt and key and as decoded, digit by
-digit. Results go beside the run, in passkey/: numbers, and a heat map of exact matches; they are read back when asked
-again.
+A method that depends on the length of the text is measured twice, in one pass over prompt and key and as decoded, digit
+by digit. Results go beside the run, in passkey/: numbers, and a heat map of exact matches. The same measurement is read
+back from there.
 """
 
 from pathlib import Path

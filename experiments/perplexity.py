@@ -5,7 +5,7 @@
 
 The text is the test text of its corpus, or that of data=. A method that depends on the length of the text is read
 twice, whole windows at once and as decoded (lab/measure/windows.py). Results go beside the run that was measured, in
-perplexity/, and are read from there when the same is asked again.
+perplexity/; the same measurement is read back from there.
 """
 
 from conf.compose import command_line

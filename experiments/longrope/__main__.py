@@ -2,8 +2,8 @@
 
     python -m experiments.longrope checkpoint=runs/demo/rope-pico-s1 factor=8
 
-With recover=<factors.yaml> the search is for texts within the window. What was found is a file that extend=longrope
-reads, a table and a figure.
+The result is a file of factors for extend=longrope, a table and a figure. With recover=<factors.yaml> the search is for
+texts within the window.
 """
 
 import json

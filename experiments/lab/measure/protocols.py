@@ -29,7 +29,7 @@ class TokenLosses:
 
     documents (D,): where the measured documents stand in the list given; positions (N,): where the targets stand in
     each; seen (N,): tokens of context each was predicted from; tokens (D, N): their ids; nll (D, N): float32 nats;
-    top (D, N): whether the model held the target likeliest, so that greedy decoding would have said it.
+    top (D, N): whether the target was the likeliest token, which greedy decoding takes.
     """
 
     protocol: str

@@ -3,7 +3,7 @@
 Length counts tokens read, depth is the place of the needle from 0 (the start of the prompt) to 1 (its end), k its
 distance, counted in tokens from the end of the prompt (data/retrieval.py). Of N trials in a cell:
 
-- exact: the share of trials in which greedy decoding says every digit of the key. Given the digits before it, each
+- exact: the share of trials in which greedy decoding gives every digit of the key. Given the digits before it, each
   digit must be the likeliest token, which one forward pass over prompt and key tells. Chance is 10^-digits, and
   1 / keys for a reader that finds keys but does not heed their labels.
 - needle perplexity: exp of the mean loss of the key's tokens, and of nothing else (LongRoPE2, Shang et al. 2025).
