@@ -50,9 +50,7 @@ def workspace(request: Request, entity: str) -> "Workspace":
     sections = [
         ws.Section(name="Training", panels=[curve(key, "tokens") for key in TRAINING], is_open=True),
         ws.Section(
-            name="Perplexity against context",
-            panels=[curve(key, "context/length") for key in CONTEXT],
-            is_open=True,
+            name="Perplexity against context", panels=[curve(key, "context/length") for key in CONTEXT], is_open=True
         ),
         ws.Section(
             name=f"By {request.by[0]}",

@@ -28,10 +28,7 @@ if TYPE_CHECKING:
 
 AXES = ("window", "width", "layers", "batch")
 STATE = 16  # bytes for each weight: itself, its gradient and AdamW's two moments, all float32
-Numbers = Annotated[
-    tuple[Annotated[float, Field(gt=0)], ...],
-    Listed,
-]
+Numbers = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Listed]
 
 
 def _different(factors: tuple[float, ...]) -> tuple[float, ...]:

@@ -43,12 +43,7 @@ def markdown(report: Report, folder: Path, page: Path) -> str:
     for label, result in report.results.items():
         name = f"[{_escape(result['title'])}]({folder.as_posix()}/{label}.json)"
         for number, part in enumerate(result["parts"]):
-            cells = [
-                name if number == 0 else "",
-                _escape(part["part"]),
-                f"**{part['word']}**",
-                _escape(part["reason"]),
-            ]
+            cells = [name if number == 0 else "", _escape(part["part"]), f"**{part['word']}**", _escape(part["reason"])]
             lines.append(f"| {' | '.join([*cells, scale(result) if number == 0 else ''])} |")
     for claim in report.missing.values():
         lines.append(
