@@ -149,9 +149,9 @@ def _contexts(panel, runs: dict[str, Recorded], colours: dict[str, str]) -> None
     panel.set_title("perplexity against context (bands: 95 % over documents)")
 
 
-def short(name: str, limit: int = 48) -> str:
-    """Shorten a name to fit into a legend by leaving out its middle."""
-    return name if len(name) <= limit else f"{name[: limit // 2 - 1]}…{name[-limit // 2 :]}"
+def short(name: str) -> str:
+    """Shorten a name to 48 letters, to fit into a legend, by leaving out its middle."""
+    return name if len(name) <= 48 else f"{name[:23]}…{name[-24:]}"
 
 
 def compare(sources: list[str], out: Path) -> str:

@@ -142,10 +142,10 @@ def contrast(*parts: tuple[float, np.ndarray, np.ndarray], draws: int = DRAWS, s
     return _comparison(value, deviations, seeds, documents, random)
 
 
-def compare_seeds(values: Sequence[float], draws: int = DRAWS, seed: int = 0) -> Comparison:
+def compare_seeds(values: Sequence[float]) -> Comparison:
     """Test a number per seed, such as the logarithm of a ratio, against zero, resampling seeds alone."""
-    random, numbers = np.random.default_rng(seed), np.asarray(values, dtype=np.float64)
-    picked = numbers[random.integers(0, len(numbers), (draws, len(numbers)))].mean(axis=1)
+    random, numbers = np.random.default_rng(0), np.asarray(values, dtype=np.float64)
+    picked = numbers[random.integers(0, len(numbers), (DRAWS, len(numbers)))].mean(axis=1)
     return _comparison(numbers.mean(), [picked - numbers.mean()], len(numbers), 0, random)
 
 

@@ -136,23 +136,23 @@ def k_max(cells: Sequence[Cell], rate: float = PI_RATE) -> int:
     return reached
 
 
-def k_max_interval(cells: Sequence[Cell], rate: float = PI_RATE, seed: int = 0) -> tuple[int, int]:
+def k_max_interval(cells: Sequence[Cell], rate: float = PI_RATE) -> tuple[int, int]:
     """The 95 % percentile interval of k_max when the trials of every cell are drawn again from those it had."""
     ordered = sorted(cells, key=lambda cell: cell.k)
     trials = np.array([len(cell.outcomes) for cell in ordered])
-    drawn = np.random.default_rng(seed).binomial(trials, [cell.exact for cell in ordered], size=(DRAWS, len(ordered)))
+    drawn = np.random.default_rng(0).binomial(trials, [cell.exact for cell in ordered], size=(DRAWS, len(ordered)))
     unbroken = (drawn / trials >= rate).cumprod(axis=1).sum(axis=1)  # cells before the first failure
     low, high = np.percentile(np.array([0, *(cell.k for cell in ordered)])[unbroken], (2.5, 97.5), method="nearest")
     return int(low), int(high)
 
 
-def passkey_context(cells: Sequence[Cell], rate: float = YARN_RATE) -> tuple[int, float]:
-    """The longest length at which at least `rate` of all trials are exact, and the mean share up to it; else (0, 0).
+def passkey_context(cells: Sequence[Cell]) -> tuple[int, float]:
+    """The longest length at which at least 80 % of all trials are exact, and the mean share up to it; else (0, 0).
 
-    Peng et al. (2024), YaRN: "passkey context" and "passkey accuracy", with rate = 0.8.
+    Peng et al. (2024), YaRN: "passkey context" and "passkey accuracy".
     """
     shares = {length: float(np.mean([c.exact for c in cells if c.length == length])) for length in _lengths(cells)}
-    reached = max((length for length, share in shares.items() if share >= rate), default=0)
+    reached = max((length for length, share in shares.items() if share >= YARN_RATE), default=0)
     return reached, float(np.mean([share for length, share in shares.items() if length <= reached])) if reached else 0.0
 
 
