@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.extend.arms import CONTROL, PLAIN
-from experiments.lab.canvas import pyplot
+from experiments.lab.canvas import log_ticks, plain_numbers, pyplot, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from experiments.extend.findings import Findings, Reading
 
@@ -58,7 +57,7 @@ def _together(findings: "Findings", path: Path) -> Path:
     for row in axes:
         row[0].set_ylabel("perplexity (same targets)")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
-    return _written(figure, path)
+    return write_figure(figure, path)
 
 
 def _effective(findings: "Findings", path: Path) -> Path:
@@ -79,7 +78,7 @@ def _effective(findings: "Findings", path: Path) -> Path:
         draw_effective(axes, curves, findings.window)
         axes.set_title(f"{position}: how much of it is used")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
-    return _written(figure, path)
+    return write_figure(figure, path)
 
 
 def _effective_row(reading: "Reading", context: int) -> dict:
@@ -126,7 +125,7 @@ def _by_method(findings: "Findings", position: str, path: Path, draw: Callable, 
         label: line for panel in axes.flat for line, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(columns, 4), fontsize=8)
-    return _written(figure, path)
+    return write_figure(figure, path)
 
 
 def _reading(axes: "Axes", findings: "Findings", position: str, method: str, colours: dict) -> None:
@@ -189,8 +188,7 @@ def _finding(axes: "Axes", findings: "Findings", position: str, method: str, col
     axes.axvline(findings.window, color="black", linewidth=0.8, linestyle=":")
     lengths = findings.base(position).passkey_lengths
     axes.set(xscale="log", xlabel="tokens read (dotted: trained window)", ylabel="exact matches", ylim=(-0.03, 1.03))
-    axes.set_xticks(lengths, [str(length) for length in lengths])
-    axes.minorticks_off()
+    log_ticks(axes, lengths)
     axes.yaxis.set_major_formatter("{x:.0%}")
     axes.grid(alpha=0.3)
 
@@ -240,8 +238,7 @@ def _contexts(axes: "Axes", findings: "Findings") -> None:
         best = {row["context"]: row["optimum"]["perplexity"] for row in rows}
         axes.plot(contexts, [best[context] for context in contexts], color="black", label="the best reader")
     axes.set(xscale="log", yscale="log", xlabel="context, tokens")
-    axes.set_xticks(contexts, [str(context) for context in contexts])
-    axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+    log_ticks(axes, contexts)
     _grid(axes)
 
 
@@ -279,10 +276,8 @@ def _grid(axes: "Axes") -> None:
     from matplotlib.ticker import LogLocator
 
     axes.grid(alpha=0.3)
-    axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(LogLocator(subs=range(2, 8)))  # 8 and 9 would run into 10
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="y", which="minor", labelsize=7)
+    plain_numbers(axes)
 
 
 def _place(findings: "Findings", method: str) -> int:
@@ -292,10 +287,3 @@ def _place(findings: "Findings", method: str) -> int:
 
 def _colour(findings: "Findings", method: str) -> str:
     return COLOURS.get(method, OTHERS[_place(findings, method) % len(OTHERS)])
-
-
-def _written(figure: "Figure", path: Path) -> Path:
-    for suffix in (".png", ".svg"):
-        figure.savefig(path.with_suffix(suffix), dpi=150)
-    pyplot().close(figure)
-    return path

@@ -59,7 +59,7 @@ def plain_numbers(axes: "Axes") -> None:
     axes.tick_params(axis="y", which="minor", labelsize=7)
 
 
-def write(figure: "Figure", path: Path) -> Path:
+def write_figure(figure: "Figure", path: Path) -> Path:
     """Write path.png and path.svg, close the figure, and return the path."""
     for ending in (".png", ".svg"):
         figure.savefig(with_ending(path, ending), dpi=150)

@@ -4,7 +4,7 @@ import json
 import math
 from pathlib import Path
 
-from experiments.lab.canvas import COLOURS, plain_numbers, pyplot, write
+from experiments.lab.canvas import COLOURS, plain_numbers, pyplot, write_figure
 from experiments.longrope.searching import LABELS, SEARCHED
 
 
@@ -50,4 +50,4 @@ def search_figure(path: Path, result: dict) -> None:
     figure.suptitle(
         f"{result['run']}, trained at {result['window']}, searched at {result['longer']} tokens", fontsize=10
     )
-    write(figure, path)
+    write_figure(figure, path)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.lab.canvas import COLOURS, log_ticks, plain_numbers, pyplot, write
+from experiments.lab.canvas import COLOURS, log_ticks, plain_numbers, pyplot, write_figure
 
 if TYPE_CHECKING:
     from experiments.progressive.report import PathReading
@@ -40,4 +40,4 @@ def progressive_figure(path: Path, readings: Sequence["PathReading"], result: di
     axes.set_title("dotted: the trained window and those of the stages", fontsize=9)
     figure.suptitle(f"{result['run']}, extended in stages", fontsize=10)
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
-    write(figure, path)
+    write_figure(figure, path)

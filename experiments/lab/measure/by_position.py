@@ -19,7 +19,7 @@ from pydantic import Field
 
 from conf.base import BadInput, Count, Settings
 from experiments.lab import tables
-from experiments.lab.canvas import log_ticks, pyplot, write
+from experiments.lab.canvas import log_ticks, pyplot, write_figure
 from experiments.lab.measure import context
 from experiments.lab.measure.optimum import optimum
 from experiments.lab.measure.perplexity import by_document, cut
@@ -157,4 +157,4 @@ def draw_figure(result: dict, path: Path) -> None:
     axes.set_title(f"{result['run']}\nextend={result['label']}, mean and 95 % interval over documents", fontsize=8)
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
-    write(figure, path)
+    write_figure(figure, path)

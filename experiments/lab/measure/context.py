@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conf.files import with_ending
 from data.settings import Chains
+from experiments.lab.canvas import COLOURS, log_ticks, pyplot, write_figure
 from experiments.lab.measure.optimum import optimum
 from experiments.lab.statistics import Estimate, bootstrap, mean
 
@@ -195,22 +195,15 @@ def figure(curves: dict[str, Sequence[dict]], window: int, title: str, path: Pat
         curves: rows of `with_optimum` for each label.
         window: tokens that the models were trained on.
     """
-    from experiments.lab.canvas import pyplot
-
-    plt = pyplot()
-    drawn, axes = plt.subplots(figsize=(6, 5), layout="constrained")
+    drawn, axes = pyplot().subplots(figsize=(6, 5), layout="constrained")
     draw_effective(axes, curves, window)
     axes.set_title(title, fontsize=8)
     axes.legend(frameon=False, fontsize=8)
-    for suffix in (".png", ".svg"):
-        drawn.savefig(with_ending(path, suffix), dpi=150)
-    plt.close(drawn)
+    write_figure(drawn, path)
 
 
 def draw_effective(axes: "Axes", curves: dict[str, Sequence[dict]], window: int) -> None:
     """Draw the curves of `figure` into axes; the best reader is the diagonal."""
-    from experiments.lab.canvas import COLOURS
-
     contexts = sorted({row["context"] for rows in curves.values() for row in rows})
     axes.plot(contexts, contexts, color="black", linewidth=0.8, label="the best reader")
     axes.axvline(window, color="black", linewidth=0.8, linestyle=":", label="trained window")
@@ -219,8 +212,8 @@ def draw_effective(axes: "Axes", curves: dict[str, Sequence[dict]], window: int)
         value, low, high = ([row["effective_context"][key] for row in rows] for key in ("value", "low", "high"))
         axes.plot(given, value, marker="o", markersize=3, color=colour, label=label)
         axes.fill_between(given, low, high, color=colour, alpha=0.2, linewidth=0)
-    axes.set(xscale="log", yscale="log", xlabel="tokens read", ylabel="effective context, tokens")
-    axes.set_xticks(contexts, [str(context) for context in contexts])
+    log_ticks(axes, contexts)
+    axes.set(yscale="log", xlabel="tokens read", ylabel="effective context, tokens")
     axes.set_yticks(contexts, [str(context) for context in contexts])
     axes.minorticks_off()
     axes.grid(alpha=0.3)

@@ -15,7 +15,7 @@ from conf.base import BadInput, Count, CountOrZero, Counts, Settings
 from conf.validation import validate
 from data.settings import Retrieval
 from experiments.lab import tables
-from experiments.lab.canvas import pyplot, write
+from experiments.lab.canvas import pyplot, write_figure
 from experiments.lab.measure.perplexity import default_contexts
 from experiments.lab.measure.readings import cached_reading, reading_path
 from experiments.lab.measure.request import AutoPrecision, Pass, Split
@@ -133,4 +133,4 @@ def draw_heat_map(result: dict, path: Path) -> None:
     axes.set(xlabel=f"tokens read (dotted: trained window, {result['original_window']})", ylabel="depth of the key")
     axes.set_title(f"{result['run']}\nextend={result['label']}", fontsize=8)
     figure.colorbar(image, label=f"exact matches of {result['trials']}")
-    write(figure, path)
+    write_figure(figure, path)
