@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -53,8 +54,10 @@ def environment(overrides: list[str], packages: Sequence[str] = ()) -> dict:
     }
 
 
+@cache
 def commit() -> dict:
-    """The commit of the code, and whether it was changed since, results aside; None outside a git checkout."""
+    """The commit of the code when this process first asked, and whether it was changed since, results aside; None
+    outside a git checkout."""
     root = Path(__file__).resolve().parent
 
     def git(*words: str) -> str | None:

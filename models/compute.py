@@ -4,6 +4,7 @@ import resource
 import sys
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -54,9 +55,18 @@ def matmul_size(device: torch.device) -> int:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a square matrix multiplication on this device, the best of five: the ceiling MFU refers to."""
+    """FLOP/s of a square matrix multiplication on this device, the best of five: the ceiling MFU refers to.
+
+    Measured once in a process, for its number of threads: all runs of a plan refer to the same.
+    """
+    return _measure_matmul(device, dtype, torch.get_num_threads())
+
+
+@cache
+def _measure_matmul(device: torch.device, dtype: torch.dtype, threads: int) -> float:
     size = matmul_size(device)
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    own = torch.Generator(device).manual_seed(0)
+    a, b = (torch.randn(size, size, device=device, generator=own).to(dtype) for _ in range(2))
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     best = float("inf")
     for _ in range(6):  # the first is warm-up and never the best

@@ -68,7 +68,7 @@ class Recorder(L.Callback):
     the token-weighted loss on a fixed set of validation windows.
 
     Rows go to `metrics` and to the Trainer's loggers, with the tokens seen as the x axis. MFU refers to the matrix
-    multiplication rate measured on this device in this precision when training starts. The running mean is part of
+    multiplication rate of this device in this precision, measured once in a process. The running mean is part of
     the checkpoint, so that a resumed run writes the same rows as an uninterrupted one.
     """
 

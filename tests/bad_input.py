@@ -33,7 +33,7 @@ def find_commands() -> dict[str, tuple[str, str]]:
 
 COMMANDS = find_commands()
 INTERNALS = ("\n", "pydantic", "hydra", "omegaconf", "Traceback", "function-", "tuple[", "type=", "https://", "Errno")
-PATIENCE = 20  # seconds after which what should have been refused was not
+PATIENCE = 60  # seconds after which what should have been refused was not
 
 
 # Settings that take anything, that a command has no use for, or that are those of train.

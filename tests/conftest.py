@@ -1,9 +1,27 @@
 """What all tests share."""
 
+import gc
+import os
+import sys
+
 import pytest
 
 # Helpers whose assertions should explain themselves as those of test files do.
 pytest.register_assert_rewrite("tests.lawbook", "tests.laws_behaviour", "tests.laws_tables")
+
+
+def pytest_collection_finish():
+    """What was imported stays: the garbage collector, which every run calls, looks at what tests make alone."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_power_loss():
+    """Files are not waited for until they are on the disk, which a run asks for two dozen times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture
@@ -15,3 +33,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def programs():
+    """No program that a test starts outlives it."""
+    yield
+    if "tests.programs" in sys.modules:
+        sys.modules["tests.programs"].end_programs()

@@ -175,11 +175,6 @@ def device_and_precision(precision: AutoPrecision = "auto") -> dict:
     return {"device": device, "precision": usual if precision == "auto" else precision}
 
 
-@lru_cache(maxsize=1)
-def _commit() -> dict:
-    return commit()
-
-
 def origin(kind: str, precision: AutoPrecision = "auto") -> dict:
     """The time, code, device and versions of a measurement."""
     import torch
@@ -187,7 +182,7 @@ def origin(kind: str, precision: AutoPrecision = "auto") -> dict:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {
         "time": now,
-        **_commit(),
+        **commit(),
         **device_and_precision(precision),
         "torch": torch.__version__,
         "version": VERSIONS[kind],
