@@ -10,7 +10,7 @@ from experiments.lab.statistics import Estimate
 from experiments.reproduce import verdicts as engine
 from experiments.reproduce.arms import arms_of
 from experiments.reproduce.claim import Findings, adjusted
-from experiments.reproduce.claims import CLAIMS, effective_window, finetuning, position_free, search
+from experiments.reproduce.claims import CLAIMS, effective_window, finetuning, position_free, search, turn
 from experiments.reproduce.claims.effective_window import EffectiveWindow
 from experiments.reproduce.claims.finetuning import Finetuning
 from experiments.reproduce.claims.position_free import PositionFree
@@ -214,8 +214,10 @@ def shared(tmp_path_factory):
 @pytest.fixture
 def brief(monkeypatch):
     """A few steps and candidates are enough to see a claim work."""
-    for module in (finetuning, effective_window, position_free):
+    for module in (finetuning, effective_window, position_free, turn):
         monkeypatch.setattr(module, "STEPS", (1, 3))
+    monkeypatch.setattr(turn, "FACTORS", (2,))
+    monkeypatch.setattr(turn, "SHARES", (0.5, 1))
     for name, value in {"DEPTHS": 2, "TRIALS": 2}.items():
         monkeypatch.setattr(effective_window, name, value)
     for name, value in {"STEPS": 4, "TOKENS": 512, "HELD_OUT": 2}.items():
@@ -224,7 +226,8 @@ def brief(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "parts"), [("finetuning", 3), ("effective_window", 2), ("search", 3), ("position_free", 4)]
+    ("name", "parts"),
+    [("finetuning", 3), ("effective_window", 2), ("search", 3), ("position_free", 4), ("locality", 2), ("turn", 3)],
 )
 def test_every_claim_on_tuned_models_comes_to_a_verdict(name, parts, shared, brief, one_thread):
     wanted = reproduce_request(shared, name, "seeds=1", 'train=["steps=4","snapshots=[1,2]"]')

@@ -309,9 +309,9 @@ def test_killed_it_goes_on(tmp_path, two_claims, capsys, one_thread):
 def test_claims_that_need_text_have_it_at_a_scale_of_chains(tmp_path):
     overrides = ["claim=all", "scale=pico", "seeds=1", f"runs={tmp_path}", "logger=none", "trainer=cpu"]
     request = validate(Request, compose_values("reproduce", overrides))
-    for name, claim in CLAIMS.items():
+    for claim in CLAIMS.values():
         for runs in arms_of(claim(), request).values():
-            assert {run.data.source for run in runs} == {"sotu" if name == "effective_window" else "chains"}
+            assert {run.data.source for run in runs} == {"sotu" if claim.needs == "text" else "chains"}
     asked = validate(Request, compose_values("reproduce", [*overrides, 'train=["data=files","data.train=a.txt"]']))
     (run, *_) = arms_of(CLAIMS["effective_window"](), asked)["retrieving"]
     assert run.data.source == "files"

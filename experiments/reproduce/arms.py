@@ -63,9 +63,9 @@ def arms_of(claim: Claim, request: Request, known: dict[str, "Config"] | None = 
     Raises:
         BadInput: an arm cannot be composed, or is fine-tuned from a missing arm or from itself.
     """
-    common, shared = _common(request, request.corpus)
+    (common, shared), other = _common(request, request.corpus), []
     if claim.needs is not None and (claim.needs == "chains") != (common["data"]["source"] == "chains"):
-        common, shared = _common(request, CORPORA[claim.needs])
+        (common, shared), other = _common(request, CORPORA[claim.needs]), [f"data={CORPORA[claim.needs]}"]
     arms = claim.arms(common["window"])
     fixed = {"group": request.group or f"claims-{request.label}", "checkpoint": None}
     fixed |= {key: getattr(request, key) for key in ("trainer", "logger", "runs", "cache")}
@@ -79,7 +79,7 @@ def arms_of(claim: Claim, request: Request, known: dict[str, "Config"] | None = 
         (start, share), own = origin(arms[arm]), [override for override in arms[arm] if not override.startswith(FROM)]
         values = compose_values("config", [*shared, *own]) | fixed
         if start is None:
-            words = effective_overrides(own, common)
+            words = [*other, *effective_overrides(own, common)]  # named by a corpus that other claims do not have
             runs = [_from_scratch(values | {"seed": seed + 1}, words) for seed in range(request.count)]
         else:
             add(start, (*above, arm))

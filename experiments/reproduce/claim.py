@@ -51,6 +51,7 @@ class Claim:
     paper: ClassVar[str]  # the paper's numbers, for comparison
     settle: ClassVar[str]  # what it would take to settle it
     needs: ClassVar[Literal["text", "chains"] | None] = None  # the corpus without which its arms ask nothing
+    not_at: ClassVar[tuple[str, ...]] = ()  # scales at which claim=all leaves it out, as it cannot be settled there
     changed: ClassVar[str] = ""  # what of the rule was written anew, before which runs, and why
 
     def arms(self, window: int) -> dict[str, list[str]]:

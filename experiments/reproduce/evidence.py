@@ -37,10 +37,11 @@ class Evidence:
     def perplexity(
         self,
         arm: str,
-        extend: str | None = None,
+        extend: str | dict | None = None,
         factor: int = 1,
         step: int | None = None,
         contexts: Sequence[int] | None = None,
+        segments: int | None = None,
     ) -> dict[int, Rows]:
         """Perplexity of the same held-out targets with one, two and four windows of context.
 
@@ -48,12 +49,14 @@ class Evidence:
         can be compared between arms that were read with the same contexts.
 
         Args:
-            extend: the name of an extension, with this factor if above 1; None as trained.
+            extend: the name of an extension, with this factor if above 1, or its settings; None as trained.
             step: of a snapshot, or None for the end of training.
             contexts: tokens, other than one, two and four windows of the scale.
+            segments: stretches of held-out text, fewer than those of the scale.
         """
         contexts = tuple(contexts or (self.window, 2 * self.window, 4 * self.window))
-        how = Measurement(contexts=contexts, stride=max(1, self.window // 8), segments=self.segments)
+        segments = min(segments or self.segments, self.segments)
+        how = Measurement(contexts=contexts, stride=max(1, self.window // 8), segments=segments)
         return self._read(arm, how, extension(extend, factor), step)
 
     def in_window(
@@ -83,7 +86,7 @@ class Evidence:
     def by_position(
         self,
         arm: str,
-        extend: str | None = None,
+        extend: str | dict | None = None,
         factor: int = 1,
         step: int | None = None,
         context: int | None = None,
@@ -138,8 +141,10 @@ class Evidence:
         return table[0, :, 0], table[:, :, 1]
 
 
-def extension(name: str | None, factor: int) -> dict | None:
-    """Plain settings of an extension; None as trained."""
+def extension(name: str | dict | None, factor: int) -> dict | None:
+    """Plain settings of an extension, of its name or as they are given; None as trained."""
+    if isinstance(name, dict):
+        return name
     return None if name is None else {"name": name} | ({"factor": float(factor)} if factor > 1 else {})
 
 

@@ -158,7 +158,11 @@ def _main(values: dict, overrides: list[str]) -> None:
     for name in claims:
         if name not in (*CLAIMS, "all"):
             raise BadInput(f"claim={name} is not known; allowed: {', '.join(CLAIMS)}, all")
-    reproduce(list(CLAIMS) if "all" in claims else claims, request, overrides)
+    if "all" in claims:
+        claims = [name for name, claim in CLAIMS.items() if request.scale.name not in claim.not_at]
+        if left_out := [name for name in CLAIMS if name not in claims]:
+            print(f"Not at scale={request.scale.name}: {', '.join(left_out)}")
+    reproduce(claims, request, overrides)
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ class EffectiveWindow(Claim):
     changed = (
         "Windows shorter than 32 tokens were made as long here; no scale has such windows any more. The reading after "
         f"{STEPS[-1]} steps was fitted to windows of 32 bytes, on which interpolation found no keys after 64 in a "
-        "trial; it stays, as no trial was made on longer ones."
+        "trial; it stays, as no trial was made on longer ones. YaRN decided nothing and is gone for time."
     )
     paper = (
         "LLaMA 7B, 2048 extended to 8192, k_max after 200, 400, 600, 800, 1000, 10000 steps of direct fine-tuning: "

@@ -1,0 +1,134 @@
+"""Which pairs may be slowed down without tuning? Does interpolation do its damage in those that turn fast?"""
+
+import math
+
+import numpy as np
+
+from experiments.lab.statistics import compare
+from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
+from experiments.reproduce.evidence import effective_context, mean
+from experiments.reproduce.tuning import DIRECT
+from models.positions.frequencies import Geometric
+
+BASE, FACTOR, BANDS = "rope", 4, 4
+PLAIN, PI, FAST, SLOW = "extrapolation", "interpolate", "fast pairs alone", "slow pairs alone"
+COST = 1.02  # perplexity within the window that counts as none
+BY_DISTANCE = (PLAIN, PI, FAST, SLOW)
+
+
+def readings(channels: int, window: int) -> dict[str, dict]:
+    """The extensions by name: all pairs divided by FACTOR, none, those of one kind, and each quarter of them alone.
+
+    A pair is fast if it turns at least once within the window.
+    """
+    frequencies = Geometric().table(channels)
+    fast = [float(omega) * window >= 2 * math.pi for omega in frequencies]
+    band = [BANDS * pair // len(fast) for pair in range(len(fast))]
+
+    def dividing(divided: list[bool]) -> dict:
+        factors = [float(FACTOR) if of else 1.0 for of in divided]
+        return {"name": "longrope", "factor": float(FACTOR), "long": factors, "temperature": 1.0}
+
+    ways = {PLAIN: {"name": DIRECT}, PI: {"name": "interpolate", "factor": float(FACTOR)}}
+    ways |= {FAST: dividing(fast), SLOW: dividing([not turns for turns in fast])}
+    ways |= {name: {"name": name, "factor": float(FACTOR)} for name in ("ntk", "yarn")}
+    return ways | {f"quarter {n + 1} alone": dividing([at == n for at in band]) for n in range(BANDS)}
+
+
+class Locality(Claim):
+    title = "Interpolation does its damage in the fast pairs, which tell neighbours apart"
+    source = "Su 2023 (kexue.fm/archives/9708); bloc97 2023 (NTK-aware scaling); Peng et al. 2023 (arXiv 2309.00071)"
+    statement = (
+        "Prediction leans on near tokens, whose distances interpolation squeezes: divided alone and untuned, the "
+        "fast pairs cost perplexity within the window and the slow ones none; and the slow ones alone are enough for "
+        "longer windows."
+    )
+    rule = (
+        f"Perplexity of the same targets, untuned, paired by seed and document; pairs divided by {FACTOR}, fast ones "
+        "those that turn at least once in the window. Within it: reproduced if the fast pairs alone are above the slow "
+        f"ones alone, and these under {COST} of the model as trained; not, if the fast are below the slow. At "
+        f"{FACTOR} windows: reproduced if the slow pairs alone are below plain extrapolation and below all pairs "
+        "(interpolation); not, if above either. Else inconclusive."
+    )
+    paper = (
+        "A model of characters with 100 M parameters, trained at 512 and read at 4096, accuracy on repeated and plain "
+        "text: as trained 24.17 and 23.16 %; interpolation 15.04 and 13.54; NTK 51.28 and 39.27"
+    )
+    settle = "Windows that hold many turns of many pairs, and tasks that lean on far tokens."
+
+    def arms(self, window: int) -> dict[str, list[str]]:
+        return {BASE: [f"position={BASE}"]}
+
+    def measure(self, evidence) -> Findings:
+        shape, one, far = evidence.config.model, evidence.window, FACTOR * evidence.window
+        ways = readings(shape.width // shape.heads, one)
+        read = {name: evidence.perplexity(BASE, way, contexts=(one, far)) for name, way in ways.items()}
+        rows = []
+        for name, way in ways.items():
+            row = {"divided": name, "pairs": sum(factor > 1 for factor in way.get("long", ())) or None}
+            for context, where in ((one, "in the window"), (far, f"at {FACTOR} windows")):
+                row |= {f"perplexity {where}": mean(read[name][context])}
+                row |= effective_context(read[name][context], f"effective context {where}")
+                plain = None if name == PLAIN else compare(read[name][context], read[PLAIN][context])
+                row[f"over as trained {where}"] = plain
+            row["over interpolation"] = None if name == PI else compare(read[name][far], read[PI][far])
+            row["over slow alone"] = compare(read[name][one], read[SLOW][one]) if name == FAST else None
+            rows.append(row)
+        rows = adjusted(rows, "over as trained in the window", f"over as trained at {FACTOR} windows")
+        distance = {name: evidence.by_position(BASE, ways[name], context=far) for name in BY_DISTANCE}
+        curves = {
+            name: [
+                float(np.mean([seed["rows"][place]["nll"] for seed in seeds])) for place in range(len(seeds[0]["rows"]))
+            ]
+            for name, seeds in distance.items()
+        }
+        bins = [row["high"] for row in distance[PLAIN][0]["rows"]]
+        return Findings(rows, {"by distance": curves, "bins": bins, "window": one})
+
+    def judge(self, findings: Findings) -> dict[str, Verdict]:
+        fast, slow = (findings.row(divided=name) for name in (FAST, SLOW))
+        damage, cost = fast["over slow alone"].ratio, slow["over as trained in the window"].ratio
+        plain, whole = slow[f"over as trained at {FACTOR} windows"].ratio, slow["over interpolation"].ratio
+        return {
+            "within the window the damage is done in the fast pairs": verdict(
+                damage.low > 1 and cost.high < COST,
+                damage.high < 1,
+                f"the fast pairs alone are {damage} of the slow ones alone; of the model as trained the fast ones are "
+                f"{fast['over as trained in the window'].ratio}, the slow ones {cost}",
+            ),
+            "the slow pairs alone are enough beyond it": verdict(
+                plain.high < 1 and whole.high < 1,
+                plain.low > 1 or whole.low > 1,
+                f"at {FACTOR} windows they are {plain} of plain extrapolation and {whole} of interpolation",
+            ),
+        }
+
+    def draw(self, findings: Findings):
+        from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
+
+        plt = pyplot()
+        figure, (inside, beyond, distance) = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
+        rows = [row for row in findings.rows if row["divided"] != PLAIN]
+        for panel, where in ((inside, "in the window"), (beyond, f"at {FACTOR} windows")):
+            for place, row in enumerate(rows):
+                ratio = row[f"over as trained {where}"].ratio
+                panel.plot([max(ratio.low, 0.01), min(ratio.high, 100)], [place, place], color=COLOURS[0])
+                panel.plot(ratio.value, place, "o", color=COLOURS[0])
+            panel.axvline(1, color="black", linewidth=0.8)
+            panel.set_yticks(range(len(rows)), [row["divided"] for row in rows])
+            panel.invert_yaxis()
+            panel.set(xscale="log", title=where, xlabel="perplexity over that of the model as trained")
+        bins = findings.curves["bins"]
+        for (name, losses), colour in zip(findings.curves["by distance"].items(), COLOURS, strict=False):
+            distance.plot(bins, losses, color=colour, marker="o", markersize=3, label=name)
+        distance.axvline(findings.curves["window"], color="black", linewidth=0.8, linestyle=":", label="trained window")
+        distance.set(xscale="log", title="by context", xlabel="tokens of context seen, up to", ylabel="nats per token")
+        distance.set_xticks(bins, [f"{last}" for last in bins])
+        distance.minorticks_off()
+        distance.legend(fontsize=8)
+        for panel in (inside, beyond, distance):
+            panel.grid(alpha=0.3)
+        window = findings.curves["window"]
+        caption = f"Trained on windows of {window}, untuned, pairs divided by {FACTOR}; seeds paired; 95 %."
+        headed(figure, self.title, caption)
+        return Drawing(figure, self.title, self.statement)

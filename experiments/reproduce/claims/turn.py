@@ -1,0 +1,217 @@
+"""When does interpolation pay: for how many steps of fine-tuning is it ahead, by how badly extrapolation had failed?"""
+
+from itertools import product
+
+import numpy as np
+
+from experiments.lab.statistics import compare
+from experiments.reproduce.arms import nearest
+from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
+from experiments.reproduce.evidence import mean
+from experiments.reproduce.tuning import DIRECT, crossing, tuned
+
+BASE, PI, YARN = "rope", "interpolate", "yarn"
+METHODS = (DIRECT, PI, YARN)
+SHARES = (1 / 16, 1 / 4, 1)  # of the base's training, after which it is extended: at nano 1, 4 and 16 M tokens
+FACTORS = (2, 4, 8)
+STEPS = (1, 4, 16, 64)  # of fine-tuning
+FAILED = 2.0  # times the perplexity of one window, from which on extrapolation has failed
+SEGMENTS = 64  # stretches of held-out text a reading takes: there are hundreds of readings
+
+
+def arm_of(method: str, factor: int, share: float) -> str:
+    return f"{'direct' if method == DIRECT else method} {factor}, {share:g} of the training"
+
+
+class Turn(Claim):
+    title = "Interpolation pays once extrapolation fails badly, and until direct fine-tuning has caught up"
+    source = "This lab's own question to Chen et al. 2023 (Position Interpolation, arXiv 2306.15595), Tables 1 and 3"
+    statement = (
+        "Fine-tuned for few steps on longer windows, interpolated positions are ahead of direct fine-tuning if plain "
+        "extrapolation had failed; the worse it had failed, the more steps direct fine-tuning takes to catch up."
+    )
+    rule = (
+        "Text. Perplexity of the same targets at the longer window, interpolation's over that of direct fine-tuning "
+        f"after 0, {', '.join(map(str, STEPS))} steps, paired by seed and document (all of them and YaRN's one family, "
+        f"Holm), for bases of {len(SHARES)} ages and {len(FACTORS)} factors. A case has failed if plain extrapolation "
+        f"is above {FAILED:g} times the perplexity of one window (interval). Ahead: reproduced if interpolation is "
+        f"below direct after 1 or {STEPS[1]} steps in every case that has failed; not, if below in none. Caught up: "
+        f"reproduced if in every such case direct is level or below again after {STEPS[-1]} steps; not, if in none. "
+        "Moves: Spearman's rank correlation over all cases between how far extrapolation had failed and the steps at "
+        "which the curves cross (0 where interpolation is never ahead, beyond the last where it stays): reproduced if "
+        "at least 0.5 in every seed, not if at most 0 in every seed. Else, or where fewer than two cases have failed, "
+        "inconclusive. YaRN stands beside it and decides nothing."
+    )
+    paper = (
+        "LLaMA 7B to 8192 and 16384: untuned over 1000; PI untuned 16.10 and 112.13, after 200 steps 7.12 and 7.05; "
+        "directly after 10000 steps 7.69 at 8192. No curve of direct fine-tuning by steps is published"
+    )
+    settle = "Models and windows a hundred times as large, whose extrapolation fails by a factor of a hundred."
+    needs = "text"
+    not_at = ("pico",)  # whose models of text are of bytes, and hardly fail
+
+    def arms(self, window: int) -> dict[str, list[str]]:
+        arms = {BASE: [f"position={BASE}"]}
+        for share, factor, method in product(SHARES, FACTORS, METHODS):
+            start = BASE if share == 1 else f"{BASE}/{share:g}"
+            arms[arm_of(method, factor, share)] = tuned(start, window, method, factor, STEPS)
+        return arms
+
+    def measure(self, evidence) -> Findings:
+        rows, cases, curves = [], [], {}
+        config = evidence.config
+        for share, factor in product(SHARES, FACTORS):
+            start = None if share == 1 else nearest(config, share)
+            age = (start or config.steps) * config.batch * config.window
+            contexts = evidence.window, factor * evidence.window
+            read = {}
+            for method in METHODS:
+                by = 1 if method == DIRECT else factor
+                read[method, 0] = evidence.perplexity(BASE, method, by, start, contexts, SEGMENTS)
+                for step in STEPS:
+                    arm = arm_of(method, factor, share)
+                    read[method, step] = evidence.perplexity(arm, step=step, contexts=contexts, segments=SEGMENTS)
+            one, far = contexts
+            failed = compare(read[DIRECT, 0][far], read[DIRECT, 0][one])
+            for step, method in product((0, *STEPS), METHODS):
+                row = {"base, M tokens": age / 1e6, "windows": factor, "steps": step}
+                row |= {
+                    "positions": "direct" if method == DIRECT else method,
+                    "perplexity": mean(read[method, step][far]),
+                }
+                row["over direct"] = (
+                    None if method == DIRECT else compare(read[method, step][far], read[DIRECT, step][far])
+                )
+                rows.append(row)
+            case = {"base, M tokens": age / 1e6, "factor": factor, "extrapolation over one window": failed}
+            for method in METHODS[1:]:
+                ratios = [compare(read[method, step][far], read[DIRECT, step][far]).ratio for step in (0, *STEPS)]
+                place = crossing((0, *STEPS), ratios)
+                never = "ahead throughout" if ratios[0].value < 1 else "never ahead"
+                case[f"{method} crosses at"] = never if place is None else f"{place.value:.1f} steps"
+                curves[f"{method} {factor} {age}"] = [[ratio.value, ratio.low, ratio.high] for ratio in ratios]
+            seeds = [
+                crossing_of(
+                    [
+                        [rows_of[seed] for rows_of in (read[PI, step][far], read[DIRECT, step][far])]
+                        for step in (0, *STEPS)
+                    ]
+                )
+                for seed in range(len(evidence.runs[BASE]))
+            ]
+            case["by seed"] = " ".join(f"{steps:.2f}" for steps in seeds)
+            case["failed by seed"] = " ".join(
+                f"{loss(far_row) - loss(one_row):.4f}"
+                for far_row, one_row in zip(read[DIRECT, 0][far], read[DIRECT, 0][one], strict=True)
+            )
+            cases.append(case)
+        return Findings([*adjusted(rows, "over direct"), *cases], {"ratios": curves, "window": evidence.window})
+
+    def judge(self, findings: Findings) -> dict[str, Verdict]:
+        cases = [row for row in findings.rows if "extrapolation over one window" in row]
+        failed = [case for case in cases if case["extrapolation over one window"].ratio.low > FAILED]
+
+        def is_lower(case: dict, step: int) -> bool:
+            row = findings.row(
+                steps=step, positions=PI, windows=case["factor"], **{"base, M tokens": case["base, M tokens"]}
+            )
+            return row["over direct is"] == "lower"
+
+        ahead = [any(is_lower(case, step) for step in STEPS[:2]) for case in failed]
+        caught = [not is_lower(case, STEPS[-1]) for case in failed]
+        enough = len(failed) >= 2
+        count = f"extrapolation has failed in {len(failed)} of {len(cases)} cases"
+        lost, crossings = (
+            np.array([[float(value) for value in case[key].split()] for case in cases]).T
+            for key in ("failed by seed", "by seed")
+        )  # (S, cases)
+        ranks = [rank_correlation(a, b) for a, b in zip(lost, crossings, strict=True)]
+        return {
+            "where extrapolation fails, interpolation is ahead after a few steps": verdict(
+                enough and all(ahead),
+                enough and not any(ahead),
+                f"{count}; interpolation is ahead in {sum(ahead)} of them",
+            ),
+            "and direct fine-tuning catches up": verdict(
+                enough and all(caught),
+                enough and not any(caught),
+                f"{count}; after {STEPS[-1]} steps interpolation is no longer ahead in {sum(caught)} of them",
+            ),
+            "the worse it fails, the later the curves cross": verdict(
+                min(ranks) >= 0.5,
+                max(ranks) <= 0,
+                f"rank correlation over {len(cases)} cases by seed: {', '.join(f'{rank:.2f}' for rank in ranks)}",
+            ),
+        }
+
+    def draw(self, findings: Findings):
+        from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
+
+        plt, steps = pyplot(), (0, *STEPS)
+        figure, panels = plt.subplots(1, len(FACTORS) + 1, figsize=(17, 5), layout="constrained")
+        cases = [row for row in findings.rows if "extrapolation over one window" in row]
+        ages = sorted({case["base, M tokens"] for case in cases})
+        for factor, panel in zip(FACTORS, panels, strict=False):
+            for age, colour in zip(ages, COLOURS, strict=False):
+                for method, line in ((PI, "-"), (YARN, ":")):
+                    value, low, high = np.array(findings.curves["ratios"][f"{method} {factor} {age * 1e6:.0f}"]).T
+                    panel.plot(range(len(steps)), value, line, color=colour, marker="o", markersize=3,
+                               label=f"{method}, {age:.3g} M tokens")  # fmt: skip
+                    if method == PI:
+                        panel.fill_between(range(len(steps)), low, high, color=colour, alpha=0.15, linewidth=0)
+            panel.axhline(1, color="black", linewidth=0.8)
+            panel.set_xticks(range(len(steps)), [f"{step}" for step in steps])
+            panel.set(yscale="log", title=f"{factor} windows", xlabel="steps of fine-tuning",
+                      ylabel="perplexity over direct fine-tuning")  # fmt: skip
+            panel.legend(fontsize=7)
+        last = panels[-1]
+        for case in cases:
+            colour = COLOURS[ages.index(case["base, M tokens"]) % len(COLOURS)]
+            lost, crossed = ([float(value) for value in case[key].split()] for key in ("failed by seed", "by seed"))
+            last.plot(
+                np.exp(lost), np.array(crossed) + 1, "os^"[FACTORS.index(case["factor"])], color=colour, markersize=5
+            )
+        last.set(xscale="log", yscale="log", title="the turn (a point a seed; ○ 2, □ 4, △ 8)",
+                 xlabel="extrapolation over one window", ylabel="1 + steps until direct has caught up")  # fmt: skip
+        for panel in panels:
+            panel.grid(alpha=0.3)
+        headed(
+            figure,
+            self.title,
+            f"Text, trained on windows of {findings.curves['window']}; same targets, seeds paired; 95 %.",
+        )
+        return Drawing(figure, self.title, self.statement)
+
+
+def loss(row: dict) -> float:
+    """Nats per token of a reading."""
+    return row["nll"] / row["tokens"]
+
+
+def crossing_of(pairs: list[list[dict]]) -> float:
+    """The steps up to which interpolation is ahead of direct fine-tuning in one seed, straight in log2(1 + steps).
+
+    pairs: interpolation's and direct's reading at 0 and at each of STEPS. 0 if it never is ahead; twice the last of
+    STEPS if it still is at the end.
+    """
+    places = np.log2(1 + np.array((0, *STEPS), dtype=np.float64))
+    gaps = np.array([loss(ours) - loss(direct) for ours, direct in pairs])
+    ahead = np.flatnonzero(gaps < 0)
+    if not len(ahead):
+        return 0.0
+    last = int(ahead[-1])
+    if last == len(gaps) - 1:
+        return 2.0 * STEPS[-1]
+    share = gaps[last] / (gaps[last] - gaps[last + 1])
+    return float(2 ** (places[last] + share * (places[last + 1] - places[last])) - 1)
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's: the correlation of the ranks, ties at their mean; 0 where one of the two does not vary."""
+
+    def ranks(values: np.ndarray) -> np.ndarray:
+        return np.array([(np.sum(values < value) + np.sum(values <= value) + 1) / 2 for value in values])
+
+    first, second = ranks(a) - ranks(a).mean(), ranks(b) - ranks(b).mean()
+    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
+    return float((first * second).sum() / scale) if scale else 0.0

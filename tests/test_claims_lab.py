@@ -1,0 +1,133 @@
+"""The claims of the lab's own: rules that give all three outcomes, and the numbers they rest on."""
+
+import math
+
+import numpy as np
+import pytest
+
+from experiments.reproduce import verdicts as engine
+from experiments.reproduce.arms import arms_of
+from experiments.reproduce.claim import Findings, adjusted
+from experiments.reproduce.claims import CLAIMS, dependency_width, locality, turn
+from experiments.reproduce.claims.dependency_width import DependencyWidth, lowest, middle_frequency
+from experiments.reproduce.claims.locality import FAST, PI, PLAIN, SLOW, Locality, readings
+from experiments.reproduce.claims.turn import Turn, crossing_of, rank_correlation
+from models.positions.frequencies import Geometric
+from tests.runs import reproduce_request
+from tests.test_reproduce import ratio, words
+
+BELOW, WITHIN, ABOVE = ratio(0.9, 0.95, p=0.0001), ratio(0.97, 1.01), ratio(1.03, 1.05, p=0.0001)
+REPRODUCED, NOT, OPEN = "reproduced", "not reproduced", "inconclusive"
+
+
+def divided(damage, cost, plain, whole):
+    inside, beyond = "over as trained in the window", f"over as trained at {locality.FACTOR} windows"
+    fast = {"divided": FAST, "over slow alone": damage, inside: ABOVE, beyond: ABOVE, "over interpolation": WITHIN}
+    slow = {"divided": SLOW, "over slow alone": None, inside: cost, beyond: plain, "over interpolation": whole}
+    return Findings([fast, slow])
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (divided(ABOVE, WITHIN, BELOW, BELOW), [REPRODUCED, REPRODUCED]),
+        (divided(BELOW, WITHIN, ABOVE, BELOW), [NOT, NOT]),
+        (divided(ABOVE, ABOVE, BELOW, WITHIN), [OPEN, OPEN]),
+        (divided(WITHIN, WITHIN, BELOW, ABOVE), [OPEN, NOT]),
+    ],
+)
+def test_the_rules_of_locality(found, expected):
+    assert words(Locality, found) == expected
+
+
+def test_fast_and_slow_pairs_are_all_pairs_and_quarters_too():
+    ways, frequencies = readings(32, 64), Geometric().table(32)
+    divisors = {name: np.array(way["long"]) for name, way in ways.items() if "long" in way}
+    assert np.array_equal(divisors[FAST] * divisors[SLOW], np.full(16, 4.0)), "every pair in one of the two"
+    assert [omega * 64 >= 2 * math.pi for omega in frequencies.tolist()] == (divisors[FAST] == 4).tolist()
+    assert np.array_equal(np.prod([divisors[f"quarter {n} alone"] for n in (1, 2, 3, 4)], axis=0), np.full(16, 4.0))
+    assert all(ways[name]["temperature"] == 1.0 for name in divisors) and set(ways) > {PLAIN, PI, "ntk", "yarn"}
+
+
+def turning(failed, early, late, crossings, lost=("0.1", "0.5", "0.9")):
+    """Three cases at 2, 4 and 8 windows; by case: extrapolation over one window, PI over direct early and late."""
+    rows, cases = [], []
+    for factor, raw, first, last, by_seed, nats in zip(turn.FACTORS, failed, early, late, crossings, lost, strict=True):
+        for step in turn.STEPS:
+            row = {"base, M tokens": 1.0, "windows": factor, "steps": step, "positions": "interpolate"}
+            rows.append(row | {"over direct": last if step == turn.STEPS[-1] else first})
+        case = {"base, M tokens": 1.0, "factor": factor, "extrapolation over one window": raw}
+        cases.append(case | {"by seed": f"{by_seed} {by_seed}", "failed by seed": f"{nats} {nats}"})
+    return Findings([*adjusted(rows, "over direct"), *cases])
+
+
+FAILS, HOLDS = ratio(2.5, 3.5), ratio(1.2, 1.8)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (turning([HOLDS, FAILS, FAILS], [ABOVE, BELOW, BELOW], [ABOVE, WITHIN, ABOVE], (0, 9, 30)), [REPRODUCED] * 3),
+        (turning([HOLDS, FAILS, FAILS], [BELOW, ABOVE, WITHIN], [BELOW] * 3, (30, 9, 0)), [NOT] * 3),
+        (turning([FAILS, FAILS, FAILS], [ABOVE, BELOW, BELOW], [ABOVE, BELOW, ABOVE], (9, 30, 0)), [OPEN, OPEN, NOT]),
+        (turning([HOLDS, HOLDS, FAILS], [BELOW] * 3, [ABOVE] * 3, (0, 9, 30)), [OPEN, OPEN, REPRODUCED]),
+        (turning([FAILS] * 3, [BELOW] * 3, [ABOVE] * 3, (9, 0, 12)), [REPRODUCED, REPRODUCED, REPRODUCED]),
+    ],
+)
+def test_the_rules_of_the_turn(found, expected):
+    assert words(Turn, found) == expected
+
+
+def test_the_turn_is_where_direct_fine_tuning_has_caught_up_for_good():
+    def pairs(*gaps):
+        return [[{"nll": gap, "tokens": 1}, {"nll": 0.0, "tokens": 1}] for gap in gaps]
+
+    assert crossing_of(pairs(1, 1, 1, 1, 1)) == 0 and crossing_of(pairs(-1, -1, -1, -1, -1)) == 128
+    assert crossing_of(pairs(-1, 1, 1, 1, 1)) == pytest.approx(2**0.5 - 1)
+    assert crossing_of(pairs(1, -1, -1, 1, 1)) == pytest.approx(math.sqrt(5 * 17) - 1), "behind at first is no matter"
+    assert rank_correlation(np.array([1.0, 2, 3]), np.array([5.0, 5, 9])) == pytest.approx(math.sqrt(3) / 2)
+    assert rank_correlation(np.array([1.0, 2, 3]), np.array([9.0, 5, 1])) == -1
+    assert rank_correlation(np.array([1.0, 2]), np.array([3.0, 3])) == 0
+
+
+def widths(low, high, reads=(9, 9, 9)):
+    rows = [{"lag": lag, "effective context": length} for lag, length in zip(dependency_width.LAGS, reads, strict=True)]
+    difference = ratio(math.exp(low), math.exp(high))
+    return Findings(rows, {"slope": difference})
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (widths(-1.5, -0.5), [REPRODUCED, REPRODUCED]),
+        (widths(-0.05, 0.5), [NOT, NOT]),
+        (widths(-0.5, -0.2), [REPRODUCED, NOT]),
+        (widths(-1.5, 0.5), [OPEN, OPEN]),
+        (widths(-1.5, -0.5, reads=(9, 9, 3.9)), [OPEN, OPEN]),
+    ],
+)
+def test_the_rules_of_dependency_width(found, expected):
+    assert words(DependencyWidth, found) == expected
+
+
+def test_the_best_base_is_where_a_parabola_is_lowest_within_the_bases():
+    places = np.log(dependency_width.BASES)
+    assert lowest((places - math.log(100)) ** 2) == pytest.approx(100)
+    assert lowest((places - math.log(2)) ** 2) == pytest.approx(10) and lowest(-places) == pytest.approx(10_000)
+    assert middle_frequency(100, 4) == pytest.approx(100**-0.25)
+
+
+def test_dependency_width_comes_to_a_verdict_on_chains_whatever_the_scale(tmp_path, monkeypatch, one_thread):
+    monkeypatch.setattr(dependency_width, "LAGS", (1, 2))
+    little = 'train=["steps=2","snapshots=[]","data.length=256","data.documents={train: 8, validation: 8, test: 8}"]'
+    request = reproduce_request(tmp_path, "dependency_width", "seeds=1", "corpus=chains", little)
+    parts = engine.reproduce(["dependency_width"], request, [])["dependency_width"]["parts"]
+    assert [part["word"] for part in parts] == [OPEN] * 2 and "not learned at lag" in parts[0]["reason"]
+
+
+def test_claims_that_a_scale_cannot_settle_are_not_of_all_and_names_tell_corpora_apart(tmp_path):
+    assert "pico" in Turn.not_at
+    request = reproduce_request(tmp_path, "turn", "scale=pico", "seeds=1")
+    known: dict = {}
+    names = {run.name for name in ("locality", "turn") for (run,) in arms_of(CLAIMS[name](), request, known).values()}
+    assert {"rope-pico-s1", "rope-pico-sotu-s1"} <= names
