@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +31,24 @@ def cannot_take(name: str, error: ValidationError) -> str:
     fault = error.errors()[0]
     place, message = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
     return f"{name} cannot take {place}={fault['input']}: {message}" if place else message
+
+
+def settings_of(table: Mapping[str, type], value, otherwise: str = "is not known") -> "Settings":
+    """Settings of one of a table's classes, or of its `Knobs`, from a name or from a name and settings.
+
+    Raises:
+        ValueError: there is none of that name (otherwise: what is then said of it), or it cannot take the settings.
+    """
+    if isinstance(value, Settings):
+        return value
+    given = value if isinstance(value, dict) else {"name": value}
+    name = given.get("name")
+    if name not in table:
+        raise ValueError(f"{name} {otherwise}; allowed: {', '.join(table)}")
+    try:
+        return getattr(table[name], "Knobs", table[name]).model_validate(given)
+    except ValidationError as error:
+        raise ValueError(cannot_take(name, error)) from None
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:

@@ -74,6 +74,16 @@ def plans_table() -> str:
     return "\n".join(lines)
 
 
+def rows_table() -> str:
+    """A Markdown row per form of rows: name, what it is."""
+    from models.positions.rows import ROWS
+
+    lines = ["| extend.rows= | queries are multiplied by |", "|---|---|"]
+    for name, form in ROWS.items():
+        lines.append(f"| `{name}` | {(form.__doc__ or '').splitlines()[0].rstrip('.')} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """The command line."""
     with program():
@@ -82,7 +92,7 @@ def main() -> None:
             return
         if sys.argv[1:]:
             raise BadInput(f"{sys.argv[1]}: experiments.schemes takes no settings, it prints all there is")
-        print(f"{schemes_table()}\n\n{extensions_table()}\n\n{plans_table()}")
+        print("\n\n".join((schemes_table(), extensions_table(), rows_table(), plans_table())))
 
 
 if __name__ == "__main__":

@@ -90,7 +90,13 @@ class Attention(nn.Module):
             self.q_norm, self.k_norm = (nn.RMSNorm(self.head_width, eps=shape.norm_epsilon) for _ in range(2))
 
     def forward(
-        self, x: Tensor, position: Position | Layer, prepared, temperature: float | Tensor, mask: Tensor | None
+        self,
+        x: Tensor,
+        position: Position | Layer,
+        prepared,
+        temperature: float | Tensor,
+        sharpness: Tensor | None,
+        mask: Tensor | None,
     ) -> Tensor:
         batch, length, _ = x.shape
         count = self.heads + 2 * self.kv_heads  # nothing is inferred: B may be 0
@@ -103,6 +109,8 @@ class Attention(nn.Module):
         if self.kv_heads < self.heads:  # before positions, which some schemes tell each head in its own way
             k, v = (shared.repeat_interleave(self.heads // self.kv_heads, dim=1) for shared in (k, v))
         q, k = position.rotate(q, k, prepared)  # each (B, H, T, D)
+        if sharpness is not None:
+            q = (q * sharpness).to(q.dtype)
         x = causal_attention(q, k, v, position, prepared, temperature, mask)  # (B, H, T, D)
         return self.out(x.transpose(1, 2).reshape(batch, length, self.heads * self.head_width))
 
@@ -120,10 +128,9 @@ class Block(nn.Module):
         self.up = nn.Linear(shape.width, shape.inner * (2 if gated else 1), bias=bias)  # swiglu: rows of the gate first
         self.down = nn.Linear(shape.inner, shape.width, bias=bias)
 
-    def forward(
-        self, x: Tensor, position: Position | Layer, prepared, temperature: float | Tensor, mask: Tensor | None
-    ) -> Tensor:
-        attended = x + self.attention(self.attention_norm(x), position, prepared, temperature, mask)
+    def forward(self, x: Tensor, position: Position | Layer, prepared, *how) -> Tensor:
+        """Stream (B, T, C) → (B, T, C); what follows is as for the attention."""
+        attended = x + self.attention(self.attention_norm(x), position, prepared, *how)
         inner = self.up(self.network_norm(x if self.parallel else attended))
         if self.network == "swiglu":
             gate, inner = inner.chunk(2, dim=-1)
@@ -198,7 +205,8 @@ class GPT(nn.Module):
         x = self.position.embed(self.embedding(tokens) * self.position.geometry.embedding_scale, prepared)  # (B, T, C)
         for index, block in enumerate(self.blocks):
             position = self.position.layer(index)
-            given = (x, position, prepared, position.temperature_at(length), mask)
+            sharpness = position.sharpness_at(positions, index)
+            given = (x, position, prepared, position.temperature_at(length), sharpness, mask)
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False)  # no block draws numbers
             else:

@@ -38,9 +38,11 @@ PLANNED: list[tuple[str, str | dict]] = [
 ]
 # The same for extensions.
 READINGS: dict[str, list[dict]] = {
+    "none": [{"rows": "su"}],
+    "rerope": [{"rows": {"name": "llama4", "every": 5}}],
     "ntk": [{"form": "critical"}],
     "dynamic_ntk": [{"variant": "transformers"}],
-    "yarn": [{"ramp": "index"}],
+    "yarn": [{"ramp": "index"}, {"rows": "ministral"}],
     "resonance": [{"over": "ntk"}],
     "switch": [
         {"over": "interpolate"},

@@ -102,7 +102,7 @@ def extended_prefixes_hold_unless_flagged(case: Case) -> None:
     text, prefixes = tokens(2 * WINDOW), (WINDOW, WINDOW + 3)  # a switch by length moves the first alone
     spectrum = Geometric(base=20.0) if case.turns else None
     for name, knobs in extensions(case):
-        if name == "none":
+        if name == "none" and not knobs["rows"]:
             continue
         model = case.model(extend=name, spectrum=spectrum, **knobs)
         pairs = [(model(text[:, :prefix]), model(text)[:, :prefix]) for prefix in prefixes]

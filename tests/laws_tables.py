@@ -120,6 +120,8 @@ def equals_its_twin(case: Case) -> None:
             reference = twin(setting, x[0].numpy(), q[0].numpy(), k[0].numpy())
             door = doors(position, layer)
             turned = door.rotate(q, k, prepared)
+            sharpness = door.sharpness_at(skipping.double(), layer)
+            turned = turned if sharpness is None else (turned[0] * sharpness, turned[1])
             bias = door.bias(*turned, prepared)
             same(added[0], torch.from_numpy(reference.embedded), 1e-9)
             same(turned[0][0], torch.from_numpy(reference.queries), 1e-9)

@@ -33,6 +33,7 @@ class Setting:
     knobs: dict = field(default_factory=dict)
     parameters: dict[str, np.ndarray] = field(default_factory=dict)
     sees: int | None = None  # tokens that a query sees, itself included; None: all
+    places: np.ndarray | None = None  # (T,), the positions before any extension
 
     @property
     def head_width(self) -> int:
@@ -76,7 +77,8 @@ class Setting:
         plan = position.plan.model_dump() if hasattr(position, "plan") else None
         whole = whole.planned(plan) if plan else whole
         whole = whole.mixed() if whole.name == "mixture" else whole
-        return replace(whole, positions=reference_extend.positions(whole.extend, positions, whole.window))
+        moved = reference_extend.positions(whole.extend, positions, whole.window)
+        return replace(whole, positions=moved, places=positions)
 
     def planned(self, plan: dict) -> "Setting":
         """This layer by its plan: the letters of the pattern, over and over; what a kind leaves open is the run's."""
@@ -97,8 +99,11 @@ class Setting:
     def inside(self, part: str) -> "Setting":
         """With the parameters of one part alone, and no extension that its scheme has nothing for."""
         inner = {n.removeprefix(f"{part}."): p for n, p in self.parameters.items() if n.startswith(f"{part}.")}
-        idle = self.name in ("none", "cope")
-        return replace(self, parameters=inner, extend={"name": "none"} if idle else self.extend)
+        over = self.extend.get("over")
+        moves = self.extend["name"] == "interpolate" or (isinstance(over, dict) and over["name"] == "interpolate")
+        takes = self.extend["name"] == "none" or self.name not in ("none", "cope", "alibi", "t5", "kerple", "fire")
+        takes = takes or (moves and self.name not in ("none", "cope"))
+        return replace(self, parameters=inner, extend=self.extend if takes else {"name": "none"})
 
 
 @dataclass
@@ -128,16 +133,27 @@ def twin(setting: Setting, x: np.ndarray, q: np.ndarray, k: np.ndarray) -> Doors
     """What embeddings x (T, C), queries and keys (H, T, D) become; a door of which the twin says nothing is silent."""
     length = len(setting.positions)
     doors = Doors(x.copy(), q.copy(), k.copy(), np.zeros((setting.heads, length, length)))
+    sharpen(setting, doors, setting.name != "pope")  # whose lengths are no linear function of its queries
     TWINS[setting.name](setting, doors)
+    sharpen(setting, doors, setting.name == "pope")
     if stand := reference_extend.far(setting.extend, setting.positions, setting.window):
         add_far(setting, doors, stand, (x, q, k))
     return doors
+
+
+def sharpen(setting: Setting, doors: Doors, now: bool) -> None:
+    """Multiply queries by what their row is sharpened by, and by what is learned with it."""
+    for h in range(setting.heads if now and setting.extend.get("rows") else 0):
+        scale = setting.parameters.get("row_scale", np.ones((setting.layer + 1, setting.heads)))[setting.layer, h]
+        for t, p in enumerate(setting.places):
+            doors.queries[h, t] *= scale * reference_extend.sharpness(setting.extend, p, setting.window)
 
 
 def add_far(setting: Setting, doors: Doors, stand: tuple, inputs: tuple) -> None:
     """Su 2023, Jin et al. 2024: far pairs score as if they stood elsewhere; added to the bias, less what they score."""
     near, queries, keys = stand
     moved = [Doors(*(each.copy() for each in inputs), np.zeros_like(doors.bias)) for _ in range(2)]
+    sharpen(setting, moved[0], True)
     for each, positions in zip(moved, (queries, keys), strict=True):
         TWINS[setting.name](replace(setting, positions=positions), each)
     for h in range(setting.heads):

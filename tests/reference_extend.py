@@ -35,6 +35,20 @@ def positions(extend: dict, given: np.ndarray, window: int) -> np.ndarray:
     return given / extend["factor"] if extend["name"] == "interpolate" else given
 
 
+def sharpness(extend: dict, position: float, window: int) -> float:
+    """What a query at a position is multiplied by: Llama 4 and Ministral 3 as in `transformers`, Su, Nakanishi 2025."""
+    rows = extend.get("rows")
+    if rows is None:
+        return 1.0
+    if rows["name"] == "llama4":
+        return math.log1p(math.floor((position + 1) / rows["every"])) * rows["beta"] + 1
+    if rows["name"] == "ministral":
+        return 1 + rows["beta"] * math.log(1 + math.floor(position / window))
+    if rows["name"] == "su":
+        return max(1.0, math.log(position + 1, window))
+    return math.log(position + 1)
+
+
 def temperature(extend: dict, window: int, length: float) -> float:
     """t: set, or published."""
     if extend["name"] == "switch":

@@ -22,7 +22,7 @@ COMMANDS = re.sub(r"\\\n\s*", "", "\n".join(PAGES.values()))
 
 
 def test_the_tables_of_schemes_and_extensions_are_current_and_complete():
-    tables = (schemes.schemes_table(), schemes.extensions_table(), schemes.plans_table())
+    tables = (schemes.schemes_table(), schemes.extensions_table(), schemes.rows_table(), schemes.plans_table())
     assert all(table in SCHEME_PAGE for table in tables)
     assert set(SCHEMES) == {path.stem for path in (FOLDER / "position").glob("*.yaml")}
     assert schemes.hooks(SCHEMES["rope"]) == "rotate"  # what it adds for extensions is not the scheme's own

@@ -45,15 +45,15 @@ def test_every_method_has_its_arms_or_a_sentence(tmp_path, position):
     zero, tuned = (0,), study.finetune_steps
     for method in ("interpolate", "ntk", "yarn", "llama3", "longrope", "resonance"):
         assert [at[method, factor] for factor in (2, 4, 8, 16)] == [(0, *tuned)] * 4 and (method, 1) not in at
-    for method in ("none", "base"):
+    for method in ("none", "base", "none-rowssu"):
         assert at[method, 1] == zero and [at[method, factor] for factor in (2, 4, 8, 16)] == [tuned] * 4
     assert at["dynamic_ntk", 1] == zero and at["control", 1] == tuned
     assert not any(arm.tuning for arm in found if arm.method in ("dynamic_ntk", "self_extend", "rerope"))
     if position == "rope":
-        assert left_out == [] and len(at) == 42
+        assert left_out == [] and len(at) == 47
         assert at["drop", 1] == (0, *tuned) and at["rerope", 1] == zero and at["self_extend", 16] == zero
     else:
-        assert len(left_out) == 3 and len(at) == 36
+        assert len(left_out) == 3 and len(at) == 41
         assert all("position=sinusoidal has no plain rotation" in sentence for sentence in left_out)
     assert all(arm.extend.get("factor", arm.factor) == arm.factor for arm in found)
 

@@ -8,7 +8,7 @@ from conf.base import Count, Counts, Listed, PathText, Settings
 from conf.words import choices
 from data.settings import DataSettings
 
-SECTIONS = ("ceiling", "step", "schemes", "extensions", "levers", "profile")
+SECTIONS = ("ceiling", "step", "schemes", "extensions", "attention", "levers", "profile")
 SECTIONS += ("evaluation", "search_speed", "time_to_loss", "sweep")
 
 

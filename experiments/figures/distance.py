@@ -30,6 +30,8 @@ def scores(position: Position, layer: int, q: Tensor, k: Tensor, length: int) ->
     queries, keys = (x.unsqueeze(-2).expand(*x.shape[:-1], length, -1) for x in (q, k))  # (N, H, T, D)
     layer_position = position.layer(layer)
     queries, keys = layer_position.rotate(queries, keys, prepared)
+    if (sharpness := layer_position.sharpness_at(positions, layer)) is not None:
+        queries = queries * sharpness
     bias = layer_position.bias(queries, keys, prepared)
     temperature = layer_position.temperature_at(length_of(positions))
     last = queries[..., -1:, :] @ keys.mT * q.shape[-1] ** -0.5 / temperature  # (N, H, 1, T)

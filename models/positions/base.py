@@ -96,7 +96,11 @@ class Position(nn.Module):
         """
         super().__init__()
         self.knobs, self.geometry, self.spectrum, self.extension = knobs, geometry, spectrum, extension
-        self.relative = self.relative and extension.relative
+        rows = extension.knobs.rows
+        self.relative = self.relative and extension.relative and rows is None
+        if rows is not None and rows.learned:
+            start = rows.start(geometry.window)
+            self.row_scale = nn.Parameter(torch.full((geometry.layers, geometry.heads), start))
         if "frequencies" not in self.stretches and spectrum != Geometric():
             raise BadInput(f"frequencies={spectrum.name} cannot apply: position={knobs.name} has no frequencies")
         if extension.changes is not None and extension.changes not in self.stretches:
@@ -108,6 +112,19 @@ class Position(nn.Module):
     def temperature_at(self, length: Tensor) -> float | Tensor:
         """What the scores q·k/√D in texts of these lengths, (…, T, 1), are divided by before any bias is added."""
         return self.extension.temperature_at(length)
+
+    def sharpness_at(self, positions: Tensor, layer: int) -> Tensor | None:
+        """What rotated queries of a layer, at positions (T,) or (B, T) before any extension, are multiplied by.
+
+        It broadcasts to (B, H, T, 1); None multiplies by nothing.
+        """
+        sharpness = self.extension.sharpness(positions)
+        if sharpness is None:
+            return None
+        sharpness = sharpness[..., None, :, None]
+        if self.extension.knobs.rows.learned:
+            sharpness = sharpness * self.row_scale[layer].to(sharpness.dtype)[:, None, None]
+        return sharpness
 
     @property
     def learning_rates(self) -> dict[str, float]:
@@ -157,6 +174,9 @@ class Layer:
 
     def temperature_at(self, length: Tensor) -> float | Tensor:
         return self.doors.temperature_at(length)
+
+    def sharpness_at(self, positions: Tensor, layer: int) -> Tensor | None:
+        return self.doors.sharpness_at(positions, layer)
 
     def rotate(self, q: Tensor, k: Tensor, prepared: Any) -> tuple[Tensor, Tensor]:
         return self.doors.rotate(q, k, prepared[self.index])

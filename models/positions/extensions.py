@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from conf.base import Settings
 from models.positions.frequencies import phases
+from models.positions.rows import Sharpened
 
 
 def length_of(positions: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def length_of(positions: Tensor) -> Tensor:
 class Extension:
     """Plain extrapolation: positions and frequencies are what they were in training."""
 
-    class Knobs(Settings):
+    class Knobs(Sharpened):
         name: Literal["none"] = "none"
 
         @property
@@ -76,6 +76,11 @@ class Extension:
         """The temperature in texts of these lengths, (…, T, 1): one number, or one for every token, (…, T, 1)."""
         return self.temperature
 
+    def sharpness(self, positions: Tensor) -> Tensor | None:
+        """What queries at these positions, (…, T) before any extension, are multiplied by, (…, T); None: by nothing."""
+        rows = self.knobs.rows
+        return None if rows is None else rows.sharpness(positions, self.window)
+
     def phases(self, positions: Tensor, frequencies: Tensor) -> Tensor:
         """phase = position × frequency, extended: (…, T) and (K,) → (…, T, K) in the dtype of the positions."""
         return phases(positions, self.frequencies(frequencies, length_of(positions)))
@@ -85,7 +90,7 @@ class Extension:
         raise NotImplementedError
 
 
-class Stretch(Settings):
+class Stretch(Sharpened):
     """Settings of an extension by a factor s = L'/L: how many times its window a model shall read."""
 
     factor: float = Field(ge=1)
@@ -117,7 +122,7 @@ class Drop(Extension):
     paper multiplies scores by 1 + c·ln s with c fitted to the model; in these words, temperature = 1/(1 + c·ln s).
     """
 
-    class Knobs(Settings):
+    class Knobs(Sharpened):
         name: Literal["drop"] = "drop"
         temperature: float = Field(1.0, gt=0)
 

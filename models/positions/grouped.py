@@ -10,8 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from conf.base import BadInput, Count, Settings
+from conf.base import BadInput, Count
 from models.positions.extensions import Extension, Stretch
+from models.positions.rows import Sharpened
 
 
 class Grouped(Extension):
@@ -57,11 +58,11 @@ class SelfExtend(Grouped):
 class ReRoPE(Grouped):
     """ReRoPE: distances are clipped at w tokens (Su 2023, kexue.fm/archives/9708), so any length is one factor.
 
-    Every distance is one the model was trained on if w is below the window; half of it unless it is set. Without the
-    author's optional growth of the scores with the logarithm of the position.
+    Every distance is one the model was trained on if w is below the window; half of it unless it is set. The author's
+    optional growth of the scores with the logarithm of the position is rows=su.
     """
 
-    class Knobs(Settings):
+    class Knobs(Sharpened):
         name: Literal["rerope"] = "rerope"
         near: Count | None = None  # w, tokens
 

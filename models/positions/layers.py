@@ -7,12 +7,12 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from torch import Tensor
 
-from conf.base import BadInput, Count, Settings
+from conf.base import BadInput, Count, Settings, settings_of
 from models.positions.base import Layer, Position
 from models.positions.extensions import Extension
 from models.positions.frequencies import SPECTRA, Geometric
 from models.positions.switch import Switch
-from models.positions.tables import SINGLE_EXTENSIONS, SINGLE_SCHEMES, settings_of
+from models.positions.tables import SINGLE_EXTENSIONS, SINGLE_SCHEMES
 
 LAYERED = {name: scheme for name, scheme in SINGLE_SCHEMES.items() if scheme.embed is Position.embed}
 READINGS: dict[str, type[Extension]] = {**SINGLE_EXTENSIONS, "switch": Switch}
@@ -101,13 +101,13 @@ class Layered(Position):
         Raises:
             BadInput: nothing in the model can take the spectrum or the extension, or a kind cannot take its own.
         """
-        super().__init__(knobs, geometry, spectrum, extension)
+        plain = Extension(Extension.Knobs(), extension.window)
+        super().__init__(knobs, geometry, spectrum, plain)  # its parts have the extension, and what that learns
         if scheme is not None and scheme.embed is not Position.embed and any(kind.own for kind in kinds.values()):
             raise BadInput(
                 f"position={knobs.name} is added to the embeddings once: of its layers, windows alone can differ"
             )
         takers: dict[str, bool] = {"frequencies": False, "extend": False}
-        plain = Extension(Extension.Knobs(), extension.window)
         for letter, kind in kinds.items():
             name = letter if kind.own else "own"
             if hasattr(self, name):

@@ -13,8 +13,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from conf.base import BadInput, Settings
+from conf.base import BadInput
 from models.positions.extensions import Extension, Stretch
+from models.positions.rows import Sharpened
 
 
 class Rescaled(Extension):
@@ -220,7 +221,7 @@ class Llama3(Rescaled):
 class Base(Rescaled):
     """A plain change of base: ω_i = ω_max · θ^(-2i/d), whatever it was before (ABF, Xiong et al. 2023: 500 000)."""
 
-    class Knobs(Settings):
+    class Knobs(Sharpened):
         name: Literal["base"] = "base"
         theta: float = Field(500_000.0, gt=1)  # the new base
         temperature: float | None = Field(None, gt=0)

@@ -3,10 +3,10 @@
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, ValidationInfo
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo
 from torch import Tensor
 
-from conf.base import BadInput, Settings, cannot_take
+from conf.base import BadInput, Settings, settings_of
 from models.positions.extensions import Extension, Stretch, length_of
 from models.positions.frequencies import phases
 from models.positions.tables import SINGLE_EXTENSIONS
@@ -23,10 +23,9 @@ def _over(value, info: ValidationInfo) -> Settings:
     knobs = SINGLE_EXTENSIONS[name].Knobs
     if "factor" in knobs.model_fields and given.setdefault("factor", factor) != factor:
         raise ValueError(f"{name} has factor={given['factor']}, and the switch has factor={factor:g}: leave one out")
-    try:
-        return knobs.model_validate(given)
-    except ValidationError as error:
-        raise ValueError(cannot_take(name, error)) from None
+    if given.get("rows") is not None:
+        raise ValueError(f"{name} has rows={given['rows']}, which is for the switch to have: extend.rows")
+    return settings_of(SINGLE_EXTENSIONS, given)
 
 
 class Switch(Extension):

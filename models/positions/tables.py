@@ -1,11 +1,8 @@
 """The schemes and extensions that stand alone, by name; those made of others are added in __init__.py."""
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from pydantic import ValidationError
-
-from conf.base import Settings, cannot_take
+from conf.base import Settings
 from models.positions.base import Position
 from models.positions.bias import FIRE, T5, ALiBi, Kerple
 from models.positions.contextual import CoPE
@@ -17,24 +14,6 @@ from models.positions.longrope import LongRoPE
 from models.positions.polar import PoPE
 from models.positions.rescaled import NTK, Base, DynamicNTK, Llama3, Resonance, Yarn
 from models.positions.rotate import LearnedRoPE, PRoPE, RoPE, XPos
-
-
-def settings_of(table: Mapping[str, type], value, otherwise: str = "is not known") -> Settings:
-    """The settings of a scheme, a spectrum or an extension of a table, from its name or from its name and settings.
-
-    Raises:
-        ValueError: there is none of that name (otherwise: what is then said of it), or it cannot take the settings.
-    """
-    if isinstance(value, Settings):
-        return value
-    given = value if isinstance(value, dict) else {"name": value}
-    name = given.get("name")
-    if name not in table:
-        raise ValueError(f"{name} {otherwise}; allowed: {', '.join(table)}")
-    try:
-        return getattr(table[name], "Knobs", table[name]).model_validate(given)
-    except ValidationError as error:
-        raise ValueError(cannot_take(name, error)) from None
 
 
 class NoPE(Position):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from conf.base import BadInput
 from models.gpt import GPT, Shape
+from models.positions.layers import Planned
 from models.pretrained.layouts import LAYOUTS
 from models.pretrained.rope_out import write_rope
 
@@ -69,6 +70,14 @@ def _architecture(gpt: GPT) -> str:
         BadInput: none can.
     """
     shape, scheme = gpt.shape, gpt.position.knobs
+    if isinstance(gpt.position, Planned):
+        raise BadInput(
+            f"layers={gpt.position.plan.name} is in no architecture of transformers that a model can leave as"
+        )
+    if gpt.position.extension.knobs.rows is not None:
+        raise BadInput(
+            f"extend.rows={gpt.position.extension.knobs.rows.name} is in no architecture that a model can leave as"
+        )
     skipping = scheme.name == "none" or (
         scheme.name == "mixture" and scheme.first.name in ROTARY and scheme.second.name == "none"
     )

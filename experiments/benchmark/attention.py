@@ -1,0 +1,26 @@
+"""The cost of RoPE with windows and sharper rows relative to RoPE alone: a forward pass, a training step, its memory.
+
+A sliding window costs less the longer the window of the model is; scores that sharpen with the row cost a product.
+"""
+
+from experiments.benchmark import schemes
+from experiments.benchmark.workbench import Workbench
+
+REFERENCE = "alone"
+CHANGES = {
+    REFERENCE: (),
+    "sliding 64": ("layers=sliding",),
+    "LLLG of 64": ("layers=local_global",),
+    "rows=su": ("extend.rows=su",),
+    "rows=ssmax": ("extend.rows=ssmax",),
+}
+table = schemes.table
+
+
+def run(bench: Workbench) -> list[dict]:
+    """A row per model, window and change, as in schemes.py."""
+    rows = []
+    for model, window in bench.settings.schemes_at:
+        configs = {name: bench.config(model, "rope", window, *words) for name, words in CHANGES.items()}
+        rows += schemes.compare_configs(bench, configs)
+    return rows
