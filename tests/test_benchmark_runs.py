@@ -10,7 +10,7 @@ from conf.validation import validate
 from experiments.benchmark import sweep, time_to_loss
 from experiments.benchmark.job import Ledger
 from experiments.benchmark.settings import Benchmark
-from experiments.benchmark.time_to_loss import arms, compare_optimizers, first_passage
+from experiments.benchmark.time_to_loss import arms, compare_optimizers
 from tests.runs import CACHE, TINY
 from train import compose
 
@@ -28,28 +28,6 @@ def settings(*overrides):
 
 def listed(*words):
     return "[" + ",".join(f'"{word}"' for word in words) + "]"
-
-
-@pytest.mark.parametrize(
-    "losses, target, expected",
-    [
-        ([4.0, 3.0, 2.0], 2.5, 250.0),  # half way between the second and the third point
-        ([4.0, 3.0, 2.0], 3.0, 200.0),  # on a point
-        ([4.0, 3.0, 2.0], 2.0, 300.0),  # on the last point: the run that sets the target reaches it
-        ([4.0, 3.0, 2.0], 1.9, None),
-        ([4.0, 2.0, 3.0, 1.0], 2.5, 175.0),  # the first time of three
-        ([4.0, 3.0, 2.0], 5.0, 100.0),  # before the first point nothing is known
-        ([4.0, NAN, NAN], 2.5, None),
-    ],
-)
-def test_first_passage(losses, target, expected):
-    assert first_passage([100, 200, 300, 400][: len(losses)], losses, target) == expected
-
-
-def test_first_passage_on_a_fine_curve_is_the_inverse_of_the_curve():
-    tokens = list(range(10, 2000, 10))
-    losses = [3 * step**-0.5 + 1 for step in tokens]
-    assert first_passage(tokens, losses, 1.1) == pytest.approx(900, abs=0.1)
 
 
 def curve(optimizer, lr, losses, seconds, steps=3):

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from conf.base import BadInput
-from experiments.lab.statistics import Comparison, Estimate
+from experiments.lab.statistics import Comparison, Estimate, first_crossing
 from experiments.reproduce import verdicts as engine
 from experiments.reproduce.arms import arms_of
 from experiments.reproduce.claim import Findings, adjusted
 from experiments.reproduce.claims import CLAIMS, bound
-from experiments.reproduce.claims.convergence import Convergence, log_share, reached
+from experiments.reproduce.claims.convergence import Convergence, log_share
 from experiments.reproduce.claims.extrapolation import Extrapolation
 from experiments.reproduce.claims.spacing import Spacing
 from experiments.reproduce.claims.starting_positions import LARGE, StartingPositions, difference, moved
@@ -139,7 +139,7 @@ def test_the_rules_of_the_bound(jump, times, broken, expected):
 def test_the_share_of_steps_is_read_off_the_curves_and_antisymmetric():
     steps = np.array([10.0, 20, 30, 40])
     slow, fast = np.array([4.0, 3, 2, 1]), np.array([3.0, 1.5, 0.5, 0.25])
-    assert reached(steps, fast, 1.0) == pytest.approx(25)
+    assert first_crossing(steps, fast, 1.0) == pytest.approx(25)
     assert log_share(steps, fast, slow) == pytest.approx(math.log(25 / 40))
     assert log_share(steps, slow, fast) == -log_share(steps, fast, slow)
     assert log_share(steps, slow, slow) == 0

@@ -5,7 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from experiments.lab.statistics import MARGIN, Comparison, Estimate, compare, compare_seeds, contrast, holm
+from experiments.lab.statistics import (
+    MARGIN,
+    Comparison,
+    Estimate,
+    compare,
+    compare_seeds,
+    contrast,
+    first_crossing,
+    holm,
+)
 
 DOCUMENTS = 20
 
@@ -116,3 +125,25 @@ def test_a_family_of_true_hypotheses_is_rejected_as_often_as_one():
 def test_a_difference_is_said_before_its_smallness():
     both = Comparison(Estimate(-0.001, -0.0015, -0.0005), p=0.001, p_equivalent=0.001, seeds=5, documents=9)
     assert both.word() == "lower" and both.word(p=0.2) == "equal"
+
+
+@pytest.mark.parametrize(
+    "losses, target, expected",
+    [
+        ([4.0, 3.0, 2.0], 2.5, 250.0),  # half way between the second and the third point
+        ([4.0, 3.0, 2.0], 3.0, 200.0),  # on a point
+        ([4.0, 3.0, 2.0], 2.0, 300.0),  # on the last point: the run that sets the target reaches it
+        ([4.0, 3.0, 2.0], 1.9, None),
+        ([4.0, 2.0, 3.0, 1.0], 2.5, 175.0),  # the first time of three
+        ([4.0, 3.0, 2.0], 5.0, 100.0),  # before the first point nothing is known
+        ([4.0, math.nan, math.nan], 2.5, None),
+    ],
+)
+def test_a_crossing_is_the_first_and_straight_between_points(losses, target, expected):
+    assert first_crossing([100, 200, 300, 400][: len(losses)], losses, target) == expected
+
+
+def test_a_crossing_on_a_fine_curve_is_the_inverse_of_the_curve():
+    tokens = list(range(10, 2000, 10))
+    losses = [3 * step**-0.5 + 1 for step in tokens]
+    assert first_crossing(tokens, losses, 1.1) == pytest.approx(900, abs=0.1)

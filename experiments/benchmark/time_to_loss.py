@@ -21,6 +21,7 @@ from conf.resolve import resolve
 from conf.schema import Config
 from experiments.benchmark.timing import format_spread, spread
 from experiments.benchmark.workbench import Workbench
+from experiments.lab.statistics import first_crossing
 from models.progress import Metrics
 from train import train
 
@@ -70,20 +71,6 @@ def train_curve(config: Config) -> dict:
     }
 
 
-def first_passage(tokens: Sequence[float], losses: Sequence[float], target: float) -> float | None:
-    """Tokens at which a loss curve first reaches the target: linear between the last point above it and the next.
-
-    The first point counts as it stands, since nothing is known before it; None if the target is never reached.
-    """
-    for i, loss in enumerate(losses):
-        if loss <= target:
-            if i == 0:
-                return float(tokens[0])
-            share = (losses[i - 1] - target) / (losses[i - 1] - loss)
-            return tokens[i - 1] + share * (tokens[i] - tokens[i - 1])
-    return None
-
-
 def compare_optimizers(runs: list[dict], target: float | None) -> list[dict]:
     """The runs with their tokens and seconds to the target, then the best run of each optimizer over that of the first.
 
@@ -104,7 +91,7 @@ def compare_optimizers(runs: list[dict], target: float | None) -> list[dict]:
         own_runs = [run for run in runs if run["optimizer"] == name]
         pace = spread([second for run in own_runs for second in run["seconds_per_step"]])
         for run in own_runs:
-            tokens = first_passage(run["tokens"], run["nll"], target)
+            tokens = first_crossing(run["tokens"], run["nll"], target)
             seconds = None if tokens is None else tokens / run["tokens_per_step"] * pace.median
             rows.append({**run, "target": target, "tokens_to_target": tokens, "seconds_to_target": seconds})
         reached = [row for row in rows if row["optimizer"] == name and row["tokens_to_target"] is not None]

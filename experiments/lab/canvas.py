@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from experiments.lab.statistics import Estimate
+
 COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860")
 DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
 
@@ -57,6 +59,19 @@ def plain_numbers(axes: "Axes") -> None:
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.tick_params(axis="y", which="minor", labelsize=7)
+
+
+def plot_band(axes: "Axes", x: Sequence[float], ends, colour, label: str, style: str = "-") -> None:
+    """Plot the rows of `ends`, (n, 3): value, low and high, as a curve with a band."""
+    value, low, high = zip(*ends, strict=True)
+    axes.plot(x, value, style, color=colour, marker="o", label=label)
+    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def plot_interval(axes: "Axes", place: float, ratio: "Estimate", colour: str, label: str | None = None) -> None:
+    """Plot a ratio at this height as a point, with its interval, cut at 0.01 and 100, as a line."""
+    axes.plot([max(ratio.low, 0.01), min(ratio.high, 100)], [place, place], color=colour)
+    axes.plot(ratio.value, place, "o", color=colour, label=label)
 
 
 def write_figure(figure: "Figure", path: Path) -> Path:

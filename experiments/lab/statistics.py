@@ -170,6 +170,18 @@ def _share(event: np.ndarray) -> float:
     return (1 + int(event.sum())) / (1 + len(event))
 
 
+def first_crossing(x: Sequence[float], y: Sequence[float], level: float) -> float | None:
+    """The x at which a curve, straight between its points, first comes down to a level; None if it never does.
+
+    The first point counts as it is, since nothing is known before it.
+    """
+    place = next((place for place, value in enumerate(y) if value <= level), None)
+    if not place:
+        return None if place is None else float(x[0])
+    share = (y[place - 1] - level) / (y[place - 1] - y[place])
+    return float(x[place - 1] + share * (x[place] - x[place - 1]))
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """Adjust the p values of one table so that its family-wise error rate is that of a single test (Holm 1979).
 

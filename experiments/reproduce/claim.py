@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from experiments.lab.canvas import Drawing, headed
 from experiments.lab.statistics import Comparison, holm
 
 if TYPE_CHECKING:
-    from experiments.lab.canvas import Drawing
+    from matplotlib.figure import Figure
+
     from experiments.reproduce.evidence import Evidence
 
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
@@ -71,9 +73,15 @@ class Claim:
         """Judge every part of the statement; the first verdict is the claim's."""
         raise NotImplementedError
 
-    def draw(self, findings: Findings) -> "Drawing":
-        """The figure."""
+    def plot(self, findings: Findings) -> "tuple[Figure, str]":
+        """The figure without its title, and its caption."""
         raise NotImplementedError
+
+    def draw(self, findings: Findings) -> Drawing:
+        """The figure with title and caption."""
+        figure, caption = self.plot(findings)
+        headed(figure, self.title, caption)
+        return Drawing(figure, self.title, self.statement)
 
 
 def adjusted(rows: list[dict[str, Any]], *columns: str) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.lab.statistics import Estimate
+from experiments.lab.statistics import Estimate, first_crossing
 
 STEPS = (2, 8, 32, 128)  # of fine-tuning after which an arm is read; the last is its length
 DIRECT, CONTROL = "none", "control"  # fine-tuned on longer windows as it is, and at the window there was
@@ -33,19 +33,7 @@ def crossing(steps: Sequence[int], ratios: Sequence[Estimate]) -> Estimate | Non
     value, low, high = np.log([[ratio.value, ratio.low, ratio.high] for ratio in ratios]).T
     if value[0] < 0:
         value, low, high = -value, -high, -low
-    if (middle := _zero(places, value)) == np.inf:
+    ends = [first_crossing(places, curve, 0) for curve in (value, low, high)]
+    if ends[0] is None:
         return None
-    ends = middle, 0.0 if low[0] <= 0 else _zero(places, low), _zero(places, high)
-    return Estimate(*(float(2**place - 1) for place in ends))
-
-
-def _zero(places: np.ndarray, values: np.ndarray) -> float:
-    """Where a line through points, above zero at first, reaches zero; infinite if it never does."""
-    below = np.flatnonzero(values <= 0)
-    if len(below) == 0:
-        return np.inf
-    end = below[0]
-    if end == 0:
-        return places[0]
-    share = values[end - 1] / (values[end - 1] - values[end])
-    return places[end - 1] + share * (places[end] - places[end - 1])
+    return Estimate(*(float(2**place - 1) if place is not None else np.inf for place in ends))

@@ -17,6 +17,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from experiments.lab.canvas import COLOURS, pyplot
 from experiments.reproduce.claim import Claim, Findings, Verdict, verdict
 from models.positions.frequencies import Geometric, phases
 
@@ -148,12 +149,9 @@ class Bound(Claim):
             ),
         }
 
-    def draw(self, findings: Findings):
-        from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
-
+    def plot(self, findings: Findings):
         bounds, curve = [row for row in findings.rows if "channels" in row], findings.curves["curve"]
-        plt = pyplot()
-        figure, grid = plt.subplots(2, 2, figsize=(12, 8), layout="constrained")
+        figure, grid = pyplot().subplots(2, 2, figsize=(12, 8), layout="constrained")
         scores, solvers, growth, sizes = grid.flat
         scores.plot(range(WINDOW), curve["inside"], color=COLOURS[0], linewidth=0.5, label="fitted window")
         scores.plot(range(WINDOW, 2 * WINDOW), curve["beyond"], color=COLOURS[3], linewidth=0.7, label="beyond it")
@@ -199,5 +197,4 @@ class Bound(Claim):
             "Frequencies 10000^(-2j/d). Bottom right: how many times smaller the corrected interpolation bound is "
             "than the least extrapolation bound over distances below 4096."
         )
-        headed(figure, self.title, caption)
-        return Drawing(figure, self.title, self.statement)
+        return figure, caption

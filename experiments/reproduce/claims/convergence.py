@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from experiments.lab.statistics import compare, compare_seeds
+from experiments.lab.canvas import COLOURS, pyplot
+from experiments.lab.statistics import compare, compare_seeds, first_crossing
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
 from experiments.reproduce.evidence import effective_context, mean
 
@@ -48,11 +49,8 @@ class Convergence(Claim):
         reason = f"RoPE takes {share} of the sinusoid's steps; in the end its test perplexity is {ratio} of it"
         return {"RoPE takes fewer steps than the sinusoid": verdict(share.high < 1, share.low > 0.95, reason)}
 
-    def draw(self, findings: Findings):
-        from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
-
-        plt = pyplot()
-        figure, (losses, gaps) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    def plot(self, findings: Findings):
+        figure, (losses, gaps) = pyplot().subplots(1, 2, figsize=(12, 5), layout="constrained")
         sinusoid = np.array(findings.curves[SINUSOID]["loss"])
         colours = dict(zip(findings.curves, (*COLOURS, "black", "#da8bc3"), strict=False))
         for arm, curve in findings.curves.items():
@@ -66,21 +64,11 @@ class Convergence(Claim):
         for panel in (losses, gaps):
             panel.grid(alpha=0.3)
         losses.legend(fontsize=8)
-        headed(figure, self.title, f"Mean of {len(sinusoid)} seeds; shaded: from the lowest seed to the highest.")
-        return Drawing(figure, self.title, self.statement)
+        return figure, f"Mean of {len(sinusoid)} seeds; shaded: from the lowest seed to the highest."
 
 
 def log_share(steps: np.ndarray, losses: np.ndarray, reference: np.ndarray) -> float:
     """ln of the share of all steps until `losses` reach the last of `reference`; antisymmetric in the two."""
     if losses[-1] > reference[-1]:
         return -log_share(steps, reference, losses)
-    return float(np.log(reached(steps, losses, reference[-1]) / steps[-1]))
-
-
-def reached(steps: np.ndarray, losses: np.ndarray, target: float) -> float:
-    """The step at which a curve, straight between its points, first comes down to a target that it does reach."""
-    first = int(np.argmax(losses <= target))
-    if first == 0:
-        return float(steps[0])
-    share = (losses[first - 1] - target) / (losses[first - 1] - losses[first])
-    return float(steps[first - 1] + share * (steps[first] - steps[first - 1]))
+    return float(np.log(first_crossing(steps, losses, reference[-1]) / steps[-1]))

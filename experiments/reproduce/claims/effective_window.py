@@ -4,6 +4,7 @@ from statistics import mean
 
 import numpy as np
 
+from experiments.lab.canvas import COLOURS, pyplot
 from experiments.lab.statistics import compare_seeds
 from experiments.reproduce.claim import INCONCLUSIVE, Claim, Findings, Verdict, verdict
 from experiments.reproduce.tuning import DIRECT, tuned
@@ -126,11 +127,9 @@ class EffectiveWindow(Claim):
         )
         return {part: Verdict(INCONCLUSIVE, f"{gate}; {result.reason}") for part, result in verdicts.items()}
 
-    def draw(self, findings: Findings):
-        from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
-
-        plt, window, steps = pyplot(), findings.curves["window"], (0, *STEPS)
-        figure, panels = plt.subplots(1, len(FACTORS), figsize=(12, 5), layout="constrained")
+    def plot(self, findings: Findings):
+        window, steps = findings.curves["window"], (0, *STEPS)
+        figure, panels = pyplot().subplots(1, len(FACTORS), figsize=(12, 5), layout="constrained")
         for factor, panel in zip(FACTORS, panels, strict=True):
             names = ("direct", *METHODS[1:])
             for place, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
@@ -149,8 +148,7 @@ class EffectiveWindow(Claim):
             panel.grid(alpha=0.3)
             panel.legend(fontsize=8)
         caption = f"Trained on windows of {window}, tuned with keys no farther back. Lines: means; dashes: seeds."
-        headed(figure, self.title, caption)
-        return Drawing(figure, self.title, self.statement)
+        return figure, caption
 
 
 def k_max(read: list[dict], rule: str = PI_RULE) -> list[int]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from experiments.lab.canvas import COLOURS, plot_band, pyplot
 from experiments.lab.statistics import Comparison, compare, contrast
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
 from experiments.reproduce.evidence import effective_context, mean
@@ -95,11 +96,9 @@ class Extrapolation(Claim):
             ),
         }
 
-    def draw(self, findings: Findings):
-        from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
-
-        plt, window = pyplot(), findings.curves["window"]
-        figure, (reading, growing) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    def plot(self, findings: Findings):
+        window = findings.curves["window"]
+        figure, (reading, growing) = pyplot().subplots(1, 2, figsize=(12, 5), layout="constrained")
         colours = dict(zip(METHODS, COLOURS, strict=True))
         lines = {"none": "-", "interpolate": "--", "ntk": ":", "yarn": "-."}
         for arm, methods in METHODS.items():
@@ -117,9 +116,7 @@ class Extrapolation(Claim):
         reading.minorticks_off()
         reading.set_title("read beyond the window, untuned")
         for arm, curve in findings.curves["growth"].items():
-            value, low, high = np.array(curve["ratio"]).T
-            growing.plot(curve["tokens"], value, color=colours[arm], marker="o", label=arm)
-            growing.fill_between(curve["tokens"], low, high, color=colours[arm], alpha=0.2, linewidth=0)
+            plot_band(growing, curve["tokens"], curve["ratio"], colours[arm], arm)
         growing.set(
             xscale="log", yscale="log", xlabel="tokens of training", ylabel="perplexity over that of one window"
         )
@@ -129,8 +126,7 @@ class Extrapolation(Claim):
         for panel in (reading, growing):
             panel.axhline(1, color="black", linewidth=0.8)
             panel.grid(alpha=0.3)
-        headed(figure, self.title, f"Trained on windows of {window}; same targets; 95 % over seeds and documents.")
-        return Drawing(figure, self.title, self.statement)
+        return figure, f"Trained on windows of {window}; same targets; 95 % over seeds and documents."
 
 
 def growth_of(read: dict, arm: str, context: int, window: int) -> Comparison:

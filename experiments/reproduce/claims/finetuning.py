@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from experiments.lab.canvas import COLOURS, plot_band, pyplot
 from experiments.lab.statistics import MARGIN, Comparison, Estimate, compare, contrast
 from experiments.reproduce.arms import nearest
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
@@ -122,11 +123,9 @@ class Finetuning(Claim):
         )
         return verdicts
 
-    def draw(self, findings: Findings):
-        from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
-
-        plt, window, steps = pyplot(), findings.curves["window"], (0, *STEPS)
-        figure, panels = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
+    def plot(self, findings: Findings):
+        window, steps = findings.curves["window"], (0, *STEPS)
+        figure, panels = pyplot().subplots(1, 3, figsize=(15, 5), layout="constrained")
         for factor, panel in zip(FACTORS, panels, strict=False):
             for method, colour in zip(("direct", *METHODS[1:]), COLOURS, strict=False):
                 read = [findings.row(windows=factor, positions=method, steps=step) for step in steps]
@@ -137,10 +136,7 @@ class Finetuning(Claim):
             panel.set(title=f"tuned on {factor} windows", ylabel="perplexity")
         gains = panels[-1]
         for (arm, ratio), colour in zip(findings.curves["ratios"].items(), COLOURS, strict=False):
-            value, low, high = np.array(ratio).T
-            line = "--" if arm.endswith("early") else "-"
-            gains.plot(range(len(steps)), value, line, color=colour, marker="o", label=arm)
-            gains.fill_between(range(len(steps)), low, high, color=colour, alpha=0.15, linewidth=0)
+            plot_band(gains, range(len(steps)), ratio, colour, arm, "--" if arm.endswith("early") else "-")
         gains.axhline(1, color="black", linewidth=0.8)
         gains.set(title="over direct fine-tuning", ylabel="perplexity over that of direct")
         for panel in panels:
@@ -152,8 +148,7 @@ class Finetuning(Claim):
             f"Trained on windows of {window}; same targets, seeds paired; 95 % over seeds and documents; early: "
             f"tuned after {EARLY:.0%} of the base's training."
         )
-        headed(figure, self.title, caption)
-        return Drawing(figure, self.title, self.statement)
+        return figure, caption
 
 
 def read_at(evidence, arm: str, factor: int, step: int, method: str, start: int | None = None) -> tuple[Rows, Rows]:

@@ -1,5 +1,6 @@
 """How few positions does a model need: some pairs that stand still, none that turn, or none any more?"""
 
+from experiments.lab.canvas import COLOURS, plot_interval, pyplot
 from experiments.lab.statistics import MARGIN, compare
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
 from experiments.reproduce.evidence import effective_context, mean
@@ -104,17 +105,13 @@ class PositionFree(Claim):
             ),
         }
 
-    def draw(self, findings: Findings):
-        from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
-
-        plt, window = pyplot(), findings.curves["window"]
-        figure, (inside, beyond, recovery) = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
+    def plot(self, findings: Findings):
+        window = findings.curves["window"]
+        figure, (inside, beyond, recovery) = pyplot().subplots(1, 3, figsize=(15, 5), layout="constrained")
         rows = [row for row in findings.rows if "rival" in row]
         for place, row in enumerate(rows):
             if row["over the rival"] is not None:
-                ratio = row["over the rival"].ratio
-                inside.plot([max(ratio.low, 0.01), min(ratio.high, 100)], [place, place], color=COLOURS[0])
-                inside.plot(ratio.value, place, "o", color=COLOURS[0])
+                plot_interval(inside, place, row["over the rival"].ratio, COLOURS[0])
         inside.set_yticks(range(len(rows)), [row["arm"] for row in rows])
         inside.invert_yaxis()
         inside.locator_params(axis="x", nbins=6)
@@ -139,5 +136,4 @@ class PositionFree(Claim):
         for panel in (inside, beyond, recovery):
             panel.grid(alpha=0.3)
         inside.axvline(1, color="black", linewidth=0.8)
-        headed(figure, self.title, f"Trained on windows of {window}; seeds paired; 95 % over seeds and documents.")
-        return Drawing(figure, self.title, self.statement)
+        return figure, f"Trained on windows of {window}; seeds paired; 95 % over seeds and documents."

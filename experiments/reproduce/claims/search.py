@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from experiments.lab.canvas import COLOURS, plot_interval, pyplot
 from experiments.lab.statistics import MARGIN, compare, compare_seeds
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
 from experiments.reproduce.evidence import effective_context, mean
@@ -124,11 +125,8 @@ class SearchClaim(Claim):
             ),
         }
 
-    def draw(self, findings: Findings):
-        from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
-
-        plt = pyplot()
-        figure, (ratios, *panels) = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
+    def plot(self, findings: Findings):
+        figure, (ratios, *panels) = pyplot().subplots(1, 3, figsize=(15, 5), layout="constrained")
         lines = [(f"{row['searched']}, {row['factor']} windows", row[column].ratio, column)
                  for row in findings.rows if "searched" in row
                  for column in ("there", "over the best rival", "over extrapolation")]  # fmt: skip
@@ -136,10 +134,10 @@ class SearchClaim(Claim):
         labels = {"there": "best rival, text searched on", "over the best rival": "best rival, held out",
                  "over extrapolation": "extrapolation, held out"}  # fmt: skip
         for (column, label), colour, shift in zip(labels.items(), COLOURS, (-0.2, 0, 0.2), strict=False):
-            points = [(names.index(name) + shift, ratio) for name, ratio, rival in lines if rival == column]
-            for place, ratio in points:
-                ratios.plot([max(ratio.low, 0.01), min(ratio.high, 100)], [place, place], color=colour)
-            ratios.plot([r.value for _, r in points], [p for p, _ in points], "o", color=colour, label=f"over {label}")
+            for name, ratio, rival in lines:
+                if rival == column:
+                    entry = f"over {label}" if name == names[0] else None
+                    plot_interval(ratios, names.index(name) + shift, ratio, colour, entry)
         ratios.axvline(1, color="black", linewidth=0.8)
         ratios.set_yticks(range(len(names)), names)
         ratios.set(xlabel="perplexity of searched over another's", title="untuned")
@@ -157,10 +155,7 @@ class SearchClaim(Claim):
             panel.legend(fontsize=8)
         for panel in (ratios, *panels):
             panel.grid(alpha=0.3)
-        headed(
-            figure, self.title, "95 % over seeds and documents; seeds paired; rivals chosen on the text searched on."
-        )
-        return Drawing(figure, self.title, self.statement)
+        return figure, "95 % over seeds and documents; seeds paired; rivals chosen on the text searched on."
 
 
 def below(rows: list[dict], column: str, reason: str) -> Verdict:

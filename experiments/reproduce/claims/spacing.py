@@ -2,6 +2,7 @@
 
 import torch
 
+from experiments.lab.canvas import COLOURS, plot_interval, pyplot
 from experiments.lab.statistics import MARGIN, compare
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
 from experiments.reproduce.evidence import effective_context, mean
@@ -68,11 +69,8 @@ class Spacing(Claim):
             "with the same ends, another spacing is better than the geometric": best(findings, "over matched"),
         }
 
-    def draw(self, findings: Findings):
-        from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
-
-        plt = pyplot()
-        figure, panels = plt.subplots(1, 3, figsize=(14, 5), layout="constrained")
+    def plot(self, findings: Findings):
+        figure, panels = pyplot().subplots(1, 3, figsize=(14, 5), layout="constrained")
         table, inside, beyond = panels
         arms = [row["spectrum"] for row in findings.rows]
         for place, arm in enumerate(arms):
@@ -86,16 +84,13 @@ class Spacing(Claim):
         ):
             for place, row in enumerate(findings.rows):
                 if row[column] is not None:
-                    ratio = row[column].ratio
-                    panel.plot([max(ratio.low, 0.01), min(ratio.high, 100)], [place, place], color=COLOURS[0])
-                    panel.plot(ratio.value, place, "o", color=COLOURS[0])
+                    plot_interval(panel, place, row[column].ratio, COLOURS[0])
             panel.axvline(1, color="black", linewidth=0.8)
             panel.set(title=title, xlabel="over RoPE as usual")
         for panel in panels:
             panel.set_yticks(range(len(arms)), arms)
             panel.grid(alpha=0.3)
-        headed(figure, self.title, "Same targets, seeds paired; 95 % over seeds and documents.")
-        return Drawing(figure, self.title, self.statement)
+        return figure, "Same targets, seeds paired; 95 % over seeds and documents."
 
 
 def best(findings: Findings, column: str) -> Verdict:

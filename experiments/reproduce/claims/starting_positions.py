@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from experiments.lab.canvas import COLOURS, plot_band, pyplot
 from experiments.lab.statistics import MARGIN, Comparison, contrast
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
 from experiments.reproduce.evidence import Rows
@@ -93,17 +94,13 @@ class StartingPositions(Claim):
             )
         return verdicts
 
-    def draw(self, findings: Findings):
-        from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
-
-        plt, bins = pyplot(), findings.curves["bins"]
-        figure, panels = plt.subplots(1, 2, figsize=(12, 5), sharey=True, layout="constrained")
+    def plot(self, findings: Findings):
+        bins = findings.curves["bins"]
+        figure, panels = pyplot().subplots(1, 2, figsize=(12, 5), sharey=True, layout="constrained")
         words = [f"{a}-{b}" if a < b else f"{a}" for a, b in bins]
         for scheme, panel in zip(SCHEMES, panels, strict=True):
             for base, colour in zip([base for base in BASES if base != FITTING], COLOURS, strict=False):
-                value, low, high = np.array(findings.curves[arm_of(scheme, base)]).T
-                panel.plot(range(len(bins)), value, color=colour, marker="o", label=f"base {base:,}")
-                panel.fill_between(range(len(bins)), low, high, color=colour, alpha=0.15, linewidth=0)
+                plot_band(panel, range(len(bins)), findings.curves[arm_of(scheme, base)], colour, f"base {base:,}")
             counts = findings.curves[f"{scheme} moved"]
             moved_by = zip(words, *(counts[f"{base}"] for base in (FITTING, LARGE)), strict=True)
             panel.set_xticks(range(len(bins)), [f"{word}\n{few} | {fewer}" for word, few, fewer in moved_by])
@@ -115,8 +112,7 @@ class StartingPositions(Claim):
             panel.grid(alpha=0.3)
             panel.legend(fontsize=8)
         panels[0].set_ylabel(f"loss less that with base {FITTING}, nats per token")
-        headed(figure, self.title, "Same targets, seeds paired; 95 % over seeds and documents.")
-        return Drawing(figure, self.title, self.statement)
+        return figure, "Same targets, seeds paired; 95 % over seeds and documents."
 
 
 def by_bin(rows: Rows, reference: Rows) -> list[list[float]]:
