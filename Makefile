@@ -7,8 +7,11 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 8
 
 .PHONY: demo claims test check portable bench report explore lint clean
 
+# Two models trained on a language whose best reader is known, then those of text that are shipped.
 demo: .venv/ready
 	$(PY) -m experiments.extend experiment=demo
+	for base in $(wildcard experiments/bases/*-nano); do \
+		$(PY) -m experiments.extend experiment=demo_text checkpoint=$$base || exit 1; done
 
 # Every claim at the smallest scale that decides, over this machine's cores; the plan is printed first. Killed anywhere,
 # the same goes on.

@@ -34,7 +34,7 @@ def trained(texts, tmp_path_factory):
         *(f"data.{s}={texts}/{s}.txt" for s in ("train", "validation", "test")),
     ]
     words += ["data.tokenizer.vocabulary=260", "model.layers=1", "model.heads=2", "model.width=32", "window=16"]
-    words += ["batch=2", "steps=3", "validation_windows=2", f"runs={runs}", f"cache={runs}/cache", "name=base"]
+    words += ["batch=4", "steps=3", "validation_windows=2", f"runs={runs}", f"cache={runs}/cache", "name=base"]
     return train(compose([*words, "logger=none", "trainer=cpu", "trainer.progress=false"]), words)
 
 
@@ -51,7 +51,7 @@ def test_a_shipped_model_is_the_runs_rounded_and_says_how_it_was_made(trained, s
     assert own.keys() == theirs.keys()
     assert all(torch.equal(theirs[name], own[name].bfloat16().float()) for name in own)
     about = json.loads((shipped / "shipped.json").read_text())
-    assert (about["made"]["seed"], about["made"]["step"], about["made"]["tokens"]) == (1, 3, 3 * 2 * 16)
+    assert (about["made"]["seed"], about["made"]["step"], about["made"]["tokens"]) == (1, 3, 3 * 4 * 16)
     assert about["made"]["command"].startswith("python train.py position=sinusoidal data=files")
     text = json.dumps(about["made"]) + json.dumps({**about["lab"]["config"], "data": None})
     assert "runs=" not in text and str(trained.folder.parent) not in text
@@ -85,6 +85,17 @@ def test_it_is_measured_and_tuned_as_its_run_is(trained, shipped, tmp_path, one_
     tuned = train(compose([*words, "validation_windows=1"]))
     record = read_record(tuned.checkpoint)
     assert record["config"]["original_window"] == 16 and record["config"]["checkpoint"] == str(shipped)
+
+
+def test_the_demo_measures_and_tunes_it(trained, shipped, tmp_path, one_thread):
+    cache = trained.folder.parent.parent / "cache"
+    words = ["experiment=demo_text", f"checkpoint={shipped}", f"runs={tmp_path}", f"cache={cache}", "logger=none"]
+    words += ["study.extends=[none,interpolate]", "study.finetune_steps=[1]", "study.segments=2", "trainer=cpu"]
+    status, _, err = run_program(*words, "trainer.progress=false", module="experiments.extend")
+    assert status == 0, err
+    (page,) = (tmp_path / "demo_text").glob("study-*/table.txt")
+    assert "interpolate" in page.read_text() and (page.parent / "figure.png").is_file()
+    assert not (tmp_path / "demo_text" / "base").exists(), "the base is there already"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "shipped.json"])

@@ -10,7 +10,7 @@ from experiments.reproduce.claim import INCONCLUSIVE, Claim, Findings, Verdict, 
 from experiments.reproduce.tuning import DIRECT, tuned
 
 BASE, PI = "retrieving", "interpolate"
-METHODS = (DIRECT, PI, "yarn")
+METHODS = (DIRECT, PI)
 FACTORS = (2, 4)
 STEPS = (8, 32, 128, 256)
 DEPTHS, TRIALS = 16, 50  # distances for a length, and trials at each
