@@ -21,8 +21,8 @@ from typing import Any
 from conf import signals
 from conf.base import BadInput, Settings
 from conf.help import help_override
+from conf.overrides import FOLDER, check, explain, swept_keys
 from conf.validation import validate
-from conf.words import FOLDER, check, explain, swept_keys
 
 SWEEP = "POSITIONS_SWEEP_RECORD"  # where the jobs of a multirun, in whatever process, write how they failed
 SWEPT = "POSITIONS_SWEPT"  # and which keys it is over

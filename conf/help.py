@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from conf.words import FOLDER, list_choices, quoted
+from conf.overrides import FOLDER, list_choices, quoted
 
 
 def help_override(config_name: str) -> str:

@@ -14,8 +14,8 @@ from pydantic import Field
 
 from conf.base import BadInput, Project, Settings, Tags, Words, nearest
 from conf.compose import command_line
+from conf.overrides import known_settings
 from conf.validation import validate
-from conf.words import known_settings
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace

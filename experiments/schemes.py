@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from conf.base import BadInput
 from conf.compose import program
-from conf.words import FOLDER
+from conf.overrides import FOLDER
 
 if TYPE_CHECKING:
     from models.positions import Position

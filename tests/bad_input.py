@@ -11,7 +11,7 @@ from pathlib import Path
 
 from conf.base import BadInput
 from conf.compose import check_logger, compose_values, sentence
-from conf.words import check
+from conf.overrides import check
 
 ROOT = Path(__file__).resolve().parent.parent
 # By configuration, the command's name and what has to be given; {run}: the folder of a finished run.

@@ -10,8 +10,8 @@ import torch
 
 from conf.base import BadInput
 from conf.compose import compose_values
+from conf.overrides import choices
 from conf.validation import validate
-from conf.words import choices
 from experiments.benchmark import evaluation, levers, peers, profile, search_speed, step, timing
 from experiments.benchmark.memory import peak_bytes
 from experiments.benchmark.settings import Benchmark

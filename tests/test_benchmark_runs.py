@@ -61,7 +61,7 @@ def test_who_never_gets_there_has_no_ratio_and_a_reference_that_diverges_is_one_
     rows = compare_optimizers(runs, 4.0)
     adamw, muon = (row for row in rows if row["kind"] == "best")
     assert adamw["lr"] is None and muon["tokens_to_target"] == 150 and muon["tokens_over_reference"] is None
-    assert "adamw      reaches it at none" in time_to_loss.table(rows)
+    assert "adamw    reaches it at none" in time_to_loss.table(rows)
     with pytest.raises(BadInput, match=r"rates\.adamw: every run diverged"):
         compare_optimizers(runs, None)
 

@@ -14,7 +14,7 @@ from conf.base import BadInput
 from conf.compose import FOLDER, compose_values
 from conf.help import help_override, help_text
 from conf.names import run_name
-from conf.words import choices
+from conf.overrides import choices
 from tests.runs import ROOT, command, finish, run_program, tiny
 from train import build_model, compose
 

@@ -8,8 +8,8 @@ import torch
 
 from conf.base import BadInput
 from conf.compose import FOLDER, compose_values
+from conf.overrides import choices
 from conf.validation import validate
-from conf.words import choices
 from experiments.extend.figures import study_figures
 from experiments.figures import decay as decays
 from experiments.figures.__main__ import run_command as program

@@ -14,9 +14,9 @@ from conf.base import BadInput
 from conf.compose import compose_values
 from conf.files import read_json, write_json
 from conf.names import run_name
+from conf.overrides import over_checkpoint, swept_keys
 from conf.resolve import resolve
 from conf.run_folder import RunFolder
-from conf.words import over_checkpoint, swept_keys
 from models.checkpoint_files import load_checkpoint
 from models.progress import Metrics
 from tests.runs import tiny

@@ -6,7 +6,7 @@ import pytest
 
 from conf.base import BadInput
 from conf.compose import compose_values
-from conf.words import given_keys
+from conf.overrides import given_keys
 from data.corpus import prepare
 from experiments.extend.plan import make_study_plan
 from experiments.lab.measure import protocols

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from conf.compose import command_line
 from conf.environment import environment
 from conf.files import write_json
+from conf.overrides import choices
 from conf.validation import validate
-from conf.words import choices
 from experiments.benchmark.settings import Benchmark
 
 if TYPE_CHECKING:

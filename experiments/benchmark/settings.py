@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from conf.base import Count, Counts, Listed, PathText, Settings
-from conf.words import choices
+from conf.overrides import choices
 from data.settings import DataSettings
 
 SECTIONS = ("ceiling", "step", "schemes", "extensions", "attention", "levers", "profile")

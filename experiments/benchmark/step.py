@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from conf.overrides import choices
 from conf.schema import Config
-from conf.words import choices
 from experiments.benchmark.peers import PEERS
 from experiments.benchmark.timing import Run, peak_cell, ratio, spread, spread_cell
 from experiments.benchmark.workbench import Workbench

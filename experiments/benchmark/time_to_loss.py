@@ -22,6 +22,7 @@ from conf.schema import Config
 from experiments.benchmark.timing import format_spread, spread
 from experiments.benchmark.workbench import Workbench
 from experiments.lab.statistics import first_crossing
+from experiments.lab.tables import format_table
 from models.progress import Metrics
 from train import train
 
@@ -108,31 +109,30 @@ def compare_optimizers(runs: list[dict], target: float | None) -> list[dict]:
 def table(rows: list[dict]) -> str:
     """Every run, then the best of each optimizer, and a note on schedules."""
     runs, best = ([row for row in rows if row["kind"] == kind] for kind in ("run", "best"))
-    lines = [f"target: a validation loss of {rows[0]['target']:.4f} nats a token", ""]
-    lines.append(f"{'optimizer':<10} {'lr':>7} {'steps':>6} {'final loss':>10} {'tokens to it':>13} {'seconds':>8}")
-    for row in runs:
-        start = f"{row['optimizer']:<10} {row['lr']:>7g} {row['steps']:>6} {row['nll'][-1]:>10.4f} "
-        lines.append(start + _reached(row))
-    lines += ["", f"{'best of':<10} {'lr':>7} {'steps':>6} {'tokens to it':>13} {'seconds':>8}  "]
-    lines[-1] += f"{'both / ' + best[0]['optimizer']:<14} ms a step"
+    every = [
+        [row["optimizer"], f"{row['lr']:g}", row["steps"], f"{row['nll'][-1]:.4f}", *_reached(row)] for row in runs
+    ]
+    shortest = []
     for row in best:
-        start = f"{row['optimizer']:<10} "
         if row["lr"] is None:
-            lines.append(f"{start}reaches it at none of its learning rates")
+            shortest.append([row["optimizer"], "reaches it at none of its learning rates"])
             continue
         over = [row[f"{unit}_over_reference"] for unit in ("tokens", "seconds")]
         ratios = ", ".join("-" if value is None else f"{value:.2f}" for value in over)
         pace = format_spread({key: 1000 * value for key, value in row["pace"].items()})
-        lines.append(f"{start}{row['lr']:>7g} {row['steps']:>6} {_reached(row)}  {ratios:<14} {pace}")
-    lines += [
-        "",
-        "Each run's schedule is stretched over its own steps. One that passes the target before its end has its",
-    ]
-    lines.append("learning rate not yet decayed there, and a shorter run might reach it sooner.")
-    return "\n".join(lines)
+        shortest.append([row["optimizer"], f"{row['lr']:g}", row["steps"], *_reached(row), ratios, pace])
+    reached, over = ["tokens to it", "seconds"], f"both / {best[0]['optimizer']}"
+    return (
+        f"target: a validation loss of {rows[0]['target']:.4f} nats a token\n\n"
+        f"{format_table(['optimizer', 'lr', 'steps', 'final loss', *reached], every)}\n\n"
+        f"{format_table(['best of', 'lr', 'steps', *reached, over, 'ms a step'], shortest)}\n\n"
+        "Each run's schedule is stretched over its own steps. One that passes the target before its end has its\n"
+        "learning rate not yet decayed there, and a shorter run might reach it sooner."
+    )
 
 
-def _reached(row: dict) -> str:
+def _reached(row: dict) -> list[str | None]:
+    """The cells of the tokens and seconds to the target."""
     if row["tokens_to_target"] is None:
-        return f"{'-':>13} {'-':>8}"
-    return f"{row['tokens_to_target']:>13,.0f} {row['seconds_to_target']:>8.1f}"
+        return [None, None]
+    return [f"{row['tokens_to_target']:,.0f}", f"{row['seconds_to_target']:.1f}"]

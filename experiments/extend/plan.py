@@ -172,7 +172,7 @@ def make_study_plan(values: dict, overrides: Sequence[str]) -> StudyPlan:
 
 def _existing(study: Study, engine: Seeds, checkpoint: Path, values: dict, overrides: Sequence[str]):
     """The study of an existing base model, its run by scheme, and what is set of its fine-tuning."""
-    from conf.words import given_keys
+    from conf.overrides import given_keys
 
     if engine.seeds != 1:
         raise BadInput(f"seeds={engine.seeds} cannot be set with checkpoint={checkpoint}, which is one model")

@@ -3,7 +3,7 @@
 import torch
 
 from conf.base import Settings
-from conf.words import choices
+from conf.overrides import choices
 from models.positions import EXTENSIONS, SCHEMES, Geometry, Position, build_position
 from models.positions.frequencies import Geometric
 

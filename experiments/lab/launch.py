@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from conf import signals
 from conf.base import BadInput, Count, Settings
 from conf.environment import command_known
+from conf.overrides import FOLDER, quoted
 from conf.run_folder import RunFolder, flatten, write_json
 from conf.validation import validate
-from conf.words import FOLDER, quoted
 
 if TYPE_CHECKING:
     from conf.schema import Config

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from experiments.lab.statistics import Comparison, Estimate
+from experiments.lab.tables import format_table
 from experiments.reproduce.claim import Findings
 from experiments.reproduce.gate import describe_gate
 
@@ -49,7 +50,9 @@ def size(scale: dict | None) -> str:
 
 def table(rows: list[dict]) -> str:
     """Format rows in columns; rows with other columns begin a new table."""
-    return "\n\n".join(_block(block) for block in blocks(rows))
+    return "\n\n".join(
+        format_table(list(block[0]), [map(cell, row.values()) for row in block]) for block in blocks(rows)
+    )
 
 
 def blocks(rows: list[dict]) -> list[list[dict]]:
@@ -60,12 +63,6 @@ def blocks(rows: list[dict]) -> list[list[dict]]:
             parts.append([])
         parts[-1].append(row)
     return parts
-
-
-def _block(rows: list[dict]) -> str:
-    lines = [list(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
 def cell(value) -> str:

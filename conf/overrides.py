@@ -1,4 +1,4 @@
-"""The words of a command line: what Hydra would stumble over is refused, or explained, in one sentence."""
+"""Overrides of the command line: checked before Hydra composes them, and its errors explained in one sentence."""
 
 import re
 import shlex
