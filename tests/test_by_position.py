@@ -107,6 +107,9 @@ def test_the_gate_opens_for_a_model_that_reads_far(reach, used, monkeypatch):
     assert (gate["from"], gate["to"]) == (16, 32)
     assert gate["value"] == pytest.approx(early - late, abs=0.001)
     assert gate["passed"] == used
+    assert [(row["from"], row["to"]) for row in result["doublings"]] == [(2, 4), (4, 8), (8, 16), (16, 32)]
+    assert result["doublings"][-1] == gate and result["doublings"][0]["passed"] == (reach > 2)
+    assert "8 → 16" in format_table(result)
     assert ("uses all 32 tokens" if used else "no use of the second half of 32 tokens") in format_table(result)
 
 
@@ -153,11 +156,15 @@ def test_intervals_of_shares_are_wilsons():
 
 @pytest.mark.slow
 def test_the_command_measures_draws_keeps_and_reads_back(tmp_path):
-    words = tiny(tmp_path, "name=base", "steps=2")
+    words = tiny(tmp_path, "name=base", "steps=2", "snapshots=[1,2]")
     folder = train(compose(words)).folder
     overrides = [f"checkpoint={folder}", f"cache={CACHE}", f"runs={tmp_path}", "segments=40", "logger=none"]
-    status, out, err = run_program(*overrides, module="experiments.by_position")
+    status, out, err = run_program(*overrides, "snapshots=true", module="experiments.by_position")
     assert status == 0, err
+    assert "step      1: gains of 2 → 4" in out and "step      2: gains" in out
+    assert len(list((folder / "by_position").glob("training-none-test32.*"))) == 2
+    for path in (folder / "by_position").glob("*snapshot*"):
+        path.unlink()
     assert "17-32" in out and "32 tokens: from 16 on it gains" in out
     (place,) = (folder / "by_position").glob("*.json")
     result = json.loads(place.read_text())

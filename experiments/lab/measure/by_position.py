@@ -3,10 +3,11 @@
 Held-out text is cut into segments of L targets, each read in one window from its first token, so that target t sees t
 tokens (the protocol `windows`). Losses are averaged in bins that halve the window: (L/2, L], (L/4, L/2], … 1.
 
-The gate compares the same targets: the last L/4 of a segment, predicted from L/2 tokens and from L (the protocol
-`fixed_targets`). A model that gains nothing, or no more than its interval, shows no use of the longer part of its
-window, and one cannot tell by its perplexity what a still longer one would bring. On data=chains the optimum stands
-beside each bin. Intervals are over documents.
+Whether more context pays is asked of the same targets, at each doubling up to L: the last quarter of C tokens,
+predicted from C/2 and from C (the protocol `fixed_targets`). The last doubling is the gate: a model that gains nothing
+there, or no more than its interval, shows no use of the longer part of its window, and one cannot tell by its
+perplexity what a still longer one would bring. On data=chains the optimum stands beside each bin. Intervals are over
+documents.
 """
 
 import math
@@ -19,7 +20,7 @@ from pydantic import Field
 
 from conf.base import BadInput, Count, Settings
 from experiments.lab import tables
-from experiments.lab.canvas import log_ticks, pyplot, write_figure
+from experiments.lab.canvas import log_ticks, plot_band, pyplot, write_figure
 from experiments.lab.measure import context
 from experiments.lab.measure.optimum import optimum
 from experiments.lab.measure.perplexity import by_document, cut
@@ -94,8 +95,9 @@ def measure_by_position(
 
     Returns:
         As cached_reading, with {"rows": [{"low", "high", "nll", "interval", "perplexity", "targets", "document_nll",
-        "document_targets"}], "gate": that of context.gate}; nll in nats per token, by document in nats. Rows of
-        data=chains also have "optimum", nats per token, and "excess", as context.excess.
+        "document_targets"}], "doublings": as context.gate, for contexts of 4 tokens or more up to the whole, "gate":
+        the last of them}; nll in nats per token, by document in nats. Rows of data=chains also have "optimum", nats per
+        token, and "excess", as context.excess.
     """
     from experiments.lab.measure.protocols import summarise, token_losses
 
@@ -119,10 +121,12 @@ def measure_by_position(
                 row |= {"excess": context.excess((sums.nll - best.nll)[:, place], sums.targets[:, place])}
             rows.append(row | {key: column[:, place].tolist() for key, column in columns.items()})
         about = {"split": settings.split, "context": settings.context, "documents": len(sums.nll), "rows": rows}
-        halves, stride = [settings.context // 2, settings.context], settings.context // 4
-        pair = token_losses(model, segments.tokens, halves, "fixed_targets", stride, **options)
-        paired = [by_document(asdict(summarise(one)), segments.owners) for one in pair]
-        return about | {"gate": context.gate(paired, settings.context)}
+        doublings = []
+        for _, length in [part for part in sums.bins if part[1] >= 4]:
+            pair = token_losses(model, segments.tokens, [length // 2, length], "fixed_targets", length // 4, **options)
+            paired = [by_document(asdict(summarise(one)), segments.owners) for one in pair]
+            doublings.append(context.gate(paired, length))
+        return about | {"doublings": doublings, "gate": doublings[-1]}
 
     subject = open_subject(checkpoint, extend, cache, data, settings.precision)
     label = f"{settings.split}{settings.context}"
@@ -135,10 +139,48 @@ def format_table(result: dict) -> str:
     columns = {"context seen": "{low}-{high}", "nats": "{nll:.3f}"}
     columns |= {"interval": "[{interval[0]:.3f}, {interval[1]:.3f}]"} | ({"optimum": "{optimum:.3f}"} if known else {})
     lines = [tables.format_rows(result["rows"], columns | {"perplexity": "{perplexity:.3f}", "targets": "{targets:,}"})]
+    if len(result["doublings"]) > 1:
+        columns = {"of the same targets": "{from} → {to}", "gain, nats": "{value:.3f}"}
+        lines.append(tables.format_rows(result["doublings"], columns | {"interval": "[{low:.3f}, {high:.3f}]"}))
     lines.append(context.gate_sentence(result["gate"], result["context"]))
     if known and (sentence := context.beats_the_optimum({row["high"]: row["excess"] for row in result["rows"]})):
         lines.append(sentence)
     return "\n".join(lines)
+
+
+def draw_training(results: list[dict], tokens: list[int], path: Path) -> None:
+    """When each distance begins to pay: gain of each doubling, and loss by context seen, against tokens trained.
+
+    Args:
+        results: of the same run, as of measure_by_position; tokens: those each was trained on; path: of the .png and
+            .svg.
+    """
+    figure, (gains, losses) = pyplot().subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    colours = pyplot().get_cmap("viridis")(np.linspace(0, 0.9, len(results[0]["rows"])))
+    for place, doubling in enumerate(results[0]["doublings"]):
+        ends = [[result["doublings"][place][key] for key in ("value", "low", "high")] for result in results]
+        plot_band(
+            gains,
+            tokens,
+            ends,
+            colours[-len(results[0]["doublings"]) + place],
+            f"{doubling['from']} → {doubling['to']}",
+        )
+    for place, row in enumerate(results[0]["rows"]):
+        read = [result["rows"][place]["nll"] for result in results]
+        losses.plot(tokens, read, color=colours[place], marker="o", markersize=3, label=f"{row['low']}-{row['high']}")
+    gains.axhline(0, color="black", linewidth=0.8)
+    gains.set(ylabel="gain on the same targets, nats a token", title="twice the context")
+    gains.set_yscale("symlog", linthresh=0.01)
+    losses.set(ylabel="loss, nats a token", title="by tokens of context seen")
+    for panel in (gains, losses):
+        panel.set(xlabel="M tokens trained", xscale="log")
+        panel.set_xticks(tokens, [f"{count / 1e6:.3g}" for count in tokens])
+        panel.minorticks_off()
+        panel.legend(frameon=False, fontsize=7)
+        panel.grid(alpha=0.3)
+    figure.suptitle(f"{results[0]['run']}, extend={results[0]['label']}; 95 % over documents", fontsize=9)
+    write_figure(figure, path)
 
 
 def draw_figure(result: dict, path: Path) -> None:
