@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 # A worker for each core; tests that share what they trained stay together. One thread for each: the models of the
 # tests are too small to share.
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo claims test check portable bench report explore lint clean
 
@@ -27,7 +27,7 @@ check: lint
 
 # What is computed, once more with the plainest kernels of torch and its libraries: as on other processors.
 portable: .venv/ready-dev
-	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE DNNL_MAX_CPU_ISA=SSE41 $(PYTEST) -m "not slow" \
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE DNNL_MAX_CPU_ISA=SSE41 $(PYTEST) \
 		tests/test_extensions*.py tests/test_gpt*.py tests/test_laws*.py tests/test_loss*.py tests/test_mixed*.py \
 		tests/test_passkey*.py tests/test_perplexity*.py tests/test_positions*.py tests/test_recompute*.py \
 		tests/test_switch*.py

@@ -3,11 +3,18 @@
 import gc
 import os
 import sys
+from collections import Counter
 
 import pytest
 
 # Helpers whose assertions should explain themselves as those of test files do.
 pytest.register_assert_rewrite("tests.lawbook", "tests.laws_behaviour", "tests.laws_tables")
+
+
+def pytest_collection_modifyitems(items):
+    """Files with the most slow tests come first, so that workers that take files in turn end together."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def pytest_collection_finish():
@@ -36,8 +43,13 @@ def one_thread():
 
 
 @pytest.fixture(autouse=True)
-def programs():
-    """No program that a test starts outlives it."""
+def as_found():
+    """No test leaves a program, a variable of the environment or another folder to the next one."""
+    environment, folder = dict(os.environ), os.getcwd()
     yield
     if "tests.programs" in sys.modules:
         sys.modules["tests.programs"].end_programs()
+    os.chdir(folder)
+    if dict(os.environ) != environment:
+        os.environ.clear()
+        os.environ.update(environment)

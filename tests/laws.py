@@ -5,7 +5,11 @@ there is then tested in its place. Tests parametrise the laws over the schemes, 
 that the laws see them.
 """
 
+import pytest
+
 from tests import laws_behaviour, laws_tables  # noqa: F401 - enter their laws
 from tests.lawbook import APPLIES, LAWS
 
-__all__ = ["APPLIES", "LAWS"]
+__all__ = ["APPLIES", "LAWS", "MARKS"]
+
+MARKS = {"compiles_whole": pytest.mark.slow}  # of a law's tests

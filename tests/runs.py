@@ -1,15 +1,15 @@
 """Small real runs for tests: the embedded text as bytes, a model of two narrow layers."""
 
 import io
-import os
 import runpy
-import subprocess
+import socket
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
 from conf.validation import validate
+from tests.programs import Program
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "tests"  # the text is tokenised once for the whole suite
@@ -57,7 +57,7 @@ def tiny_claims(folder: Path) -> list[str]:
 def run_program(*words: str, module: str) -> tuple[int, str, str]:
     """Exit status, standard output and standard error of `python -m module`, run in this process.
 
-    A process of its own costs five seconds of imports; `command` starts one where the process is the point.
+    `command` gives it a process of its own, where the process is the point.
     """
     out, err = io.StringIO(), io.StringIO()
     with patch.object(sys, "argv", [module, *words]), redirect_stdout(out), redirect_stderr(err):
@@ -69,19 +69,22 @@ def run_program(*words: str, module: str) -> tuple[int, str, str]:
     return status, out.getvalue(), err.getvalue()
 
 
-def command(*words: str, module: str = "train", **environment: str) -> subprocess.Popen:
-    """Start a program of the lab in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *words],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )
+def command(*words: str, module: str = "train", code: str | None = None, **environment: str) -> Program:
+    """Start `python -m module`, or `python -c code`, in a process of its own."""
+    return Program(words, module, code, environment)
 
 
-def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+def torchrun(processes: int, *words: str) -> list[Program]:
+    """Start the processes of one run as torchrun starts them, itself left out."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shared = {"TORCHELASTIC_RUN_ID": "tests", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0"}
+    shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    ranks = map(str, range(processes))
+    words = (*(word for word in words if word != "trainer=cpu"), "trainer.accelerator=cpu")
+    return [command(*words, f"trainer.devices={processes}", RANK=rank, LOCAL_RANK=rank, **shared) for rank in ranks]
+
+
+def finish(program: Program) -> tuple[int, str, str]:
     """Exit status, standard output and standard error of a program, waited for."""
-    out, err = process.communicate(timeout=1800)
-    return process.returncode, out, err
+    return program.wait(), *program.output()

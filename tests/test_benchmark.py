@@ -1,7 +1,6 @@
 """The benchmark: what it counts and divides is right, everybody is in the table; how fast anything is, is not asked."""
 
 import json
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -19,7 +18,7 @@ from experiments.benchmark.workbench import Workbench
 from experiments.longrope.candidates import Texts
 from experiments.schemes import hooks
 from models.positions import EXTENSIONS, SCHEMES
-from tests.runs import CACHE, ROOT, run_program
+from tests.runs import CACHE, command, finish, run_program
 from train import compose
 
 CPU = torch.device("cpu")
@@ -268,8 +267,8 @@ def test_memory_beyond_the_bound_is_an_error_and_not_the_end():
     words += "size = int(0.2 * __import__('os').sysconf('SC_PAGE_SIZE') * __import__('os').sysconf('SC_PHYS_PAGES'))\n"
     words += "try: torch.empty(size, dtype=torch.uint8)\nexcept RuntimeError as error: print('refused', error)\n"
     words += "print(torch.ones(10).sum())"
-    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0 and "refused" in done.stdout and "tensor(10.)" in done.stdout, done.stderr
+    status, out, err = finish(command(code=words))
+    assert status == 0 and "refused" in out and "tensor(10.)" in out, err
 
 
 def test_the_memory_of_a_training_step_holds_weights_gradients_and_both_moments(bench):

@@ -11,7 +11,8 @@ from conf.base import BadInput
 from models.checkpoint_files import SHARDED, latest, load_checkpoint, save_part
 from models.processes import place
 from models.progress import Metrics
-from tests.runs import command, finish, tiny
+from tests.programs import Program
+from tests.runs import command, finish, tiny, torchrun
 from tests.test_training import run, wait_for
 from train import compose, load_model
 
@@ -19,13 +20,16 @@ from train import compose, load_model
 SHORT = ("name=a", "batch=6", "validation_windows=13", "steps=6", "log_every=2", "checkpoint_every=4")
 
 
-def launch(how: str, processes: int, *words: str):
-    """So many processes: Lightning starts all but the first, or torchrun starts them."""
+def launch(how: str, processes: int, *words: str) -> list[Program]:
+    """So many processes, the first one first: Lightning starts the others, torchrun starts them, or this test as
+    torchrun would."""
+    if how == "as torchrun":
+        return torchrun(processes, *words)
     words = (*words, "trainer.accelerator=cpu", f"trainer.devices={processes}")
     if how == "directly":
-        return command(*words)
+        return [command(*words)]
     count = f"--nproc-per-node={processes}"
-    return command("--standalone", count, "train.py", *words, module="torch.distributed.run")
+    return [command("--standalone", count, "train.py", *words, module="torch.distributed.run")]
 
 
 def rows(folder) -> list[dict]:
@@ -52,16 +56,17 @@ def assert_same(one, other, tolerance: float):
     "how, trainer, more",
     [
         ("directly", "ddp", ("logger=csv", "seen=skipwise", "seen.longest=500")),
-        ("torchrun", "ddp", ("logger=wandb", "trainer.accumulate=3", "position=fire")),
-        ("directly", "fsdp", ("snapshots=[2]", "position=fire")),
+        ("as torchrun", "ddp", ("logger=wandb", "trainer.accumulate=3", "position=fire")),
+        ("as torchrun", "fsdp", ("snapshots=[2]", "position=fire")),
     ],
 )
 def test_two_processes_train_as_one_does(tmp_path, how, trainer, more):
     """To rounding; and the folder, W&B and the last word are the first process's alone."""
     one = run(tmp_path, *SHORT, "group=one", *(word for word in more if word[:6] != "logger"))
     words = tiny(tmp_path, *SHORT, "group=two", f"trainer={trainer}", *more)
-    status, out, err = finish(launch(how, 2, *words))
-    assert status == 0, err
+    ends = list(map(finish, launch(how, 2, *words)))
+    assert all(status == 0 for status, _, _ in ends), ends
+    out = "".join(out for _, out, _ in ends)
     assert out.count("validation perplexity") == 1
     folder = tmp_path / "two" / "a"
     assert_same(one.folder, folder, tolerance=2e-4)
@@ -79,7 +84,7 @@ def test_a_signal_stops_all_after_the_same_step_and_another_number_goes_on(tmp_p
     whole = run(tmp_path, *long, "group=whole")
     words = tiny(tmp_path, *long, "group=parts", f"trainer={trainer}")
     folder = tmp_path / "parts" / "a"
-    process = launch(how, 2, *words)
+    (process,) = launch(how, 2, *words)
     wait_for(folder / "checkpoints" / "step-00000010.ckpt", process)
     process.send_signal(signal.SIGTERM)
     status, _, err = finish(process)
@@ -89,8 +94,8 @@ def test_a_signal_stops_all_after_the_same_step_and_another_number_goes_on(tmp_p
     newest = folder / "checkpoints" / f"step-{stopped['step']:08d}.ckpt"
     assert latest(newest.parent) == newest and newest.is_dir() == (trainer == "fsdp")
 
-    status, _, err = finish(launch("directly", then, *words))
-    assert status == 0, err
+    ends = list(map(finish, launch("as torchrun", then, *words)))
+    assert all(status == 0 for status, _, _ in ends), ends
     assert_same(whole.folder, folder, tolerance=2e-3)
 
 

@@ -13,7 +13,7 @@ from models.positions.frequencies import Geometric
 from models.positions.rotate import RoPE
 from tests.cases import WINDOW, Case, readings, tokens
 from tests.lawbook import moved
-from tests.laws import APPLIES, LAWS
+from tests.laws import APPLIES, LAWS, MARKS
 from tests.runs import tiny
 from train import compose
 
@@ -48,7 +48,12 @@ def test_every_extension_has_one_settings_file_and_every_file_an_extension():
 
 @pytest.mark.parametrize(
     ("case", "law"),
-    [pytest.param(c, law, id=f"{label(c)}-{law}") for c in READ for law in ONE_READING if APPLIES[law](c)],
+    [
+        pytest.param(case, law, id=f"{label(case)}-{law}", marks=MARKS.get(law, ()))
+        for case in READ
+        for law in ONE_READING
+        if APPLIES[law](case)
+    ],
 )
 def test_rope_obeys_every_law_however_it_is_read(case, law):
     if law not in EXTENSIONS[case.read[0]].exempt:

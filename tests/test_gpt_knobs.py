@@ -15,7 +15,7 @@ from models.positions import EXTENSIONS, SCHEMES, build_position
 from models.positions import base as position_base
 from models.positions.frequencies import Geometric
 from tests.cases import VOCABULARY, WINDOW, tokens
-from tests.runs import command, finish, tiny
+from tests.runs import finish, tiny, torchrun
 from tests.test_training import run, weights
 from train import compose, load_model
 
@@ -218,9 +218,9 @@ def test_a_run_with_every_kind_of_weight_trains_and_is_read_back(tmp_path, optim
 def test_sharded_over_two_processes_it_is_the_same(tmp_path):
     words = (*MODERN, "name=a", "steps=3", "checkpoint_every=3")
     one = weights(run(tmp_path, *words, "group=one"))
-    two = tiny(tmp_path, *words, "group=two", "trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2")
-    status, _, err = finish(command(*two))
-    assert status == 0, err
+    two = tiny(tmp_path, *words, "group=two", "trainer=fsdp")
+    ends = list(map(finish, torchrun(2, *two)))
+    assert all(status == 0 for status, _, _ in ends), ends
     (checkpoint,) = (tmp_path / "two" / "a" / "checkpoints").glob("step-*3.ckpt")
     other = load_model(checkpoint)[0].state_dict()
     assert all(torch.allclose(one[f"gpt.{key}"], value, atol=2e-4) for key, value in other.items())

@@ -5,7 +5,7 @@ import pytest
 from conf.base import BadInput
 from models.positions import SCHEMES
 from tests.cases import discover
-from tests.laws import APPLIES, LAWS
+from tests.laws import APPLIES, LAWS, MARKS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -14,7 +14,12 @@ CASES = discover()
 
 @pytest.mark.parametrize(
     ("case", "law"),
-    [pytest.param(case, law, id=f"{case}-{law}") for case in CASES for law in LAWS if APPLIES[law](case)],
+    [
+        pytest.param(case, law, id=f"{case}-{law}", marks=MARKS.get(law, ()))
+        for case in CASES
+        for law in LAWS
+        if APPLIES[law](case)
+    ],
 )
 def test_scheme_obeys_law(case, law):
     """A law a scheme is exempt from must fail on it, so that no exemption outlives its reason."""

@@ -12,7 +12,7 @@ from models.checkpoint_files import load_checkpoint
 from models.language_model import LanguageModel
 from models.positions.seen import Mixed
 from tests.cases import VOCABULARY, WINDOW, Case, tokens
-from tests.runs import command, finish, tiny
+from tests.runs import finish, tiny, torchrun
 from tests.test_training import equal, run, weights
 from train import compose, load_model, train
 
@@ -163,9 +163,8 @@ def test_two_processes_train_as_one_does(tmp_path, base, trainer):
     """One window for each process at a time, of which one is cut and the other is not."""
     words = tuned_words(tmp_path, base, "name=a", "batch=4", "steps=3", "checkpoint_every=3", "trainer.accumulate=2")
     one = weights(train(compose([*words, "group=one"]), words))
-    more = [*(word for word in words if word != "trainer=cpu"), "group=two", f"trainer={trainer}"]
-    status, _, err = finish(command(*more, "trainer.accelerator=cpu", "trainer.devices=2"))
-    assert status == 0, err
+    ends = list(map(finish, torchrun(2, *words, "group=two", f"trainer={trainer}")))
+    assert all(status == 0 for status, _, _ in ends), ends
     folder = tmp_path / "two" / "a"
     last = folder / json.loads((folder / "results.json").read_text())["checkpoint"]
     two = load_checkpoint(last)["state_dict"]

@@ -4,8 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from experiments.lab.measure.protocols import measure, summarise, token_losses
 from experiments.lab.measure.windows import PROTOCOLS
 from models.gpt import GPT, Shape
 from models.positions import EXTENSIONS, SCHEMES, SPECTRA, Geometry, build_position
+from tests.runs import command, finish
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -304,10 +303,9 @@ print(result.tokens, peak() - before)
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_a_context_of_32k_tokens_never_has_all_its_logits():
-    run = subprocess.run(
-        [sys.executable, "-c", LONG], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
-    )
-    tokens, megabytes = run.stdout.split()
+    status, out, err = finish(command(code=LONG))
+    assert status == 0, err
+    tokens, megabytes = out.split()
     assert int(tokens) == 32_768
     assert float(megabytes) < 134  # half of the 268 MB that (32768, 2048) float32 logits would take
 

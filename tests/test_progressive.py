@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import signal
+import time
 
 import pytest
 
@@ -150,12 +151,11 @@ def test_killed_anywhere_the_same_command_goes_on(base, result, tmp_path):
     shutil.copytree(base.folder, tmp_path / "g" / "base", ignore=shutil.ignore_patterns("longrope", "progressive"))
     checkpoint = tmp_path / "g" / "base" / "checkpoints" / base.checkpoint.name
     process = command(*words(checkpoint), module="experiments.progressive")
-    for line in process.stdout:
-        if line.startswith(LABELS[1]):
-            process.send_signal(signal.SIGKILL)
-            break
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    while f"\n{LABELS[1]}" not in process.output()[0]:
+        assert process.poll() is None, process.output()
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     again = run_progressive(plan(training.Result(checkpoint.parent.parent, checkpoint, {})))
     for ours, theirs in zip(again["readings"], result["readings"], strict=True):
         assert ours == theirs

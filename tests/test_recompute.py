@@ -13,7 +13,7 @@ from models.positions import Geometry, NoPE
 from models.positions.extensions import Extension
 from models.positions.frequencies import Geometric
 from tests.cases import VOCABULARY, WINDOW, Case, tokens
-from tests.runs import command, finish, tiny
+from tests.runs import finish, tiny, torchrun
 from tests.test_training import equal, run, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -84,8 +84,8 @@ def test_two_processes_recompute_too(tmp_path, trainer):
     words = ("name=a", "position=fire", "steps=4", "checkpoint_every=4")
     one = weights(run(tmp_path, *words, "group=one"))
     more = tiny(tmp_path, *words, "group=two", f"trainer={trainer}", "trainer.activation_checkpointing=true")
-    status, _, err = finish(command(*more, "trainer.accelerator=cpu", "trainer.devices=2"))
-    assert status == 0, err
+    ends = list(map(finish, torchrun(2, *more)))
+    assert all(status == 0 for status, _, _ in ends), ends
     from train import load_model
 
     folder = tmp_path / "two" / "a"

@@ -17,7 +17,7 @@ from models.checkpoint_files import numbered
 from models.checkpoints import Checkpoints
 from models.language_model import LanguageModel
 from models.progress import Metrics
-from tests.runs import ROOT, finish, tiny, tiny_claims
+from tests.runs import ROOT, command, finish, tiny, tiny_claims
 from tests.test_plan import KILLABLE
 from train import compose, train
 
@@ -178,11 +178,7 @@ def test_runs_side_by_side_are_all_saved_whatever_ends_the_command(tmp_path, num
     """Ctrl-C, which reaches every process of the group, and a parent that is killed outright."""
     train_words = 'train=["steps=100000","checkpoint_every=100000","log_every=1","validate_every=100000"]'
     words = ["claim=pair", *tiny_claims(tmp_path), "seeds=1", "launcher=joblib", "launcher.jobs=2", train_words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLABLE, *words],
-        cwd=ROOT, start_new_session=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = command(*words, code=KILLABLE, MARK=str(tmp_path))
     folders = [tmp_path / "claims-tiny" / f"{scheme}-nano-s1" for scheme in ("rope", "alibi")]
     wait_until(lambda: all(map(rows, folders)) or process.poll() is not None, 300)
     (os.killpg if whole_group else os.kill)(process.pid, number)
@@ -195,12 +191,12 @@ def test_runs_side_by_side_are_all_saved_whatever_ends_the_command(tmp_path, num
         assert "Traceback" not in err
     recorded = json.loads((folders[0] / "config.json").read_text())
     assert recorded["steps"] == 100000
-    remaining = [path for path in Path("/proc").glob("[0-9]*/environ") if _mentions(path, str(tmp_path))]
-    assert remaining == []
+    wait_until(lambda: not any(_mentions(path, f"MARK={tmp_path}") for path in Path("/proc").glob("[0-9]*/environ")))
 
 
 def _mentions(path: Path, text: str) -> bool:
+    """Whether a process was started with this in its environment; not if it has ended."""
     try:
-        return text in path.with_name("cmdline").read_text(errors="replace")
+        return text in path.read_text(errors="replace")
     except OSError:
         return False

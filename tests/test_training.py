@@ -104,7 +104,7 @@ def wait_for(path, process):
     for _ in range(30_000):
         if path.exists():
             return
-        assert process.poll() is None, process.communicate()[1]
+        assert process.poll() is None, process.output()
         time.sleep(0.02)
     raise AssertionError(f"{path} never came")
 
