@@ -1,6 +1,6 @@
 """Causal attention on torch's fused kernels: whole, a few queries at a time, or over a sliding window.
 
-Letters in shape comments are those of models/positions/base.py; E is the width of queries and keys.
+Letters in shape comments are those of models/__init__.py; E is the width of queries and keys.
 """
 
 import torch

@@ -1,6 +1,6 @@
-"""A compact decoder-only transformer that knows nothing of positional schemes beyond their three doors.
+"""A compact decoder-only transformer, in which a positional scheme acts through hooks (models/positions/base.py).
 
-Letters in shape comments are those of models/positions/base.py.
+Letters in shape comments are those of models/__init__.py.
 """
 
 import zlib

@@ -1,6 +1,6 @@
 """The next-token loss and its gradient, computed in pieces of tokens, so that all logits never exist at once.
 
-Letters in shape comments are those of models/positions/base.py, but N: tokens of all texts together.
+Letters in shape comments are those of models/__init__.py, but N: tokens of all texts together.
 """
 
 import torch

@@ -176,7 +176,7 @@ def extensions(case: Case) -> list[tuple[str, dict]]:
     return [(name, knobs) for name, knobs, it in built if it.changes is None or it.changes in case.stretches]
 
 
-def doors(position: Position, layer: int) -> Position:
+def layer_of(position: Position, layer: int) -> Position:
     """The scheme that acts in a layer."""
     return position.layer(layer) if hasattr(position, "layer") else position
 

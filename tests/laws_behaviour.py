@@ -12,7 +12,7 @@ from conf.base import BadInput
 from models.positions import EXTENSIONS, base
 from models.positions.extensions import length_of
 from models.positions.frequencies import Geometric
-from tests.cases import LAYERS, VOCABULARY, WIDTH, WINDOW, Case, doors, extensions, leaves, tokens, vectors
+from tests.cases import LAYERS, VOCABULARY, WIDTH, WINDOW, Case, extensions, layer_of, leaves, tokens, vectors
 from tests.lawbook import LENGTH, law, moved, same
 
 
@@ -225,12 +225,12 @@ def leaves_values_alone(case: Case) -> None:
 
 @law()
 def acts_in_every_layer(case: Case) -> None:
-    """Prepared once and embedded once per forward pass; queries and keys pass the other two doors in each layer."""
+    """Prepared once and embedded once per forward pass; queries and keys pass the other two hooks in each layer."""
     layers = 3
     model, calls = case.model(layers=layers), Counter()
-    kinds = {type(doors(model.position, layer)) for layer in range(layers)}
-    spies = [spy(type(model.position), door, calls) for door in ("prepare", "embed")]
-    spies += [spy(kind, door, calls) for kind in kinds for door in ("rotate", "bias")]
+    kinds = {type(layer_of(model.position, layer)) for layer in range(layers)}
+    spies = [spy(type(model.position), hook, calls) for hook in ("prepare", "embed")]
+    spies += [spy(kind, hook, calls) for kind in kinds for hook in ("rotate", "bias")]
     for each in spies:
         each.start()
     try:
@@ -241,20 +241,20 @@ def acts_in_every_layer(case: Case) -> None:
     assert calls == {"prepare": 1, "embed": 1, "rotate": layers, "bias": layers}
 
 
-def spy(kind: type, door: str, calls: Counter):
-    """A patch of one door of a class that counts who passes it; a door behind a door is the same passage."""
-    real, inside = getattr(kind, door), []
+def spy(kind: type, hook: str, calls: Counter):
+    """A patch of one hook of a class that counts its calls; a hook called inside itself is the same call."""
+    real, inside = getattr(kind, hook), []
 
     def watched(*given, **named):
         if not inside:
-            calls.update([door])
-        inside.append(door)
+            calls.update([hook])
+        inside.append(hook)
         try:
             return real(*given, **named)
         finally:
             inside.pop()
 
-    return patch.object(kind, door, watched)
+    return patch.object(kind, hook, watched)
 
 
 @law()

@@ -10,19 +10,19 @@ import torch
 
 from models.positions.frequencies import Geometric
 from tests import reference_bias  # noqa: F401 - enters its twins
-from tests.cases import HEADS, LAYERS, WIDTH, Case, doors, extensions, leaves, tokens, vectors
+from tests.cases import HEADS, LAYERS, WIDTH, Case, extensions, layer_of, leaves, tokens, vectors
 from tests.lawbook import LENGTH, law, same
 from tests.reference import Setting, twin
 
 
 @law()
 def rotation_keeps_norms(case: Case) -> None:
-    """Queries and keys leave the second door as long as they entered, in every layer."""
+    """Queries and keys are as long after the rotation as before, in every layer."""
     position = case.position().double()
     q, k = vectors(2, 1, HEADS, LENGTH, WIDTH // HEADS)  # each (B, H, T, D)
     prepared = position.prepare(torch.arange(LENGTH, dtype=torch.float64))
     for layer in range(LAYERS):
-        for before, after in zip((q, k), doors(position, layer).rotate(q, k, prepared), strict=True):
+        for before, after in zip((q, k), layer_of(position, layer).rotate(q, k, prepared), strict=True):
             same(before.norm(dim=-1), after.norm(dim=-1), 1e-12)
 
 
@@ -46,9 +46,9 @@ def scores_know_the_offset_alone(case: Case) -> None:
 def scores(position, layer: int, positions, q, k):
     """What enters the softmax in a layer, (B, H, T, T), from queries and keys (B, H, T, D)."""
     prepared = position.prepare(position.extension.positions(positions))
-    door = doors(position, layer)
-    q, k = door.rotate(q, k, prepared)
-    bias = door.bias(q, k, prepared)
+    view = layer_of(position, layer)
+    q, k = view.rotate(q, k, prepared)
+    bias = view.bias(q, k, prepared)
     return q @ k.mT * (WIDTH // HEADS) ** -0.5 + (0 if bias is None else bias)
 
 
@@ -87,9 +87,9 @@ def prepared(model, text, positions) -> list:
         model(text, positions)
         q, k = vectors(2, 1, HEADS, len(positions), WIDTH // HEADS, dtype=torch.bfloat16)
         for layer in range(LAYERS):
-            door = doors(position, layer)
-            narrow = door.rotate(q, k, caught[0])
-            for a, b in zip(narrow, door.rotate(q.float(), k.float(), caught[0]), strict=True):
+            view = layer_of(position, layer)
+            narrow = view.rotate(q, k, caught[0])
+            for a, b in zip(narrow, view.rotate(q.float(), k.float(), caught[0]), strict=True):
                 assert torch.equal(a, b.bfloat16()), "the rotation itself was rounded"
     return [leaf.float() for leaf in leaves(caught)] + [part.float() for part in narrow]
 
@@ -105,7 +105,7 @@ def keeps_only_what_it_learns(case: Case) -> None:
 
 @law()
 def equals_its_twin(case: Case) -> None:
-    """Table against table: each door does in float64 what the slow reference works out from the paper's formula."""
+    """Table against table: each hook does in float64 what the slow reference works out from the paper's formula."""
     shapes = (1, HEADS, LENGTH, WIDTH // HEADS)
     q, k, x = vectors(*shapes), vectors(*shapes).flip(2), vectors(1, LENGTH, WIDTH)
     skipping = torch.tensor([0, 1, 2, 3, 5, 6, 9, 10, 12, 13, 14, 15])  # within the window, with gaps
@@ -118,11 +118,11 @@ def equals_its_twin(case: Case) -> None:
         for layer in range(LAYERS):
             setting = Setting.of(position, layer, skipping.double().numpy(), normal)
             reference = twin(setting, x[0].numpy(), q[0].numpy(), k[0].numpy())
-            door = doors(position, layer)
-            turned = door.rotate(q, k, prepared)
-            sharpness = door.sharpness_at(skipping.double(), layer)
+            view = layer_of(position, layer)
+            turned = view.rotate(q, k, prepared)
+            sharpness = view.sharpness_at(skipping.double(), layer)
             turned = turned if sharpness is None else (turned[0] * sharpness, turned[1])
-            bias = door.bias(*turned, prepared)
+            bias = view.bias(*turned, prepared)
             same(added[0], torch.from_numpy(reference.embedded), 1e-9)
             same(turned[0][0], torch.from_numpy(reference.queries), 1e-9)
             same(turned[1][0], torch.from_numpy(reference.keys), 1e-9)

@@ -1,7 +1,7 @@
 """Slow twins of the positional schemes: the papers' formulas, term by term, in float64.
 
 Nothing here imports the code it checks. A twin sees positions (after any extension), settings and learned
-parameters as plain numbers, and says what leaves each door: the embedded tokens, the rotated queries and keys, and
+parameters as plain numbers, and says what each hook returns: the embedded tokens, the rotated queries and keys, and
 the bias. Loops are loops on purpose.
 
 Letters in shape comments: T tokens, H heads, D head width, C model width.
@@ -107,8 +107,8 @@ class Setting:
 
 
 @dataclass
-class Doors:
-    """What leaves the three doors."""
+class Outputs:
+    """What the three hooks return."""
 
     embedded: np.ndarray  # (T, C)
     queries: np.ndarray  # (H, T, D), before and after rotation; PoPE's leave twice as wide
@@ -116,7 +116,7 @@ class Doors:
     bias: np.ndarray  # (H, T, T)
 
 
-TWINS: dict[str, Callable[[Setting, Doors], None]] = {}
+TWINS: dict[str, Callable[[Setting, Outputs], None]] = {}
 
 
 def of(name: str):
@@ -129,30 +129,30 @@ def of(name: str):
     return enter
 
 
-def twin(setting: Setting, x: np.ndarray, q: np.ndarray, k: np.ndarray) -> Doors:
-    """What embeddings x (T, C), queries and keys (H, T, D) become; a door of which the twin says nothing is silent."""
+def twin(setting: Setting, x: np.ndarray, q: np.ndarray, k: np.ndarray) -> Outputs:
+    """What embeddings x (T, C), queries and keys (H, T, D) become; hooks that the twin does not name do nothing."""
     length = len(setting.positions)
-    doors = Doors(x.copy(), q.copy(), k.copy(), np.zeros((setting.heads, length, length)))
-    sharpen(setting, doors, setting.name != "pope")  # whose lengths are no linear function of its queries
-    TWINS[setting.name](setting, doors)
-    sharpen(setting, doors, setting.name == "pope")
+    outputs = Outputs(x.copy(), q.copy(), k.copy(), np.zeros((setting.heads, length, length)))
+    sharpen(setting, outputs, setting.name != "pope")  # whose lengths are no linear function of its queries
+    TWINS[setting.name](setting, outputs)
+    sharpen(setting, outputs, setting.name == "pope")
     if stand := reference_extend.far(setting.extend, setting.positions, setting.window):
-        add_far(setting, doors, stand, (x, q, k))
-    return doors
+        add_far(setting, outputs, stand, (x, q, k))
+    return outputs
 
 
-def sharpen(setting: Setting, doors: Doors, now: bool) -> None:
+def sharpen(setting: Setting, outputs: Outputs, now: bool) -> None:
     """Multiply queries by what their row is sharpened by, and by what is learned with it."""
     for h in range(setting.heads if now and setting.extend.get("rows") else 0):
         scale = setting.parameters.get("row_scale", np.ones((setting.layer + 1, setting.heads)))[setting.layer, h]
         for t, p in enumerate(setting.places):
-            doors.queries[h, t] *= scale * reference_extend.sharpness(setting.extend, p, setting.window)
+            outputs.queries[h, t] *= scale * reference_extend.sharpness(setting.extend, p, setting.window)
 
 
-def add_far(setting: Setting, doors: Doors, stand: tuple, inputs: tuple) -> None:
+def add_far(setting: Setting, outputs: Outputs, stand: tuple, inputs: tuple) -> None:
     """Su 2023, Jin et al. 2024: far pairs score as if they stood elsewhere; added to the bias, less what they score."""
     near, queries, keys = stand
-    moved = [Doors(*(each.copy() for each in inputs), np.zeros_like(doors.bias)) for _ in range(2)]
+    moved = [Outputs(*(each.copy() for each in inputs), np.zeros_like(outputs.bias)) for _ in range(2)]
     sharpen(setting, moved[0], True)
     for each, positions in zip(moved, (queries, keys), strict=True):
         TWINS[setting.name](replace(setting, positions=positions), each)
@@ -160,44 +160,44 @@ def add_far(setting: Setting, doors: Doors, stand: tuple, inputs: tuple) -> None
         for t, i in enumerate(setting.positions):
             for s in range(t + 1):
                 if i - setting.positions[s] >= near:
-                    score = moved[0].queries[h, t] @ moved[1].keys[h, s] - doors.queries[h, t] @ doors.keys[h, s]
-                    doors.bias[h, t, s] += score / math.sqrt(setting.head_width)
+                    score = moved[0].queries[h, t] @ moved[1].keys[h, s] - outputs.queries[h, t] @ outputs.keys[h, s]
+                    outputs.bias[h, t, s] += score / math.sqrt(setting.head_width)
 
 
 @of("none")
-def none(setting: Setting, doors: Doors) -> None:
+def none(setting: Setting, outputs: Outputs) -> None:
     """Kazemnejad et al. 2023: nothing at all."""
 
 
 @of("sinusoidal")
-def sinusoidal(setting: Setting, doors: Doors) -> None:
+def sinusoidal(setting: Setting, outputs: Outputs) -> None:
     """Vaswani et al. 2017, 3.5: PE(p, 2i) = sin(p / base^(2i/C)), PE(p, 2i+1) = cos(p / base^(2i/C))."""
     for t, p in enumerate(setting.positions):
         for i, frequency in enumerate(setting.frequencies(setting.width)):
             angle = p * frequency
-            doors.embedded[t, 2 * i] += math.sin(angle)
-            doors.embedded[t, 2 * i + 1] += math.cos(angle)
+            outputs.embedded[t, 2 * i] += math.sin(angle)
+            outputs.embedded[t, 2 * i + 1] += math.cos(angle)
 
 
 @of("learned")
-def learned(setting: Setting, doors: Doors) -> None:
+def learned(setting: Setting, outputs: Outputs) -> None:
     """Row p of the table, on the scale of the token embeddings, √C; between two rows the line that joins them."""
     table = setting.parameters["table"]
     for t, p in enumerate(setting.positions):
         before = math.floor(p)
         after = min(before + 1, len(table) - 1)
         row = (1 - (p - before)) * table[before] + (p - before) * table[after]
-        doors.embedded[t] += math.sqrt(setting.width) * row
+        outputs.embedded[t] += math.sqrt(setting.width) * row
 
 
 @of("binary")
-def binary(setting: Setting, doors: Doors) -> None:
+def binary(setting: Setting, outputs: Outputs) -> None:
     """+1 for a set bit of p and -1 for a clear one; between two whole positions the line that joins them."""
     for t, p in enumerate(setting.positions):
         before = math.floor(p)
         for bit in range(setting.knobs["bits"]):
             low, high = (1 if (whole >> bit) & 1 else -1 for whole in (before, before + 1))
-            doors.embedded[t, bit] += low + (p - before) * (high - low)
+            outputs.embedded[t, bit] += low + (p - before) * (high - low)
 
 
 def turn(x: np.ndarray, channel: int, partner: int, angle: float, scale: float = 1.0) -> None:
@@ -206,9 +206,9 @@ def turn(x: np.ndarray, channel: int, partner: int, angle: float, scale: float =
     x[channel], x[partner] = number.real, number.imag
 
 
-def rotate(setting: Setting, doors: Doors, frequencies: list[float]) -> None:
+def rotate(setting: Setting, outputs: Outputs, frequencies: list[float]) -> None:
     """Turn pair (i, i + K) of every query and key by position × frequency, K pairs, half-split."""
-    for x in (doors.queries, doors.keys):
+    for x in (outputs.queries, outputs.keys):
         for h in range(setting.heads):
             for t, p in enumerate(setting.positions):
                 for i, frequency in enumerate(frequencies):
@@ -216,37 +216,37 @@ def rotate(setting: Setting, doors: Doors, frequencies: list[float]) -> None:
 
 
 @of("rope")
-def rope(setting: Setting, doors: Doors) -> None:
+def rope(setting: Setting, outputs: Outputs) -> None:
     """Su et al. 2021, eq. 15: θ_i = base^(-2i/R) over the R rotated channels; the others pass."""
     rotated = 2 * round(setting.knobs["fraction"] * setting.head_width / 2)
-    rotate(setting, doors, setting.frequencies(rotated))
+    rotate(setting, outputs, setting.frequencies(rotated))
 
 
 @of("p_rope")
-def p_rope(setting: Setting, doors: Doors) -> None:
+def p_rope(setting: Setting, outputs: Outputs) -> None:
     """Barbero et al. 2025, 6.2: the fastest share p of RoPE's pairs turns as in RoPE, the slowest do not turn."""
     frequencies = setting.frequencies(setting.head_width)
     turning = math.floor(setting.knobs["p"] * len(frequencies))
-    rotate(setting, doors, [frequency if i < turning else 0.0 for i, frequency in enumerate(frequencies)])
+    rotate(setting, outputs, [frequency if i < turning else 0.0 for i, frequency in enumerate(frequencies)])
 
 
 @of("learned_rope")
-def learned_rope(setting: Setting, doors: Doors) -> None:
+def learned_rope(setting: Setting, outputs: Outputs) -> None:
     """arXiv 2607.10134: ω_i = θ_i · e^(a_i), a learned."""
     factors = setting.parameters["log_factor"]
     trained = setting.trained(setting.head_width)
     learned = [frequency * math.exp(a) for frequency, a in zip(trained, factors, strict=True)]
-    rotate(setting, doors, setting.extended(learned))
+    rotate(setting, outputs, setting.extended(learned))
 
 
 @of("xpos")
-def xpos(setting: Setting, doors: Doors) -> None:
+def xpos(setting: Setting, outputs: Outputs) -> None:
     """Sun et al. 2022, 3.2: RoPE, with pair i of queries times ζ_i^(p/s) and of keys times ζ_i^(-p/s).
 
     ζ_i = (2i/D + 0.4) / 1.4; p is counted from a fixed centre, which no score sees.
     """
     pairs, frequencies = setting.head_width // 2, setting.frequencies(setting.head_width)
-    for x, sign in ((doors.queries, 1), (doors.keys, -1)):
+    for x, sign in ((outputs.queries, 1), (outputs.keys, -1)):
         for h in range(setting.heads):
             for t, p in enumerate(setting.positions):
                 for i in range(pairs):
@@ -256,7 +256,7 @@ def xpos(setting: Setting, doors: Doors) -> None:
 
 
 @of("pope")
-def pope(setting: Setting, doors: Doors) -> None:
+def pope(setting: Setting, outputs: Outputs) -> None:
     """Gopalakrishnan et al. 2025, 3: channel c is softplus(x_c)·e^(i·p·θ_c), of keys further by δ_c in [-2π, 0].
 
     θ_c = base^(-c/D). All real parts come first, then all imaginary ones.
@@ -264,7 +264,7 @@ def pope(setting: Setting, doors: Doors) -> None:
     width, frequencies = setting.head_width, setting.frequencies(2 * setting.head_width)
     delta = setting.parameters["delta"][setting.layer]  # (H, D)
     turned = []
-    for x, shifted in ((doors.queries, 0), (doors.keys, 1)):
+    for x, shifted in ((outputs.queries, 0), (outputs.keys, 1)):
         out = np.zeros((*x.shape[:-1], 2 * width))
         for h in range(setting.heads):
             for t, p in enumerate(setting.positions):
@@ -273,11 +273,11 @@ def pope(setting: Setting, doors: Doors) -> None:
                     number = cmath.rect(math.log1p(math.exp(x[h, t, c])), angle)
                     out[h, t, c], out[h, t, width + c] = number.real, number.imag
         turned.append(out)
-    doors.queries, doors.keys = turned
+    outputs.queries, outputs.keys = turned
 
 
 @of("fope")
-def fope(setting: Setting, doors: Doors) -> None:
+def fope(setting: Setting, outputs: Outputs) -> None:
     """Hua et al. 2024, 4: the cosine of pair m becomes cos(ω_m p) + Σ_n a_nm cos(ω_n p), the sine likewise with b.
 
     n and m run over the K' pairs that turn once in the window; a pair that does not is left as it is. The a and b
@@ -288,7 +288,7 @@ def fope(setting: Setting, doors: Doors) -> None:
     turning = setting.extended(trained)[:kept]
     noise = setting.normal(setting.knobs["seed"], (2, setting.heads, len(turning), len(turning)))
     noise = noise * setting.knobs["sigma"] / math.sqrt(len(turning))
-    for x in (doors.queries, doors.keys):
+    for x in (outputs.queries, outputs.keys):
         for h in range(setting.heads):
             for t, p in enumerate(setting.positions):
                 for m, frequency in enumerate(turning):

@@ -7,15 +7,15 @@ mask hides the rest.
 import math
 from collections.abc import Callable
 
-from tests.reference import Doors, Setting, of
+from tests.reference import Outputs, Setting, of
 
 
-def fill(setting: Setting, doors: Doors, score: Callable[[int, float, float], float]) -> None:
+def fill(setting: Setting, outputs: Outputs, score: Callable[[int, float, float], float]) -> None:
     """Set bias[h, t, s] = score(head, position of the query, position of the key) for s ≤ t."""
     for h in range(setting.heads):
         for t, i in enumerate(setting.positions):
             for s in range(t + 1):
-                doors.bias[h, t, s] = score(h, i, setting.positions[s])
+                outputs.bias[h, t, s] = score(h, i, setting.positions[s])
 
 
 def alibi_slopes(heads: int) -> list[float]:
@@ -31,10 +31,10 @@ def alibi_slopes(heads: int) -> list[float]:
 
 
 @of("alibi")
-def alibi(setting: Setting, doors: Doors) -> None:
+def alibi(setting: Setting, outputs: Outputs) -> None:
     """Press et al. 2022, section 3: -m_h · (i - j)."""
     slopes = alibi_slopes(setting.heads)
-    fill(setting, doors, lambda h, i, j: -slopes[h] * (i - j))
+    fill(setting, outputs, lambda h, i, j: -slopes[h] * (i - j))
 
 
 def t5_bucket(distance: float, buckets: int, furthest: int) -> int:
@@ -52,27 +52,27 @@ def t5_bucket(distance: float, buckets: int, furthest: int) -> int:
 
 
 @of("t5")
-def t5(setting: Setting, doors: Doors) -> None:
+def t5(setting: Setting, outputs: Outputs) -> None:
     """A learned number per bucket and head."""
     buckets, furthest = setting.knobs["buckets"], setting.knobs["furthest"]
     table = setting.parameters["table"]  # (buckets, H)
-    fill(setting, doors, lambda h, i, j: table[t5_bucket(i - j, buckets, furthest), h])
+    fill(setting, outputs, lambda h, i, j: table[t5_bucket(i - j, buckets, furthest), h])
 
 
 @of("kerple")
-def kerple(setting: Setting, doors: Doors) -> None:
+def kerple(setting: Setting, outputs: Outputs) -> None:
     """Chi et al. 2022, 4: -p·log(1 + a·r) or -a·r^p, with p and a at least 0.01, and p at most 2 in the power."""
     power = setting.knobs["kind"] == "power"
     p = [min(max(value, 0.01), 2 if power else math.inf) for value in setting.parameters["p"]]
     a = [max(value, 0.01) for value in setting.parameters["a"]]
     if power:
-        fill(setting, doors, lambda h, i, j: -a[h] * (i - j) ** p[h])
+        fill(setting, outputs, lambda h, i, j: -a[h] * (i - j) ** p[h])
     else:
-        fill(setting, doors, lambda h, i, j: -p[h] * math.log(1 + a[h] * (i - j)))
+        fill(setting, outputs, lambda h, i, j: -p[h] * math.log(1 + a[h] * (i - j)))
 
 
 @of("fire")
-def fire(setting: Setting, doors: Doors) -> None:
+def fire(setting: Setting, outputs: Outputs) -> None:
     """Li et al. 2024, eq. 4: f(ψ(i - j) / ψ(max(i, L))) with ψ(x) = log(|c|·x + 1) and f a ReLU network.
 
     A bias of f's last layer would be the same for every key, which softmax does not see.
@@ -89,18 +89,18 @@ def fire(setting: Setting, doors: Doors) -> None:
             total += learned["outer_weight"][h, unit] * max(inner, 0)
         return total
 
-    fill(setting, doors, score)
+    fill(setting, outputs, score)
 
 
 @of("cope")
-def cope(setting: Setting, doors: Doors) -> None:
+def cope(setting: Setting, outputs: Outputs) -> None:
     """Golovneva et al. 2024, 4: q_i·e[p_ij], p_ij = Σ_{m=j…i} sigmoid(q_i·k_m/√D), e interpolated between its rows."""
     table = setting.parameters["table"][setting.layer]  # (reach, D)
     for h in range(setting.heads):
         for i in range(len(setting.positions)):
-            q, counted = doors.queries[h, i], 0.0
+            q, counted = outputs.queries[h, i], 0.0
             for j in range(i, -1, -1):
-                counted += 1 / (1 + math.exp(-(q @ doors.keys[h, j]) / math.sqrt(setting.head_width)))
+                counted += 1 / (1 + math.exp(-(q @ outputs.keys[h, j]) / math.sqrt(setting.head_width)))
                 place = min(counted, len(table) - 1)
                 low, high = table[math.floor(place)], table[math.ceil(place)]
-                doors.bias[h, i, j] = q @ (low + (place - math.floor(place)) * (high - low))
+                outputs.bias[h, i, j] = q @ (low + (place - math.floor(place)) * (high - low))

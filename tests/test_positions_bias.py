@@ -6,7 +6,7 @@ import torch
 from conf.base import BadInput
 from models.positions.bias import alibi_slopes
 from models.positions.rotate import waves
-from tests.cases import HEADS, WIDTH, WINDOW, Case, doors, tokens, vectors
+from tests.cases import HEADS, WIDTH, WINDOW, Case, layer_of, tokens, vectors
 from tests.lawbook import same
 from tests.laws import LAWS
 from tests.reference_bias import t5_bucket
@@ -23,7 +23,7 @@ def table(case: Case, length: int = 12, **choices) -> torch.Tensor:
     position = case.position(**choices).double()
     prepared = position.prepare(position.extension.positions(torch.arange(length, dtype=torch.float64)))
     q, k = vectors(2, 1, HEADS, length, WIDTH // HEADS)
-    return doors(position, 0).bias(q, k, prepared).reshape(HEADS, length, length).tril()
+    return layer_of(position, 0).bias(q, k, prepared).reshape(HEADS, length, length).tril()
 
 
 @pytest.mark.parametrize(("heads", "published"), [(8, EIGHT), (12, TWELVE)])
@@ -137,7 +137,7 @@ def test_xpos_scores_are_ropes_times_a_decay():
 def test_cope_with_every_gate_open_counts_tokens():
     position = Case("cope", {"reach": 32}).position()
     q = torch.full((1, HEADS, 12, WIDTH // HEADS), 10.0)  # every gate is open: q·k/√D = 400
-    bias = doors(position, 1).bias(q, q, position.prepare(torch.arange(12.0)))
+    bias = layer_of(position, 1).bias(q, q, position.prepare(torch.arange(12.0)))
     meaning = position.table[1] @ q[0, 0, 0]  # (reach,)
     for t in range(12):
         same(bias[0, 0, t, : t + 1], meaning[1 : t + 2].flip(0))  # a token is itself one step away

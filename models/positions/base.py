@@ -1,7 +1,6 @@
 """The interface between a transformer and a positional scheme.
 
-Letters in shape comments, here and in all of models/: B batch, T tokens, H heads, D head width, C model width,
-K frequencies (pairs of channels), V vocabulary, F channels inside the network; in attention Q queries and N keys.
+Letters in shape comments are those of models/__init__.py.
 """
 
 from collections.abc import Callable
@@ -67,14 +66,14 @@ class Geometry:
 class Position(nn.Module):
     """Tells a transformer where its tokens are.
 
-    A scheme acts at up to three doors and inherits silence at the rest, so a scheme silent everywhere is NoPE:
+    A scheme implements up to three hooks; the rest do nothing, so that a scheme without any is NoPE:
 
     - `embed`, once, on the token embeddings;
     - `rotate`, in every layer, on queries and keys (never on values);
     - `bias`, in every layer, added to q·k/√D.
 
     What a forward pass needs (sines, a bias) is made once per forward by `prepare` from the positions, in float32,
-    and handed to the doors as `prepared`. A scheme keeps no buffer and no cache and knows no maximum length; only
+    and handed to the hooks as `prepared`. A scheme keeps no buffer and no cache and knows no maximum length; only
     learned parameters enter the state dict. They are shared by all layers unless the scheme says otherwise; a layer
     always goes through `layer(i)`, so that a scheme may differ from one to the next.
     """
@@ -138,14 +137,14 @@ class Position(nn.Module):
         """
 
     def prepare(self, positions: Tensor) -> Any:
-        """Turn positions, (T,) or (B, T) in float32 (float64 in tests), into what the doors need; once per forward.
+        """Turn positions, (T,) or (B, T) in float32 (float64 in tests), into what the hooks need; once per forward.
 
         The positions have already passed through the extension's own `positions`.
         """
         return None
 
     def layer(self, index: int) -> "Position | Layer":
-        """The two inner doors as the layer of this index, from 0, goes through them."""
+        """The hooks of the layer of this index, from 0."""
         return self
 
     def embed(self, x: Tensor, prepared: Any) -> Tensor:
@@ -169,17 +168,17 @@ class Position(nn.Module):
 class Layer:
     """One layer's view of a scheme whose `prepare` returns one entry per layer, and which keys that layer sees."""
 
-    def __init__(self, doors: "Position | Layer", index: int, sliding_window: int | None = None):
-        self.doors, self.index, self.sliding_window = doors, index, sliding_window
+    def __init__(self, scheme: "Position | Layer", index: int, sliding_window: int | None = None):
+        self.scheme, self.index, self.sliding_window = scheme, index, sliding_window
 
     def temperature_at(self, length: Tensor) -> float | Tensor:
-        return self.doors.temperature_at(length)
+        return self.scheme.temperature_at(length)
 
     def sharpness_at(self, positions: Tensor, layer: int) -> Tensor | None:
-        return self.doors.sharpness_at(positions, layer)
+        return self.scheme.sharpness_at(positions, layer)
 
     def rotate(self, q: Tensor, k: Tensor, prepared: Any) -> tuple[Tensor, Tensor]:
-        return self.doors.rotate(q, k, prepared[self.index])
+        return self.scheme.rotate(q, k, prepared[self.index])
 
     def bias(self, q: Tensor, k: Tensor, prepared: Any, first: int = 0) -> Tensor | None:
-        return self.doors.bias(q, k, prepared[self.index], first)
+        return self.scheme.bias(q, k, prepared[self.index], first)

@@ -1,4 +1,4 @@
-"""Schemes at the third door: a number per head, query and key is added to q·k/√D in every layer.
+"""Schemes that bias attention: a number per head, query and key is added to q·k/√D in every layer.
 
 The same numbers serve all layers. They are a pure function of a query's and a key's position, `scores`, so that any
 block of them can be made alone: whole while training or on short texts, once per forward pass; a chunk of queries at

@@ -1,4 +1,4 @@
-"""CoPE, at the third door: positions counted by content."""
+"""CoPE, a bias: positions counted by content."""
 
 from typing import ClassVar, Literal
 

@@ -1,4 +1,4 @@
-"""Schemes at the first door: something is added to the token embeddings, once."""
+"""Schemes that add something to the token embeddings, once."""
 
 from typing import ClassVar, Literal
 

@@ -3,7 +3,7 @@
 phase = position × frequency, and an extension changes one of the two factors; the scheme asks it for their product.
 Factors are always relative to the original window, the one the model was trained on before any extension.
 
-Letters in shape comments are those of models/positions/base.py.
+Letters in shape comments are those of models/__init__.py.
 """
 
 from typing import Any, ClassVar, Literal

@@ -1,4 +1,4 @@
-"""FoPE, at the second door: a rotation whose cosine and sine are sums of several tones."""
+"""FoPE, a rotation whose cosine and sine are sums of several tones."""
 
 import math
 from typing import ClassVar, Literal

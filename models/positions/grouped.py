@@ -1,7 +1,7 @@
 """Extensions without training that regroup distances: near tokens stand where they are, far ones stand closer.
 
 What they say is positions alone; the scheme turns queries and keys to them and replaces the scores of far pairs
-through its bias door (models/positions/rotate.py). The flash path is lost.
+through its hook `bias` (models/positions/rotate.py). The flash path is lost.
 """
 
 from itertools import count

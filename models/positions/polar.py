@@ -1,4 +1,4 @@
-"""PoPE, at the second door: content says how long a vector is, position alone says where it points."""
+"""PoPE, a rotation: content sets the length of a vector, position alone its direction."""
 
 import math
 from typing import ClassVar, Literal

@@ -3,7 +3,7 @@
 Each is a function of the table of frequencies, in float64, fastest first or not: pairs are told apart by how fast
 they turn, so a spectrum needs no order. With ω_max the fastest, a factor λ_k ≥ 1 divides ω_k.
 
-Letters in shape comments are those of models/positions/base.py.
+Letters in shape comments are those of models/__init__.py.
 """
 
 import math

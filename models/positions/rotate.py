@@ -1,4 +1,4 @@
-"""Schemes at the second door: queries and keys are rotated in every layer; values never are.
+"""Schemes that rotate queries and keys in every layer; values never are.
 
 Layout. A pair of channels that turns together is (i, i + R/2) of the R rotated channels, the half-split layout of
 GPT-NeoX and Llama code; RoFormer writes the pairs interleaved, (2i, 2i + 1). The two differ by one fixed
@@ -58,7 +58,7 @@ def interleaved_to_half_split(channels: int) -> Tensor:
 class Rotary(Position):
     """A scheme that turns q and k by position × frequency; the schemes below differ in the frequencies.
 
-    An extension may let tokens far apart stand elsewhere: their scores are then replaced through the bias door.
+    An extension may let tokens far apart stand elsewhere: their scores are then replaced through the hook `bias`.
     """
 
     stretches = frozenset({"positions", "frequencies", "plain rotation"})

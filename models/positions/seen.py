@@ -5,7 +5,7 @@ without the cost of a longer window; and one that is fine-tuned on longer window
 trained on. Evaluation is always contiguous. Each way is its own settings and a pure function of a generator on the CPU,
 or of the number of a window; positions are whole numbers, strictly increasing, in float32, exact up to 2^24.
 
-Letters in shape comments are those of models/positions/base.py; L: tokens of the window first trained on.
+Letters in shape comments are those of models/__init__.py; L: tokens of the window first trained on.
 """
 
 from typing import Annotated, Any, ClassVar, Literal

@@ -1,6 +1,6 @@
 """Which tensors of an architecture of `transformers` are which of ours, in both directions.
 
-Letters in shape comments are those of models/positions/base.py.
+Letters in shape comments are those of models/__init__.py.
 """
 
 from collections.abc import Callable, Iterator
