@@ -18,33 +18,39 @@ def causal_attention(
     prepared,
     temperature: float | Tensor,
     mask: Tensor | None,
+    sink: Tensor | None,
 ) -> Tensor:
     """Attention of queries and keys that a scheme has rotated, with its bias and within its window.
 
-    q and k (B, H, T, E), v (B, H, T, D) → (B, H, T, D). temperature and mask: as for `attend`.
+    q and k (B, H, T, E), v (B, H, T, D) → (B, H, T, D). temperature, mask and sink: as for `attend`.
     """
     length, window = q.shape[-2], position.sliding_window
     rows = rows_at_once(length, q.device)
     if window is not None and window < length:
-        return attend_in_chunks(q, k, v, position, prepared, temperature, mask, window_rows(rows, window))
+        return attend_in_chunks(q, k, v, position, prepared, temperature, mask, sink, window_rows(rows, window))
     if rows == length:
-        return attend(q, k, v, position.bias(q, k, prepared), mask, temperature)
-    return attend_in_chunks(q, k, v, position, prepared, temperature, mask, rows)
+        return attend(q, k, v, position.bias(q, k, prepared), mask, temperature, sink)
+    return attend_in_chunks(q, k, v, position, prepared, temperature, mask, sink, rows)
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, temperature: float | Tensor
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    temperature: float | Tensor,
+    sink: Tensor | None = None,
 ) -> Tensor:
     """Causal attention of the last Q of N tokens over all N; without bias or mask it stays on the flash path.
 
     q (B, H, Q, E), k (B, H, N, E) and v (B, H, N, D) → (B, H, Q, D). The scores are q·k/(t√D), also where a scheme
     made queries and keys wider than D; t is the temperature, one number or one for every query, (…, Q, 1). bias: added
     to the scores and never divided, (H, Q, N) or (B, H, Q, N). mask: True where a query may look, broadcastable
-    likewise and already causal; None means causal alone.
+    likewise and already causal; None means causal alone, of Q = N. sink: the score of each head, (H,), of a key that
+    takes its share of the probability and gives nothing.
     """
-    width, extra = v.shape[-1], q.shape[-1] - v.shape[-1]
-    if extra:  # the fast kernels want one width, and zeros cost less than the slow kernel does
-        v = F.pad(v, (0, extra))
+    width = v.shape[-1]
     if bias is not None:
         if mask is None:
             mask = visible_keys(q.shape[-2], k.shape[-2], None, q.device)
@@ -53,8 +59,26 @@ def attend(
     if isinstance(temperature, Tensor):  # the kernels take one number
         q, temperature = (q / temperature.unsqueeze(-3)).to(q.dtype), 1.0
     scale = width**-0.5 / temperature
+    if sink is not None:
+        q, k, v, mask = add_sink(q, k, v, mask, sink / scale)
+    if extra := q.shape[-1] - v.shape[-1]:  # the fast kernels want one width; zeros cost less than the slow kernel
+        v = F.pad(v, (0, extra))
     x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
-    return x[..., :width]
+    return x[..., 1:, :width] if sink is not None and mask is None else x[..., :width]
+
+
+def add_sink(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, product: Tensor) -> tuple[Tensor, ...]:
+    """Queries, keys, values and mask with a first key that every query sees, of this product q·k by head, (H,).
+
+    The product is that of a channel of its own, of eight since the kernels want multiples. Without a mask there is a
+    first query too, of whose output nothing is known, so that the rest is causal as it was.
+    """
+    q = torch.cat((q, F.pad(torch.ones_like(q[..., :1]), (0, 7))), dim=-1)
+    key = F.pad(product.to(k.dtype)[:, None, None], (k.shape[-1], 7)).expand(len(k), -1, -1, -1)  # (B, H, 1, E + 8)
+    k, v = torch.cat((key, F.pad(k, (0, 8))), dim=-2), F.pad(v, (0, 0, 1, 0))
+    if mask is None:
+        return F.pad(q, (0, 0, 1, 0)), k, v, None
+    return q, k, v, F.pad(mask, (1, 0), value=mask.dtype == torch.bool)
 
 
 def visible_keys(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
@@ -71,6 +95,7 @@ def attend_in_chunks(
     prepared,
     temperature: float | Tensor,
     mask: Tensor | None,
+    sink: Tensor | None,
     rows: int,
 ) -> Tensor:
     """`attend` with so many queries at a time, and only the keys that one of them sees: no bias is ever (H, T, T)."""
@@ -82,18 +107,20 @@ def attend_in_chunks(
         bias = position.bias(queries, keys, prepared, first)
         if bias is None and mask is None:  # the fast kernels make nothing large, and skip what nobody may see
             if window is None:
-                return attend(q, k, v, None, None, temperature)
-            return attend_in_window(q, k, v, window, temperature)
+                return attend(q, k, v, None, None, temperature, sink)
+            return attend_in_window(q, k, v, window, temperature, sink)
         visible = None if mask is None else mask[..., first:last, start:last]
         if window is not None:
             near = visible_keys(last - first, last - start, window, q.device)
             visible = near if visible is None else visible & near
         heat = temperature[..., first:last, :] if isinstance(temperature, Tensor) else temperature
-        parts.append(attend(queries, keys, values, bias, visible, heat))
+        parts.append(attend(queries, keys, values, bias, visible, heat, sink))
     return torch.cat(parts, dim=-2)
 
 
-def attend_in_window(q: Tensor, k: Tensor, v: Tensor, window: int, temperature: float | Tensor) -> Tensor:
+def attend_in_window(
+    q: Tensor, k: Tensor, v: Tensor, window: int, temperature: float | Tensor, sink: Tensor | None
+) -> Tensor:
     """`attend` without bias, each query over the last `window` of its keys, itself included; Q = N = T > window.
 
     In blocks of R queries, each with its R + window - 1 keys: the cost grows with T·window. All blocks but the first
@@ -104,7 +131,7 @@ def attend_in_window(q: Tensor, k: Tensor, v: Tensor, window: int, temperature: 
         q, temperature = (q / temperature.unsqueeze(-3)).to(q.dtype), 1.0
     opening = min(rows, length)
     mask = None if opening <= window else visible_keys(opening, opening, window, q.device)
-    first = attend(*(x[..., :opening, :] for x in (q, k, v)), None, mask, temperature)
+    first = attend(*(x[..., :opening, :] for x in (q, k, v)), None, mask, temperature, sink)
     if length <= rows:
         return first
     heads, reach, blocks = q.shape[1], rows + window - 1, -(-length // rows) - 1
@@ -115,6 +142,7 @@ def attend_in_window(q: Tensor, k: Tensor, v: Tensor, window: int, temperature: 
         for x in (k, v)
     )  # (B, H, blocks, R + window - 1, E or D)
     mask = visible_keys(rows, reach, window, q.device)
-    rest = attend(*(x.flatten(1, 2) for x in (queries, keys, values)), None, mask, temperature)
+    sink = None if sink is None else sink.repeat_interleave(blocks)
+    rest = attend(*(x.flatten(1, 2) for x in (queries, keys, values)), None, mask, temperature, sink)
     rest = rest.unflatten(1, (heads, blocks)).flatten(2, 3)[..., : length - rows, :]
     return torch.cat((first, rest), dim=-2)

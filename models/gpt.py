@@ -42,6 +42,7 @@ class Shape(Settings):
     network_width: Count | None = knob(None)  # null: 4 x width; swiglu: 8/3 of it, up to a multiple of 8
     biases: Literal["none", "qkv", "attention", "network", "all"] = knob("none")  # of which projections
     parallel: bool = knob(False)  # attention and network both read the layer's input (GPT-J)
+    sink: bool = knob(False)  # a learned score in every head that takes probability and gives nothing (gpt-oss)
     tied: bool = knob(True)  # the token embedding is the head
     embedding_scale: float | None = knob(None, gt=0)  # null: √width
     vocabulary: Count | None = knob(None)  # rows of embedding and head; null: the tokenizer's tokens
@@ -86,6 +87,7 @@ class Attention(nn.Module):
         rows = (self.heads + 2 * self.kv_heads) * self.head_width  # of q, then k, then v, by head
         self.qkv = nn.Linear(shape.width, rows, bias=shape.biases in ("qkv", "attention", "all"))
         self.out = nn.Linear(shape.channels, shape.width, bias=shape.biases in ("attention", "all"))
+        self.sink = nn.Parameter(torch.zeros(shape.heads)) if shape.sink else None
         if shape.qk_norm == "learned":
             self.q_norm, self.k_norm = (nn.RMSNorm(self.head_width, eps=shape.norm_epsilon) for _ in range(2))
 
@@ -111,7 +113,7 @@ class Attention(nn.Module):
         q, k = position.rotate(q, k, prepared)  # each (B, H, T, D)
         if sharpness is not None:
             q = (q * sharpness).to(q.dtype)
-        x = causal_attention(q, k, v, position, prepared, temperature, mask)  # (B, H, T, D)
+        x = causal_attention(q, k, v, position, prepared, temperature, mask, self.sink)  # (B, H, T, D)
         return self.out(x.transpose(1, 2).reshape(batch, length, self.heads * self.head_width))
 
 

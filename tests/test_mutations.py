@@ -219,7 +219,7 @@ def test_the_precision_law_sees_autocast_left_on(monkeypatch):
 def mutate_attention(monkeypatch, change):
     """Let `change(q, k, v, bias, mask, temperature)` stand before the real attention."""
     real = models.attention.attend
-    monkeypatch.setattr(models.attention, "attend", lambda *given: real(*change(*given)))
+    monkeypatch.setattr(models.attention, "attend", lambda *given: real(*change(*given[:6]), *given[6:]))
 
 
 def test_the_value_law_sees_rotated_values(monkeypatch):

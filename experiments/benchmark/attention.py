@@ -1,4 +1,4 @@
-"""The cost of RoPE with windows and sharper rows relative to RoPE alone: a forward pass, a training step, its memory.
+"""The cost of RoPE with windows, sinks and sharper rows, relative to RoPE alone: forward pass, training step, memory.
 
 A sliding window costs less the longer the window of the model is; scores that sharpen with the row cost a product.
 """
@@ -11,6 +11,7 @@ CHANGES = {
     REFERENCE: (),
     "sliding 64": ("layers=sliding",),
     "LLLG of 64": ("layers=local_global",),
+    "sink": ("model.sink=true",),
     "rows=su": ("extend.rows=su",),
     "rows=ssmax": ("extend.rows=ssmax",),
 }

@@ -74,6 +74,8 @@ def _architecture(gpt: GPT) -> str:
         raise BadInput(
             f"layers={gpt.position.plan.name} is in no architecture of transformers that a model can leave as"
         )
+    if shape.sink:
+        raise BadInput("model.sink=true is in no architecture of transformers that a model can leave as")
     if gpt.position.extension.knobs.rows is not None:
         raise BadInput(
             f"extend.rows={gpt.position.extension.knobs.rows.name} is in no architecture that a model can leave as"
