@@ -16,7 +16,7 @@ from conf.base import BadInput
 from conf.compose import program
 from conf.files import with_ending
 from experiments.compare.recorded import Recorded, read
-from experiments.lab.canvas import COLOURS, Drawing, headed, log_ticks, pyplot, save
+from experiments.lab.canvas import COLOURS, Drawing, add_title, log_ticks, pyplot, save
 from experiments.lab.tables import format_table
 
 # Settings of where a run is saved and logged, which do not change its results.
@@ -113,7 +113,7 @@ def draw(runs: list[Recorded]):
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
     caption = "; ".join(f"{letter}: {run.name}" for letter, run in by_letter.items())
-    headed(figure, "Runs compared", caption)
+    add_title(figure, "Runs compared", caption)
     return Drawing(figure, "Runs compared", text(runs))
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.lab.canvas import COLOURS, Drawing, headed, plain_numbers, pyplot, save
+from experiments.lab.canvas import COLOURS, Drawing, add_title, plain_numbers, pyplot, save
 
 QUANTITIES = {"seconds": "seconds a step", "peak": "peak memory, MB"}
 UNITS = {"seconds": 1.0, "peak": 1e-6}
@@ -38,7 +38,7 @@ def cost_figure(path: Path, rows: list[dict], fits: list[dict], paper: list[dict
         "fitted to the points they pass. Costs on several devices are estimated from the bytes they exchange, without "
         "overlap."
     )
-    headed(figure, title, caption)
+    add_title(figure, title, caption)
     laws = [f"{fit['axis']} {fit['low']}-{fit['high']}: seconds ~ x^{fit['seconds']['exponent']:.2f}" for fit in fits]
     save(Drawing(figure, title, "; ".join(laws) + "."), path)
 

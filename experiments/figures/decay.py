@@ -15,7 +15,7 @@ from torch import Tensor
 from conf.base import BadInput
 from experiments.figures.distance import scores
 from experiments.figures.schemes import make_scheme
-from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
+from experiments.lab.canvas import COLOURS, Drawing, add_title, pyplot
 from models.positions import Position
 from models.positions.diagnostics import kernel
 from models.positions.frequencies import phases
@@ -178,7 +178,7 @@ def decay(gallery: "Gallery") -> Drawing:
         panel.axvline(model.window, color="black", linewidth=0.7, linestyle=":")
         panel.grid(alpha=0.3)
         panel.set(xlim=(0, length), xlabel="distance, tokens")
-    headed(
+    add_title(
         figure,
         "Do RoPE's scores decay with distance? It depends on q and k",
         f"Trained: {model.description}; a query and a key from random places of one window are set r tokens apart. "

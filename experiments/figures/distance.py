@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from experiments.figures.schemes import default_scheme, scheme_names
-from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
+from experiments.lab.canvas import COLOURS, Drawing, add_title, pyplot
 from experiments.schemes import hooks
 from models.positions import Position
 from models.positions.extensions import length_of
@@ -105,7 +105,7 @@ def distance(_: "Gallery") -> Drawing:
     lines += [plt.Line2D([], [], color="#333333", linestyle="--", label="last layer, where layers differ")]
     lines += [plt.Line2D([], [], color="#777777", linestyle=":", label="the same content without positions")]
     body.legend(handles=lines, loc="outside upper center", ncols=len(lines), fontsize=9, frameon=False)
-    headed(
+    add_title(
         figure,
         "What a key scores by its distance, for every scheme",
         f"Score before the softmax, q·k/√D + bias, of the last of {length} tokens; query and key are one Gaussian "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from experiments.figures.schemes import make_scheme
-from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
+from experiments.lab.canvas import COLOURS, Drawing, add_title, pyplot
 from models.positions import Position
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def rotation(_: "Gallery") -> Drawing:
     grid[1, 0].set_ylabel("value")
     shades = plt.cm.ScalarMappable(plt.Normalize(0, near - 1), "viridis")
     figure.colorbar(shades, ax=grid[0], label="position, tokens", shrink=0.8)
-    headed(
+    add_title(
         figure,
         "RoPE turns a query, pair by pair, by its position",
         f"One query of {width} channels (Gaussian at a seed, base 10 000): above, four of its pairs at positions 0 to "

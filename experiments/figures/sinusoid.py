@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from experiments.figures.schemes import make_scheme
-from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
+from experiments.lab.canvas import COLOURS, Drawing, add_title, pyplot
 from models.positions import Position
 from models.positions.frequencies import File
 from models.positions.rotate import interleaved_to_half_split, rotate_pairs
@@ -61,7 +61,7 @@ def codes(_: "Gallery") -> Drawing:
     steps.plot(step_lengths(wave), color=COLOURS[1], label="sinusoidal")
     steps.set(title="length of one step, |PE(p + 1) - PE(p)|", xlabel="position p, tokens", ylim=(0, 6.4))
     steps.legend(loc="upper right", fontsize=8, ncols=2)
-    headed(
+    add_title(
         figure,
         "The sinusoid is the binary code made smooth",
         "Bit b turns over every 2^b tokens; pair k of the sinusoid goes round in 2π·10 000^(2k/C) tokens.",
@@ -104,7 +104,7 @@ def clocks(_: "Gallery") -> Drawing:
     panel.set(xlabel="position, tokens: the first ones, then far ones", ylabel="pair, and its wavelength, tokens")
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
-    headed(
+    add_title(
         figure,
         "Each sine and cosine is a clock; the position is the time",
         f"The hand of pair k points to (sin, cos) of position × frequency, so that it starts at twelve and turns "
@@ -170,7 +170,7 @@ def shift(_: "Gallery") -> Drawing:
     curve.set(xlabel="positions up to p, tokens", ylabel="largest |PE(p + φ) - M_φ PE(p)| so far")
     curve.grid(alpha=0.3)
     curve.legend(fontsize=8, loc="center", bbox_to_anchor=(0.6, 0.42))
-    headed(
+    add_title(
         figure,
         "A shift by φ tokens is one matrix for every position",
         "PE(p + φ) = M_φ PE(p), where M_φ turns each pair by φ × frequency and does not know p; it is made by RoPE's "

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from conf.base import Settings
 from conf.compose import FOLDER
-from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
+from experiments.lab.canvas import COLOURS, Drawing, add_title, pyplot
 from models.positions import SPECTRA
 from models.positions.diagnostics import diagnose, kernel
 from models.positions.frequencies import Geometric, phases
@@ -78,7 +78,7 @@ def expansion(_: "Gallery") -> Drawing:
     below.suptitle(f"per spacing (its largest g(r) over 16 ≤ r < {window} in the title)", fontsize=11)
     below.supylabel("g(r)", fontsize=10)
     below.supxlabel("offset r, tokens", fontsize=10)
-    headed(
+    add_title(
         figure,
         "The encoding as a Fourier expansion: g(r) = mean cos(ω_k r)",
         f"g(r) is the score of an encoding with itself r tokens away, over its value at r = 0 ({channels} channels); "

@@ -41,7 +41,7 @@ def pyplot():
     return plt
 
 
-def headed(figure: "Figure", title: str, caption: str) -> None:
+def add_title(figure: "Figure", title: str, caption: str) -> None:
     """Give a figure its title above and a sentence on how it was made below."""
     figure.suptitle(title, fontsize=13, fontweight="bold")
     figure.supxlabel(textwrap.fill(caption, int(figure.get_figwidth() * 14)), fontsize=9, color="#333333")

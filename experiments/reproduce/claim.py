@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from experiments.lab.canvas import Drawing, headed
+from experiments.lab.canvas import Drawing, add_title
 from experiments.lab.statistics import Comparison, holm
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Claim:
     def draw(self, findings: Findings) -> Drawing:
         """The figure with title and caption."""
         figure, caption = self.plot(findings)
-        headed(figure, self.title, caption)
+        add_title(figure, self.title, caption)
         return Drawing(figure, self.title, self.statement)
 
 

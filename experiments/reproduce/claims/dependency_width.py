@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 
+from experiments.lab.canvas import COLOURS, log_ticks, pyplot
 from experiments.lab.statistics import compare, compare_seeds
 from experiments.reproduce.claim import INCONCLUSIVE, Claim, Findings, Verdict, adjusted, verdict
 from experiments.reproduce.evidence import effective_context, mean
@@ -98,18 +99,14 @@ class DependencyWidth(Claim):
         why = f"not learned at lag {', '.join(unlearned)}"
         return {part: Verdict(INCONCLUSIVE, f"{why}; {result.reason}") for part, result in verdicts.items()}
 
-    def draw(self, findings: Findings):
-        from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
-
-        plt = pyplot()
-        figure, (losses, best) = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
+    def plot(self, findings: Findings):
+        figure, (losses, best) = pyplot().subplots(1, 2, figsize=(11, 5), layout="constrained")
         for lag, colour in zip(LAGS, COLOURS, strict=False):
             rows = [row for row in findings.rows if row.get("lag") == lag]
             losses.plot([row["base"] for row in rows], [row["perplexity"] for row in rows], color=colour, marker="o",
                         label=f"lag {lag}")  # fmt: skip
-        losses.set(xscale="log", title="within the window", xlabel="base", ylabel="perplexity")
-        losses.set_xticks(BASES, [f"{base:,}" for base in BASES])
-        losses.minorticks_off()
+        losses.set(title="within the window", xlabel="base", ylabel="perplexity")
+        log_ticks(losses, BASES)
         losses.legend(fontsize=8)
         rows = [row for row in findings.rows if "best at lag" in row]
         middle = [row["middle frequency there"] for row in rows]
@@ -117,15 +114,13 @@ class DependencyWidth(Claim):
         best.plot(
             LAGS, [middle[0] / lag for lag in LAGS], color="black", linewidth=0.8, label="1/width, through the first"
         )
-        best.set(xscale="log", yscale="log", title="the best frequency", xlabel="lag, tokens",
+        best.set(yscale="log", title="the best frequency", xlabel="lag, tokens",
                  ylabel="geometric mean of the pairs, radians per token")  # fmt: skip
-        best.set_xticks(LAGS, [f"{lag}" for lag in LAGS])
-        best.minorticks_off()
+        log_ticks(best, LAGS)
         best.legend(fontsize=8)
         for panel in (losses, best):
             panel.grid(alpha=0.3)
-        headed(figure, self.title, "Chains of four states; mean over seeds.")
-        return Drawing(figure, self.title, self.statement)
+        return figure, "Chains of four states; mean over seeds."
 
 
 def lowest(losses: np.ndarray) -> float:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from experiments.lab.canvas import COLOURS, log_ticks, plot_interval, pyplot
 from experiments.lab.statistics import compare
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
 from experiments.reproduce.evidence import effective_context, mean
@@ -103,17 +104,12 @@ class Locality(Claim):
             ),
         }
 
-    def draw(self, findings: Findings):
-        from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
-
-        plt = pyplot()
-        figure, (inside, beyond, distance) = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
+    def plot(self, findings: Findings):
+        figure, (inside, beyond, distance) = pyplot().subplots(1, 3, figsize=(15, 5), layout="constrained")
         rows = [row for row in findings.rows if row["divided"] != PLAIN]
         for panel, where in ((inside, "in the window"), (beyond, f"at {FACTOR} windows")):
             for place, row in enumerate(rows):
-                ratio = row[f"over as trained {where}"].ratio
-                panel.plot([max(ratio.low, 0.01), min(ratio.high, 100)], [place, place], color=COLOURS[0])
-                panel.plot(ratio.value, place, "o", color=COLOURS[0])
+                plot_interval(panel, place, row[f"over as trained {where}"].ratio, COLOURS[0])
             panel.axvline(1, color="black", linewidth=0.8)
             panel.set_yticks(range(len(rows)), [row["divided"] for row in rows])
             panel.invert_yaxis()
@@ -122,13 +118,11 @@ class Locality(Claim):
         for (name, losses), colour in zip(findings.curves["by distance"].items(), COLOURS, strict=False):
             distance.plot(bins, losses, color=colour, marker="o", markersize=3, label=name)
         distance.axvline(findings.curves["window"], color="black", linewidth=0.8, linestyle=":", label="trained window")
-        distance.set(xscale="log", title="by context", xlabel="tokens of context seen, up to", ylabel="nats per token")
-        distance.set_xticks(bins, [f"{last}" for last in bins])
-        distance.minorticks_off()
+        distance.set(title="by context", xlabel="tokens of context seen, up to", ylabel="nats per token")
+        log_ticks(distance, bins)
         distance.legend(fontsize=8)
         for panel in (inside, beyond, distance):
             panel.grid(alpha=0.3)
         window = findings.curves["window"]
         caption = f"Trained on windows of {window}, untuned, pairs divided by {FACTOR}; seeds paired; 95 %."
-        headed(figure, self.title, caption)
-        return Drawing(figure, self.title, self.statement)
+        return figure, caption

@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 
+from experiments.lab.canvas import COLOURS, pyplot
 from experiments.lab.statistics import compare
 from experiments.reproduce.arms import nearest
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
@@ -144,11 +145,9 @@ class Turn(Claim):
             ),
         }
 
-    def draw(self, findings: Findings):
-        from experiments.lab.canvas import COLOURS, Drawing, headed, pyplot
-
-        plt, steps = pyplot(), (0, *STEPS)
-        figure, panels = plt.subplots(1, len(FACTORS) + 1, figsize=(17, 5), layout="constrained")
+    def plot(self, findings: Findings):
+        steps = (0, *STEPS)
+        figure, panels = pyplot().subplots(1, len(FACTORS) + 1, figsize=(17, 5), layout="constrained")
         cases = [row for row in findings.rows if "extrapolation over one window" in row]
         ages = sorted({case["base, M tokens"] for case in cases})
         for factor, panel in zip(FACTORS, panels, strict=False):
@@ -175,12 +174,7 @@ class Turn(Claim):
                  xlabel="extrapolation over one window", ylabel="1 + steps until direct has caught up")  # fmt: skip
         for panel in panels:
             panel.grid(alpha=0.3)
-        headed(
-            figure,
-            self.title,
-            f"Text, trained on windows of {findings.curves['window']}; same targets, seeds paired; 95 %.",
-        )
-        return Drawing(figure, self.title, self.statement)
+        return figure, f"Text, trained on windows of {findings.curves['window']}; same targets, seeds paired; 95 %."
 
 
 def loss(row: dict) -> float:
