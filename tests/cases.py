@@ -161,13 +161,13 @@ def readings() -> list[tuple[str, dict]]:
 
     Of 3, so that stretched positions are not exact in binary.
     """
-    found = []
+    result = []
     for path in sorted((CONF / "extend").glob("*.yaml")):
         settings = OmegaConf.to_container(OmegaConf.load(path))
         name = settings.pop("name")
         settings |= {"factor": 3.0} if "factor" in settings else {}
-        found += [(name, settings | variant) for variant in [{}, *READINGS.get(name, [])]]
-    return found
+        result += [(name, settings | variant) for variant in [{}, *READINGS.get(name, [])]]
+    return result
 
 
 def extensions(case: Case) -> list[tuple[str, dict]]:

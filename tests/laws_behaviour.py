@@ -106,7 +106,7 @@ def extended_prefixes_hold_unless_flagged(case: Case) -> None:
             continue
         model = case.model(extend=name, spectrum=spectrum, **knobs)
         pairs = [(model(text[:, :prefix]), model(text)[:, :prefix]) for prefix in prefixes]
-        alone, together = (torch.cat(each, dim=1) for each in zip(*pairs, strict=True))
+        alone, together = (torch.cat(item, dim=1) for item in zip(*pairs, strict=True))
         compare = moved if model.position.extension.depends_on_length else same
         compare(alone, together)
 
@@ -194,18 +194,18 @@ def trains_in_chunks(case: Case) -> None:
     documents apart as well."""
     model, text = case.model(layers=2), tokens(LENGTH + 1)
     for model.separator in (None, int(text[0, LENGTH // 2])):
-        found = []
+        result = []
         for rows in (LENGTH, 5):
             with patch.object(base, "ROWS_IN_TRAINING", rows):
                 assert base.rows_at_once(LENGTH, text.device) == rows
                 loss, _ = model(text[:, :-1], targets=text[:, 1:])
-            found.append((loss.detach(), torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)))
-        (loss, whole), (other, parts) = found
+            result.append((loss.detach(), torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)))
+        (loss, whole), (other, parts) = result
         same(other, loss)
-        for mine, theirs in zip(parts, whole, strict=True):
-            assert (mine is None) == (theirs is None)
-            if mine is not None:
-                same(mine, theirs, 1e-5)
+        for own_result, theirs in zip(parts, whole, strict=True):
+            assert (own_result is None) == (theirs is None)
+            if own_result is not None:
+                same(own_result, theirs, 1e-5)
 
 
 @law()
@@ -231,13 +231,13 @@ def acts_in_every_layer(case: Case) -> None:
     kinds = {type(layer_of(model.position, layer)) for layer in range(layers)}
     spies = [spy(type(model.position), hook, calls) for hook in ("prepare", "embed")]
     spies += [spy(kind, hook, calls) for kind in kinds for hook in ("rotate", "bias")]
-    for each in spies:
-        each.start()
+    for item in spies:
+        item.start()
     try:
         model(tokens(LENGTH))
     finally:
-        for each in spies:
-            each.stop()
+        for item in spies:
+            item.stop()
     assert calls == {"prepare": 1, "embed": 1, "rotate": layers, "bias": layers}
 
 
@@ -245,12 +245,12 @@ def spy(kind: type, hook: str, calls: Counter):
     """A patch of one hook of a class that counts its calls; a hook called inside itself is the same call."""
     real, inside = getattr(kind, hook), []
 
-    def watched(*given, **named):
+    def watched(*given, **names):
         if not inside:
             calls.update([hook])
         inside.append(hook)
         try:
-            return real(*given, **named)
+            return real(*given, **names)
         finally:
             inside.pop()
 

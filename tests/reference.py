@@ -152,10 +152,10 @@ def sharpen(setting: Setting, outputs: Outputs, now: bool) -> None:
 def add_far(setting: Setting, outputs: Outputs, stand: tuple, inputs: tuple) -> None:
     """Su 2023, Jin et al. 2024: far pairs score as if they stood elsewhere; added to the bias, less what they score."""
     near, queries, keys = stand
-    moved = [Outputs(*(each.copy() for each in inputs), np.zeros_like(outputs.bias)) for _ in range(2)]
+    moved = [Outputs(*(item.copy() for item in inputs), np.zeros_like(outputs.bias)) for _ in range(2)]
     sharpen(setting, moved[0], True)
-    for each, positions in zip(moved, (queries, keys), strict=True):
-        TWINS[setting.name](replace(setting, positions=positions), each)
+    for item, positions in zip(moved, (queries, keys), strict=True):
+        TWINS[setting.name](replace(setting, positions=positions), item)
     for h in range(setting.heads):
         for t, i in enumerate(setting.positions):
             for s in range(t + 1):
@@ -284,8 +284,8 @@ def fope(setting: Setting, outputs: Outputs) -> None:
     are σ/√K' times fixed normal numbers, per head.
     """
     pairs, trained = setting.head_width // 2, setting.trained(setting.head_width)
-    kept = sum(w * setting.window >= 2 * math.pi for w in trained)  # they fall, so these are the first
-    turning = setting.extended(trained)[:kept]
+    saved = sum(w * setting.window >= 2 * math.pi for w in trained)  # they fall, so these are the first
+    turning = setting.extended(trained)[:saved]
     noise = setting.normal(setting.knobs["seed"], (2, setting.heads, len(turning), len(turning)))
     noise = noise * setting.knobs["sigma"] / math.sqrt(len(turning))
     for x in (outputs.queries, outputs.keys):

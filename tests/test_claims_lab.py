@@ -28,7 +28,7 @@ def divided(damage, cost, plain, whole):
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("result", "expected"),
     [
         (divided(ABOVE, WITHIN, BELOW, BELOW), [REPRODUCED, REPRODUCED]),
         (divided(BELOW, WITHIN, ABOVE, BELOW), [NOT, NOT]),
@@ -36,17 +36,17 @@ def divided(damage, cost, plain, whole):
         (divided(WITHIN, WITHIN, BELOW, ABOVE), [OPEN, NOT]),
     ],
 )
-def test_the_rules_of_locality(found, expected):
-    assert words(Locality, found) == expected
+def test_the_rules_of_locality(result, expected):
+    assert words(Locality, result) == expected
 
 
 def test_fast_and_slow_pairs_are_all_pairs_and_quarters_too():
-    ways, frequencies = readings(32, 64), Geometric().table(32)
-    divisors = {name: np.array(way["long"]) for name, way in ways.items() if "long" in way}
+    methods, frequencies = readings(32, 64), Geometric().table(32)
+    divisors = {name: np.array(way["long"]) for name, way in methods.items() if "long" in way}
     assert np.array_equal(divisors[FAST] * divisors[SLOW], np.full(16, 4.0)), "every pair in one of the two"
     assert [omega * 64 >= 2 * math.pi for omega in frequencies.tolist()] == (divisors[FAST] == 4).tolist()
     assert np.array_equal(np.prod([divisors[f"quarter {n} alone"] for n in (1, 2, 3, 4)], axis=0), np.full(16, 4.0))
-    assert all(ways[name]["temperature"] == 1.0 for name in divisors) and set(ways) > {PLAIN, PI, "ntk", "yarn"}
+    assert all(methods[name]["temperature"] == 1.0 for name in divisors) and set(methods) > {PLAIN, PI, "ntk", "yarn"}
 
 
 def turning(failed, early, late, crossings, lost=("0.1", "0.5", "0.9")):
@@ -65,7 +65,7 @@ FAILS, HOLDS = ratio(2.5, 3.5), ratio(1.2, 1.8)
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("result", "expected"),
     [
         (turning([HOLDS, FAILS, FAILS], [ABOVE, BELOW, BELOW], [ABOVE, WITHIN, ABOVE], (0, 9, 30)), [REPRODUCED] * 3),
         (turning([HOLDS, FAILS, FAILS], [BELOW, ABOVE, WITHIN], [BELOW] * 3, (30, 9, 0)), [NOT] * 3),
@@ -74,8 +74,8 @@ FAILS, HOLDS = ratio(2.5, 3.5), ratio(1.2, 1.8)
         (turning([FAILS] * 3, [BELOW] * 3, [ABOVE] * 3, (9, 0, 12)), [REPRODUCED, REPRODUCED, REPRODUCED]),
     ],
 )
-def test_the_rules_of_the_turn(found, expected):
-    assert words(Turn, found) == expected
+def test_the_rules_of_the_turn(result, expected):
+    assert words(Turn, result) == expected
 
 
 def test_the_turn_is_where_direct_fine_tuning_has_caught_up_for_good():
@@ -97,7 +97,7 @@ def widths(low, high, reads=(9, 9, 9)):
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("result", "expected"),
     [
         (widths(-1.5, -0.5), [REPRODUCED, REPRODUCED]),
         (widths(-0.05, 0.5), [NOT, NOT]),
@@ -106,8 +106,8 @@ def widths(low, high, reads=(9, 9, 9)):
         (widths(-1.5, -0.5, reads=(9, 9, 3.9)), [OPEN, OPEN]),
     ],
 )
-def test_the_rules_of_dependency_width(found, expected):
-    assert words(DependencyWidth, found) == expected
+def test_the_rules_of_dependency_width(result, expected):
+    assert words(DependencyWidth, result) == expected
 
 
 def test_the_best_base_is_where_a_parabola_is_lowest_within_the_bases():

@@ -20,13 +20,13 @@ from train import compose, load_model
 SHORT = ("name=a", "batch=6", "validation_windows=13", "steps=6", "log_every=2", "checkpoint_every=4")
 
 
-def launch(how: str, processes: int, *words: str) -> list[Program]:
+def launch(method: str, processes: int, *words: str) -> list[Program]:
     """So many processes, the first one first: Lightning starts the others, torchrun starts them, or this test as
     torchrun would."""
-    if how == "as torchrun":
+    if method == "as torchrun":
         return torchrun(processes, *words)
     words = (*words, "trainer.accelerator=cpu", f"trainer.devices={processes}")
-    if how == "directly":
+    if method == "directly":
         return [command(*words)]
     count = f"--nproc-per-node={processes}"
     return [command("--standalone", count, "train.py", *words, module="torch.distributed.run")]
@@ -34,16 +34,16 @@ def launch(how: str, processes: int, *words: str) -> list[Program]:
 
 def rows(folder) -> list[dict]:
     """What a run said, but its speed."""
-    said = Metrics(folder / "metrics.jsonl").rows()
-    return [{key: value for key, value in row.items() if not key.startswith("speed/")} for row in said]
+    rows = Metrics(folder / "metrics.jsonl").rows()
+    return [{key: value for key, value in row.items() if not key.startswith("speed/")} for row in rows]
 
 
 def assert_same(one, other, tolerance: float):
     """Two runs said the same and ended in the same weights."""
     first, second = rows(one), rows(other)
     assert len(first) == len(second) > 0
-    for mine, theirs in zip(first, second, strict=True):
-        assert mine == pytest.approx(theirs, rel=tolerance)
+    for own_result, theirs in zip(first, second, strict=True):
+        assert own_result == pytest.approx(theirs, rel=tolerance)
     results = [json.loads((folder / "results.json").read_text()) for folder in (one, other)]
     assert results[0]["checkpoint"] == results[1]["checkpoint"]
     models = [load_model(folder / results[0]["checkpoint"])[0].state_dict() for folder in (one, other)]
@@ -53,18 +53,18 @@ def assert_same(one, other, tolerance: float):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "how, trainer, more",
+    "method, trainer, more",
     [
         ("directly", "ddp", ("logger=csv", "seen=skipwise", "seen.longest=500")),
         ("as torchrun", "ddp", ("logger=wandb", "trainer.accumulate=3", "position=fire")),
         ("as torchrun", "fsdp", ("snapshots=[2]", "position=fire")),
     ],
 )
-def test_two_processes_train_as_one_does(tmp_path, how, trainer, more):
+def test_two_processes_train_as_one_does(tmp_path, method, trainer, more):
     """To rounding; and the folder, W&B and the last word are the first process's alone."""
     one = run(tmp_path, *SHORT, "group=one", *(word for word in more if word[:6] != "logger"))
     words = tiny(tmp_path, *SHORT, "group=two", f"trainer={trainer}", *more)
-    ends = list(map(finish, launch(how, 2, *words)))
+    ends = list(map(finish, launch(method, 2, *words)))
     assert all(status == 0 for status, _, _ in ends), ends
     out = "".join(out for _, out, _ in ends)
     assert out.count("validation perplexity") == 1
@@ -77,18 +77,18 @@ def test_two_processes_train_as_one_does(tmp_path, how, trainer, more):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trainer, how, steps, then", [("ddp", "torchrun", 90, 1), ("fsdp", "directly", 45, 3)])
-def test_a_signal_stops_all_after_the_same_step_and_another_number_goes_on(tmp_path, trainer, how, steps, then):
+@pytest.mark.parametrize("trainer, method, steps, then", [("ddp", "torchrun", 90, 1), ("fsdp", "directly", 45, 3)])
+def test_a_signal_stops_all_after_the_same_step_and_another_number_goes_on(tmp_path, trainer, method, steps, then):
     """Two processes are stopped, directly the first alone; one goes on, or three with rows of other heights."""
     long = ("name=a", "batch=6", f"steps={steps}", "checkpoint_every=10", "log_every=7", "optimizer.lr=1e-3")
     whole = run(tmp_path, *long, "group=whole")
     words = tiny(tmp_path, *long, "group=parts", f"trainer={trainer}")
     folder = tmp_path / "parts" / "a"
-    (process,) = launch(how, 2, *words)
+    (process,) = launch(method, 2, *words)
     wait_for(folder / "checkpoints" / "step-00000010.ckpt", process)
     process.send_signal(signal.SIGTERM)
     status, _, err = finish(process)
-    assert status == (143 if how == "directly" else 1), err  # torchrun has a status of its own
+    assert status == (143 if method == "directly" else 1), err  # torchrun has a status of its own
     stopped = json.loads((folder / "status.json").read_text())
     assert stopped["state"] == "interrupted" and 10 <= stopped["step"] < steps
     newest = folder / "checkpoints" / f"step-{stopped['step']:08d}.ckpt"
@@ -105,7 +105,7 @@ def write_parts(path, ranks: int) -> dict:
     barrier = threading.Barrier(ranks)
 
     def part(rank: int) -> None:
-        shares = [torch.tensor_split(each, ranks)[rank] for each in (weights, moments)]
+        shares = [torch.tensor_split(item, ranks)[rank] for item in (weights, moments)]
         optimizer = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": shares[1]}}, "param_groups": [{"lr": 0.1}]}
         own = {"state_dict": {"weight": shares[0]}, "optimizer_states": [optimizer], "rank": rank}
         save_part(path, own, rank, ranks, barrier.wait)
@@ -136,8 +136,8 @@ def test_a_checkpoint_that_lacks_a_part_is_set_aside(tmp_path):
     write_parts(first, 2)
     write_parts(second, 2)
     (second / "part-1-of-2.ckpt").unlink()
-    said = []
-    assert latest(tmp_path, said.append) == first and "it lacks part-1-of-2.ckpt" in said[0]
+    lines = []
+    assert latest(tmp_path, lines.append) == first and "it lacks part-1-of-2.ckpt" in lines[0]
     with pytest.raises(BadInput, match="no such file"):
         load_checkpoint(tmp_path)  # a folder, but not of parts
 
@@ -166,36 +166,36 @@ def test_the_rank_comes_from_whoever_started_the_process(monkeypatch, environ, d
         monkeypatch.delenv(name, raising=False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    here = place(devices, nodes)
-    assert (here.rank, here.ranks, here.chief) == (rank, devices * nodes, rank == 0)
-    external = here.environment.creates_processes_externally
+    local = place(devices, nodes)
+    assert (local.rank, local.ranks, local.chief) == (rank, devices * nodes, rank == 0)
+    external = local.environment.creates_processes_externally
     assert external == ("LOCAL_RANK" in environ or (environ == SLURM and devices > 1))
     if external and (environ.get("SLURM_NTASKS") == "8" or "RANK" in environ):
-        assert here.environment.global_rank() == rank and here.environment.world_size() == here.ranks
+        assert local.environment.global_rank() == rank and local.environment.world_size() == local.ranks
 
 
 @pytest.mark.parametrize(
-    "environ, said",
+    "environ, message",
     [
         (TORCHRUN, r"torchrun started 8 process\(es\), and trainer.devices x trainer.nodes is 2 x 1"),
         (SLURM, "Slurm started 8 tasks, .* --nodes=1 --ntasks-per-node=2"),
     ],
 )
-def test_another_number_of_processes_than_asked_for_is_refused(monkeypatch, environ, said):
+def test_another_number_of_processes_than_asked_for_is_refused(monkeypatch, environ, message):
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         place(2, 1)
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, message",
     [
         (("trainer=fsdp", "optimizer=muon"), "optimizer=muon needs whole matrices"),
         (("trainer=ddp", "trainer.nodes=3"), "batch=4 must be a multiple of .*, here 6"),
         (("trainer.strategy=zero",), "strategy='zero' should be 'auto', 'ddp' or 'fsdp'"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(tmp_path, words, said):
-    with pytest.raises(BadInput, match=said):
+def test_what_cannot_be_is_one_sentence(tmp_path, words, message):
+    with pytest.raises(BadInput, match=message):
         compose(tiny(tmp_path, *words))

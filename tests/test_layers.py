@@ -107,10 +107,10 @@ def test_a_window_makes_nothing_of_the_size_of_all_pairs():
     for length in (1024, 2048):
         seen: list[int] = []
 
-        def spy(q, k, v, attn_mask=None, seen=seen, **named):
+        def spy(q, k, v, attn_mask=None, seen=seen, **matching):
             given = [q, k, v] if attn_mask is None else [q, k, v, attn_mask]
             seen += [x.numel() for x in given]
-            return real(q, k, v, attn_mask=attn_mask, **named)
+            return real(q, k, v, attn_mask=attn_mask, **matching)
 
         door = build({"pattern": "L", "kinds": {"L": {"window": 32}}}, {"name": "none"}).layer(0)
         with patch.object(attention.F, "scaled_dot_product_attention", spy):

@@ -100,15 +100,15 @@ def test_the_same_windows_are_cut_however_a_step_is_divided_and_every_batch_has_
     def cut(step: int, ranks: int, accumulate: int) -> list[int]:
         """The first tokens of the chunks that a step reads."""
         parts = Windows(torch.arange(10_000).numpy(), 12, 6 // accumulate, seed=1)
-        found = []
+        result = []
         for index in range(step * accumulate, (step + 1) * accumulate):
             for rank in range(ranks):
                 batch = parts.batch(index, rank, ranks)
                 chunks, rest = seen.cut(batch, (index * ranks + rank) * len(batch), 4)
                 assert len(chunks) % 3 == 0 and len(chunks) // 3 + len(rest) == len(batch)
                 assert (chunks[:, -1] - chunks[:, 0] == 4).all() and chunks.shape[1] == 5
-                found += chunks[:, 0].tolist()
-        return found
+                result += chunks[:, 0].tolist()
+        return result
 
     assert windows.batch(0).shape == (6, 13)
     for step in range(20):
@@ -196,5 +196,5 @@ def test_what_cannot_be_is_one_sentence(tmp_path, base, overrides):
 
 def test_extensions_that_switch_by_themselves_need_no_switch(tmp_path, base):
     for words in (["extend=dynamic_ntk"], ["extend=longrope", f"extend.short={[1] * 8}"]):
-        kept = [word for word in tuned_words(tmp_path, base) if not word.startswith("extend")]
-        assert compose([*kept, *words]).extend.name == words[0].removeprefix("extend=")
+        saved = [word for word in tuned_words(tmp_path, base) if not word.startswith("extend")]
+        assert compose([*saved, *words]).extend.name == words[0].removeprefix("extend=")

@@ -76,10 +76,10 @@ class FIREWithoutItsNormaliser(FIRE):
 
     def scores(self, queries, keys):
         with torch.no_grad():
-            kept = self.multiplier.clone()
+            saved = self.multiplier.clone()
             self.multiplier.zero_()
             scores = super().scores(queries, keys)
-            self.multiplier.copy_(kept)
+            self.multiplier.copy_(saved)
         return scores
 
 
@@ -146,8 +146,8 @@ class ShortenedExponent(PRoPE):
     """Spreads the exponents over the turning channels only, as partial rotary does."""
 
     def frequencies(self, device):
-        kept = 2 * int(self.knobs.p * self.rotated / 2)
-        return F.pad(self.spectrum.table(kept, device), (0, (self.rotated - kept) // 2))
+        saved = 2 * int(self.knobs.p * self.rotated / 2)
+        return F.pad(self.spectrum.table(saved, device), (0, (self.rotated - saved) // 2))
 
 
 class DetachedFrequencies(LearnedRoPE):
@@ -240,8 +240,8 @@ def test_the_attention_law_sees_scores_divided_by_the_width_of_pope(monkeypatch,
     """Its queries and keys are 2D wide, and their scores are still divided by √D."""
     real = F.scaled_dot_product_attention
 
-    def attention(*given, scale, **named):
-        return real(*given, scale=wrong(scale), **named)
+    def attention(*given, scale, **names):
+        return real(*given, scale=wrong(scale), **names)
 
     monkeypatch.setattr(models.attention.F, "scaled_dot_product_attention", attention)
     with pytest.raises(AssertionError):

@@ -49,27 +49,27 @@ def test_fine_tuned_arms_are_planned_before_their_base_is_there_and_start_from_i
     from train import train
 
     monkeypatch.setitem(CLAIMS, "chain", Chain)
-    wanted = reproduce_request(tmp_path, "convergence", "seeds=1", 'train=["data.retrieval.keys=1"]')
-    runs = arms_of(Chain(), wanted)
+    request = reproduce_request(tmp_path, "convergence", "seeds=1", 'train=["data.retrieval.keys=1"]')
+    runs = arms_of(Chain(), request)
     assert list(runs) == ["base", "once", "twice"], "a base comes before what needs it"
     base, once, twice = (arm[0] for arm in runs.values())
     assert once.checkpoint == f"{tmp_path}/claims-tiny/{base.name}/checkpoints/step-00000006.ckpt"
     assert twice.checkpoint == f"{tmp_path}/claims-tiny/{once.name}/checkpoints/step-00000020.ckpt"
     assert (once.frequencies, twice.model, once.data) == (base.frequencies, base.model, base.data)
-    assert [each.batch * each.window for each in (base, once, twice)] == [128] * 3
-    assert [each.original_window for each in (base, once, twice)] == [32] * 3
+    assert [item.batch * item.window for item in (base, once, twice)] == [128] * 3
+    assert [item.original_window for item in (base, once, twice)] == [32] * 3
     assert (once.optimizer.lr, once.optimizer.schedule, once.optimizer.warmup) == (2.5e-3, "constant", 2)
     assert twice.optimizer.lr == 2.5e-3 and twice.snapshots == () and once.snapshots == (2,)
     assert once.name.startswith(base.name.removesuffix("-s1") + "-tuned-inter") and once.name.endswith("-s1")
 
-    whole = plan_of(["chain"], wanted)
+    whole = plan_of(["chain"], request)
     assert train_all(whole, ["chain"], Progress(missing(list(whole.runs.values()))), {}) == {}
-    trained = {arm: [train(run) for run in each] for arm, each in whole.arms["chain"].items()}
+    trained = {arm: [train(run) for run in item] for arm, item in whole.arms["chain"].items()}
     start, end = (torch.load(path, weights_only=True) for path in (once.checkpoint, trained["once"][0].checkpoint))
     first = torch.load(trained["once"][0].folder / "checkpoints" / "snapshot-00000002.ckpt", weights_only=True)
     moved = [
-        (each["state_dict"]["gpt.embedding.weight"] - start["state_dict"]["gpt.embedding.weight"]).norm()
-        for each in (first, end)
+        (item["state_dict"]["gpt.embedding.weight"] - start["state_dict"]["gpt.embedding.weight"]).norm()
+        for item in (first, end)
     ]
     assert 0 < moved[0] < moved[1] and end["lab"]["config"]["original_window"] == 32
 
@@ -83,7 +83,7 @@ def test_fine_tuned_arms_are_planned_before_their_base_is_there_and_start_from_i
     (reading,) = evidence.by_position("once", context=64)
     assert reading["rows"][-1]["high"] == 64
     (keys,) = evidence.passkey("twice", "interpolate", 4, lengths=(64,), depths=2, trials=2)
-    assert keys["digits"] == 3 and [each["length"] for each in keys["lengths"]] == [64]
+    assert keys["digits"] == 3 and [item["length"] for item in keys["lengths"]] == [64]
 
 
 @pytest.mark.parametrize(
@@ -135,10 +135,10 @@ class Pair(Claim):
     def measure(self, evidence):
         return Findings([{"arm": arm, "perplexity": evidence.in_window(arm)[0]["perplexity"]} for arm in evidence.runs])
 
-    def judge(self, found):
-        return {"all": verdict(True, False, f"{len(found.rows)} arms")}
+    def judge(self, result):
+        return {"all": verdict(True, False, f"{len(result.rows)} arms")}
 
-    def draw(self, found):
+    def draw(self, result):
         from experiments.lab.canvas import Drawing, pyplot
 
         return Drawing(pyplot().subplots()[0], self.title, self.statement)
@@ -194,23 +194,23 @@ def test_a_failing_run_stops_its_dependents_alone_and_is_tried_again(
             raise RuntimeError("a cable came loose")
         return original(config)
 
-    wanted = reproduce_request(tmp_path, "[other,pair]", "seeds=1")
+    request = reproduce_request(tmp_path, "[other,pair]", "seeds=1")
     monkeypatch.setattr(engine, "ROUNDS", 1)  # one claim after the other; what failed for one is not tried again
     monkeypatch.setattr(train, "train", breaking)
     with pytest.raises(BadInput) as failed:
-        reproduce.reproduce(["other", "pair"], wanted, [])
-    said = str(failed.value)
-    assert "alibi-nano-s1: RuntimeError('a cable came loose')" in said
-    assert "alibi-nano-tuned-steps2-s1: not started, because alibi-nano-s1 failed, which it goes on from" in said
-    assert "2 of 5 runs failed, 2 of 2 came to nothing (other, pair)" in said
+        reproduce.reproduce(["other", "pair"], request, [])
+    message = str(failed.value)
+    assert "alibi-nano-s1: RuntimeError('a cable came loose')" in message
+    assert "alibi-nano-tuned-steps2-s1: not started, because alibi-nano-s1 failed, which it goes on from" in message
+    assert "2 of 5 runs failed, 2 of 2 came to nothing (other, pair)" in message
     assert order == ["alibi-nano-s1", "none-nano-s1", "rope-nano-s1", "rope-nano-tuned-steps2-s1"]
     assert not (tmp_path / "claims").exists()
 
     monkeypatch.setattr(train, "train", original)
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("claims-tiny/*/results.json")}
-    results = reproduce.reproduce(["other", "pair"], wanted, [])
-    assert len(kept) == 3 and {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert {name: len(each["rows"]) for name, each in results.items()} == {"other": 3, "pair": 3}
+    saved = {path: path.stat().st_mtime_ns for path in tmp_path.glob("claims-tiny/*/results.json")}
+    results = reproduce.reproduce(["other", "pair"], request, [])
+    assert len(saved) == 3 and {path: path.stat().st_mtime_ns for path in saved} == saved
+    assert {name: len(item["rows"]) for name, item in results.items()} == {"other": 3, "pair": 3}
     out = capsys.readouterr().out
     assert "5 runs, 2 fine-tuned from others; 3 are done, 2 to train" in out
     assert "[1/2] alibi-nano-s1: validation perplexity" in out and "[2/2] alibi-nano-tuned-steps2-s1" in out
@@ -228,11 +228,11 @@ def test_a_claim_that_cannot_be_measured_leaves_others_their_verdicts(tmp_path, 
 
 
 def weights(folder) -> dict[str, dict]:
-    found = {}
+    result = {}
     for run in sorted(folder.glob("claims-tiny/*-s1")):
         (path,) = run.glob("checkpoints/step-*.ckpt")
-        found[run.name] = torch.load(path, weights_only=True)["state_dict"]
-    return found
+        result[run.name] = torch.load(path, weights_only=True)["state_dict"]
+    return result
 
 
 RAY = pytest.mark.skipif(find_spec("ray") is None, reason="Ray has its own environment: conf/launcher/ray.yaml")
@@ -257,7 +257,7 @@ def test_every_launcher_leaves_the_weights_of_this_process(tmp_path, launcher, t
         failures = launch.launch(runs, whole.launcher, 2)
         assert list(failures) == ["none-nano-s1"] and "steps (3 there, 6 here)" in failures["none-nano-s1"]
         recorded = [json.loads(path.read_text()) for path in folders[name].glob("claims-tiny/*/environment.json")]
-        assert [each["command"][-1] for each in recorded] == ["a word"] * 2 and COMMAND not in os.environ
+        assert [item["command"][-1] for item in recorded] == ["a word"] * 2 and COMMAND not in os.environ
         shutil.rmtree(occupied)
     ours, theirs = (weights(folder) for folder in folders.values())
     assert len(ours) == 2 and ours.keys() == theirs.keys()
@@ -288,13 +288,13 @@ def test_killed_it_goes_on(tmp_path, two_claims, capsys, one_thread):
         time.sleep(0.02)
     process.kill()
     process.wait()
-    kept = {path: path.stat().st_mtime_ns for path in done()}
-    assert 0 < len(kept) < 3
+    saved = {path: path.stat().st_mtime_ns for path in done()}
+    assert 0 < len(saved) < 3
     reproduce.reproduce(["pair"], reproduce_request(tmp_path, "pair", "seeds=1"), [])
     assert (
-        f"3 runs, 1 fine-tuned from others; {len(kept)} are done, {3 - len(kept)} to train" in capsys.readouterr().out
+        f"3 runs, 1 fine-tuned from others; {len(saved)} are done, {3 - len(saved)} to train" in capsys.readouterr().out
     )
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert {path: path.stat().st_mtime_ns for path in saved} == saved
     assert len(list(tmp_path.glob("claims-tiny/*/results.json"))) == 3
 
 
@@ -304,9 +304,9 @@ def test_claims_that_need_text_have_it_at_a_scale_of_chains(tmp_path):
     for claim in CLAIMS.values():
         for runs in arms_of(claim(), request).values():
             assert {run.data.source for run in runs} == {"sotu" if claim.needs == "text" else "chains"}
-    asked = validate(Request, compose_values("reproduce", [*overrides, 'train=["data=files","data.train=a.txt"]']))
-    (run, *_) = arms_of(CLAIMS["effective_window"](), asked)["retrieving"]
+    options = validate(Request, compose_values("reproduce", [*overrides, 'train=["data=files","data.train=a.txt"]']))
+    (run, *_) = arms_of(CLAIMS["effective_window"](), options)["retrieving"]
     assert run.data.source == "files"
-    asked = validate(Request, compose_values("reproduce", [*overrides, "scale=nano", 'train=["data=chains"]']))
-    for (run,) in arms_of(CLAIMS["convergence"](), asked).values():  # the scale's tokenizer is set aside
+    options = validate(Request, compose_values("reproduce", [*overrides, "scale=nano", 'train=["data=chains"]']))
+    for (run,) in arms_of(CLAIMS["convergence"](), options).values():  # the scale's tokenizer is set aside
         assert (run.data.source, run.model.name) == ("chains", "nano")

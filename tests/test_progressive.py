@@ -45,8 +45,8 @@ def plan(run, *changes):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    told = tiny(tmp_path_factory.mktemp("runs"), "name=base", "steps=4", "group=g")
-    return train(compose(told), told)
+    overrides = tiny(tmp_path_factory.mktemp("runs"), "name=base", "steps=4", "group=g")
+    return train(compose(overrides), overrides)
 
 
 @pytest.fixture(scope="module")
@@ -57,44 +57,44 @@ def result(base):
 @pytest.mark.slow
 def test_every_stage_starts_where_the_one_before_it_ended(base, result):
     first, second = result["stages"]
-    configs = [read_record(training.Path(each["checkpoint"]))["config"] for each in (first, second, result["direct"])]
+    configs = [read_record(training.Path(item["checkpoint"]))["config"] for item in (first, second, result["direct"])]
     starts = [str(base.checkpoint), first["checkpoint"], str(base.checkpoint)]
     assert [config["checkpoint"] for config in configs] == starts
     assert [config["window"] for config in configs] == [64, 128, 128]
     assert [config["steps"] for config in configs] == [2, 1, 3]
     assert {config["original_window"] for config in configs} == {32}
-    for config, found in zip(configs, (first, second, result["direct"]), strict=True):
-        assert list(config["extend"]["long"]) == found["long"] and config["extend"]["n_hat"] == found["n_hat"]
+    for config, results in zip(configs, (first, second, result["direct"]), strict=True):
+        assert list(config["extend"]["long"]) == results["long"] and config["extend"]["n_hat"] == results["n_hat"]
         assert config["extend"]["short"] is None and config["extend"]["factor"] == config["window"] / 32
         assert config["batch"] * config["window"] == 4 * 32
     tokens = [config["batch"] * config["window"] * config["steps"] for config in configs]
     assert tokens[0] + tokens[1] == tokens[2] == result["tokens"]  # equal fine-tuning either way
-    searched = [json.loads((training.Path(each["search"]) / "results.json").read_text()) for each in result["stages"]]
-    assert [each["longer"] for each in searched] == [64, 128]
+    searched = [json.loads((training.Path(item["search"]) / "results.json").read_text()) for item in result["stages"]]
+    assert [item["longer"] for item in searched] == [64, 128]
     assert searched[1]["run"] == configs[0]["name"] and "again" in searched[1]["rivals"]
 
 
 @pytest.mark.slow
 def test_readings_are_of_the_same_targets_and_compared_in_pairs(base, result):
-    readings = [PathReading(**each) for each in result["readings"]]
-    assert [each.label for each in readings] == LABELS
+    readings = [PathReading(**item) for item in result["readings"]]
+    assert [item.label for item in readings] == LABELS
     contexts = [16, 32, 64, 128]
-    assert all([row["context"] for row in each.rows] == contexts for each in readings)
-    assert len({row["token_set"] for each in readings for row in each.rows}) == 1
-    how, last = plan(base).reading, result["stages"][-1]
-    found = {each.label: each for each in readings}
+    assert all([row["context"] for row in item.rows] == contexts for item in readings)
+    assert len({row["token_set"] for item in readings for row in item.rows}) == 1
+    settings, last = plan(base).reading, result["stages"][-1]
+    results = {item.label: item for item in readings}
     extends = {LABELS[4]: last["search"], LABELS[5]: result["recovery"]["search"]}
     for label, folder in extends.items():
         extend = read_with(training.Path(folder) / "factors.yaml")
-        again = measure_checkpoint(training.Path(last["checkpoint"]), extend, how, str(CACHE))
-        assert again["rows"] == found[label].rows
-    assert found[LABELS[4]].rows[2:] == found[LABELS[5]].rows[2:]  # beyond the window the same factors
-    assert found[LABELS[4]].rows[1] != found[LABELS[5]].rows[1]
-    ratio = paired_ratio(found[LABELS[4]].rows[3], found[LABELS[7]].rows[3])
+        again = measure_checkpoint(training.Path(last["checkpoint"]), extend, settings, str(CACHE))
+        assert again["rows"] == results[label].rows
+    assert results[LABELS[4]].rows[2:] == results[LABELS[5]].rows[2:]  # beyond the window the same factors
+    assert results[LABELS[4]].rows[1] != results[LABELS[5]].rows[1]
+    ratio = paired_ratio(results[LABELS[4]].rows[3], results[LABELS[7]].rows[3])
     assert result["ratios"]["progressive / direct"][128]["value"] == ratio.value
-    ours, theirs = (found[label].rows[3]["perplexity"] for label in (LABELS[4], LABELS[7]))
+    ours, theirs = (results[label].rows[3]["perplexity"] for label in (LABELS[4], LABELS[7]))
     assert ratio.value == pytest.approx(ours / theirs)
-    recovered = found[LABELS[5]].rows[1]["perplexity"] / found["base"].rows[1]["perplexity"]
+    recovered = results[LABELS[5]].rows[1]["perplexity"] / results["base"].rows[1]["perplexity"]
     assert result["ratios"]["recovered / base"][32]["value"] == pytest.approx(recovered)
 
 
@@ -128,10 +128,10 @@ def test_a_finished_extension_is_read_back(base, result, monkeypatch):
 
 @pytest.mark.slow
 def test_the_command_plans_tells_draws_and_keeps(base, result, capsys):
-    asked = words(base.folder)
-    run_command(compose_values("progressive", asked), asked)
+    overrides = words(base.folder)
+    run_command(compose_values("progressive", overrides), overrides)
     out, made = capsys.readouterr().out, plan(base)
-    readings = [PathReading(**each) for each in result["readings"]]
+    readings = [PathReading(**item) for item in result["readings"]]
     assert (
         out.startswith(describe(made).split(" M to train on")[0])
         and table(readings) in out
@@ -160,7 +160,7 @@ def test_killed_anywhere_the_same_command_goes_on(base, result, tmp_path):
     for ours, theirs in zip(again["readings"], result["readings"], strict=True):
         assert ours == theirs
     assert again["ratios"] == result["ratios"]
-    assert [each["long"] for each in again["stages"]] == [each["long"] for each in result["stages"]]
+    assert [item["long"] for item in again["stages"]] == [item["long"] for item in result["stages"]]
 
 
 @pytest.mark.slow

@@ -56,10 +56,10 @@ def test_blocks_keep_their_inputs_alone():
     position = NoPE(NoPE.Knobs(), geometry, Geometric(), Extension(Extension.Knobs(), WINDOW))
     model = GPT(shape, VOCABULARY, position, seed=0)
     gradients(model, 512, False)  # what is allocated once
-    kept, recomputed = (
-        peak_bytes(lambda each=each: gradients(model, 512, each), torch.device("cpu")) for each in (False, True)
+    saved, recomputed = (
+        peak_bytes(lambda item=item: gradients(model, 512, item), torch.device("cpu")) for item in (False, True)
     )
-    assert recomputed < 0.5 * kept
+    assert recomputed < 0.5 * saved
     model.recompute = True
     with torch.no_grad():
         model(tokens(8))  # read only, nothing is checkpointed

@@ -66,16 +66,16 @@ def test_a_document_counts_from_its_own_start():
 
 def test_rows_are_free_on_the_fast_path():
     """Queries are scaled, and the kernel is asked for the same as without."""
-    asked, real = [], F.scaled_dot_product_attention
+    options, real = [], F.scaled_dot_product_attention
 
-    def spy(*given, **named):
-        asked.append(named)
-        return real(*given, **named)
+    def spy(*given, **names):
+        options.append(names)
+        return real(*given, **names)
 
     with patch.object(attention.F, "scaled_dot_product_attention", spy):
         for read in (("none", {}), ("none", {"rows": "su"})):
             logits = Case("rope", read=read).model()(tokens(3 * WINDOW))
-    assert all(each == asked[0] and each["is_causal"] for each in asked)
+    assert all(item == options[0] and item["is_causal"] for item in options)
     plain = Case("rope").model()(tokens(3 * WINDOW))
     assert torch.equal(logits[:, :WINDOW], plain[:, :WINDOW])
     moved(logits[:, WINDOW:], plain[:, WINDOW:])

@@ -60,16 +60,16 @@ def test_a_shipped_model_is_the_runs_rounded_and_says_how_it_was_made(trained, s
 def test_it_is_measured_and_tuned_as_its_run_is(trained, shipped, tmp_path, one_thread):
     cache = str(trained.folder.parent.parent / "cache")
     assert find_checkpoint(shipped) == shipped == home(shipped)
-    how = Measurement(contexts=(8, 16), stride=4, segments=4)
-    ours = measure_checkpoint(shipped, None, how, cache)
-    theirs = measure_checkpoint(trained.checkpoint, None, how, cache)
+    settings = Measurement(contexts=(8, 16), stride=4, segments=4)
+    ours = measure_checkpoint(shipped, None, settings, cache)
+    theirs = measure_checkpoint(trained.checkpoint, None, settings, cache)
     assert ours["corpus"]["fingerprint"] == theirs["corpus"]["fingerprint"], "the same texts by the same tokenizer"
     assert ours["corpus"]["trained_on"] == {"test": 0}
     for row, other in zip(ours["rows"], theirs["rows"], strict=True):
         assert row["token_set"] == other["token_set"] and row["perplexity"] == pytest.approx(
             other["perplexity"], rel=0.05
         )
-    assert measure_checkpoint(shipped, None, how, cache)["read_back"] and list(shipped.glob("perplexity/*.json"))
+    assert measure_checkpoint(shipped, None, settings, cache)["read_back"] and list(shipped.glob("perplexity/*.json"))
 
     base = existing_base(shipped, cache=cache)
     assert (base.runs, base.group, base.position.name) == ("runs", "default", "sinusoidal")

@@ -184,8 +184,8 @@ def test_nothing_is_tuned_and_short_contexts_are_read(base, tmp_path):
 
 
 def test_a_reading_that_is_stopped_goes_on_after_its_last_context(base, tmp_path, monkeypatch):
-    how = Measurement(contexts=(8, 16, 32), stride=4, segments=2, split="validation")
-    whole = measure_checkpoint(base.checkpoint, {"name": "ntk", "factor": 4.0}, how, str(CACHE))
+    settings = Measurement(contexts=(8, 16, 32), stride=4, segments=2, split="validation")
+    whole = measure_checkpoint(base.checkpoint, {"name": "ntk", "factor": 4.0}, settings, str(CACHE))
     extend, read, score = {"name": "ntk", "factor": 3.0}, [], protocols._score
 
     def stop_at_32(model, tokens, batch, *rest):
@@ -196,10 +196,10 @@ def test_a_reading_that_is_stopped_goes_on_after_its_last_context(base, tmp_path
 
     monkeypatch.setattr(protocols, "_score", stop_at_32)
     with pytest.raises(KeyboardInterrupt):
-        measure_checkpoint(base.checkpoint, extend, how, str(CACHE))
+        measure_checkpoint(base.checkpoint, extend, settings, str(CACHE))
     (parts,) = (base.folder / "perplexity").glob("*.parts")
     assert list(json.loads(parts.read_text())) == ["8", "16"]
-    result = measure_checkpoint(base.checkpoint, extend, how, str(CACHE))
+    result = measure_checkpoint(base.checkpoint, extend, settings, str(CACHE))
     assert read == [8, 16, 32, 32] and not parts.exists()
     assert [row["context"] for row in result["rows"]] == [8, 16, 32]
     assert [row["token_set"] for row in result["rows"]] == [row["token_set"] for row in whole["rows"]]

@@ -40,31 +40,31 @@ def prepared(tmp_path, *words):
 @pytest.mark.parametrize("position", ["rope", "sinusoidal"])
 def test_every_method_has_its_arms_or_a_sentence(tmp_path, position):
     study, base = prepared(tmp_path)
-    found, left_out = make_arms(base(position), study)
-    at = {(arm.method, arm.factor): arm.steps for arm in found}
+    result, left_out = make_arms(base(position), study)
+    at = {(arm.method, arm.factor): arm.steps for arm in result}
     zero, tuned = (0,), study.finetune_steps
     for method in ("interpolate", "ntk", "yarn", "llama3", "longrope", "resonance"):
         assert [at[method, factor] for factor in (2, 4, 8, 16)] == [(0, *tuned)] * 4 and (method, 1) not in at
     for method in ("none", "base", "none-rowssu"):
         assert at[method, 1] == zero and [at[method, factor] for factor in (2, 4, 8, 16)] == [tuned] * 4
     assert at["dynamic_ntk", 1] == zero and at["control", 1] == tuned
-    assert not any(arm.tuning for arm in found if arm.method in ("dynamic_ntk", "self_extend", "rerope"))
+    assert not any(arm.tuning for arm in result if arm.method in ("dynamic_ntk", "self_extend", "rerope"))
     if position == "rope":
         assert left_out == [] and len(at) == 47
         assert at["drop", 1] == (0, *tuned) and at["rerope", 1] == zero and at["self_extend", 16] == zero
     else:
         assert len(left_out) == 3 and len(at) == 41
         assert all("position=sinusoidal has no plain rotation" in sentence for sentence in left_out)
-    assert all(arm.extend.get("factor", arm.factor) == arm.factor for arm in found)
+    assert all(arm.extend.get("factor", arm.factor) == arm.factor for arm in result)
 
 
 def test_methods_take_settings_and_factors_that_do_not_fit_are_left_out(tmp_path):
     (tmp_path / "found.yaml").write_text("factor: 4.0\nlong: [1, 1, 2, 2, 4, 4, 4, 4]\n")
-    methods = f"[none,{{name: ntk, form: critical}},{{name: longrope, path: {tmp_path}/found.yaml}}]"
+    methods = f"[none,{{name: ntk, form: critical}},{{name: longrope, path: {tmp_path}/result.yaml}}]"
     study, base = prepared(tmp_path, f"study.extends={methods}", "study.factors=[2,4]")
-    found, left_out = make_arms(base("rope"), study)
-    assert {arm.label for arm in found if arm.method.startswith("ntk")} == {"ntk-formcritical2", "ntk-formcritical4"}
-    assert [arm.factor for arm in found if arm.method.startswith("longrope")] == [4]
+    result, left_out = make_arms(base("rope"), study)
+    assert {arm.label for arm in result if arm.method.startswith("ntk")} == {"ntk-formcritical2", "ntk-formcritical4"}
+    assert [arm.factor for arm in result if arm.method.startswith("longrope")] == [4]
     assert len(left_out) == 1 and "is for factor=4.0, not factor=2.0" in left_out[0]
 
 
@@ -95,19 +95,19 @@ def test_a_wrong_setting_is_one_sentence_with_its_whole_name(tmp_path, override)
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("study.factors=[2,3]", "batch=4 must be a multiple of 3 in study.factors"),
         ("study.passkey=true", "set data.retrieval.fraction"),
         ("window=4", "window=4 is too short"),
     ],
 )
-def test_what_cannot_be_had_is_said_before_anything_runs(tmp_path, override, said):
+def test_what_cannot_be_had_is_said_before_anything_runs(tmp_path, override, message):
     words = tiny(
         tmp_path, *{"study.factors=[2]", override} - ({"study.factors=[2]"} if "factors" in override else set())
     )
     status, out, err = run_program(*words, module="experiments.extend")
-    assert (status, out) == (1, "") and said in err and len(err.splitlines()) == 1
+    assert (status, out) == (1, "") and message in err and len(err.splitlines()) == 1
 
 
 def composed(*words):
@@ -161,9 +161,9 @@ def test_the_demo_is_the_small_study(tmp_path):
     values = compose_values("extend_study", words)
     for position in ("rope", "sinusoidal"):
         base = base_runs(validate(Scale, values["scale"]), words, position, 1)[0]
-        found, left_out = make_arms(base, study_settings(values["study"]))
+        result, left_out = make_arms(base, study_settings(values["study"]))
         assert base.name == f"{position}-pico-s1" and left_out == []
-        tuned = sorted((arm.method, arm.factor) for arm in found if arm.tuning)
+        tuned = sorted((arm.method, arm.factor) for arm in result if arm.tuning)
         methods = ("interpolate", "none", "yarn")
         assert tuned == [("control", 1), *((method, factor) for method in methods for factor in (2, 4, 8))]
 
@@ -328,7 +328,7 @@ def test_what_follows_the_length_is_read_twice_and_said_to_be(tmp_path):
     (tmp_path / "found.yaml").write_text(
         "factor: 2.0\nlong: [1, 1, 2, 2, 2, 2, 2, 2]\nshort: [1, 1, 1, 1, 1, 1, 1, 1]\n"
     )
-    methods = f"[none,yarn,dynamic_ntk,{{name: longrope, path: {tmp_path}/found.yaml}}]"
+    methods = f"[none,yarn,dynamic_ntk,{{name: longrope, path: {tmp_path}/result.yaml}}]"
     words = tiny(tmp_path, "group=twice", "study.positions=[rope]", f"study.extends={methods}", "study.factors=[2]",
                  "study.finetune_steps=[1]", "study.segments=4", "study.passkey=true", "study.depths=3",
                  "study.trials=4", "data.retrieval.fraction=0.5")  # fmt: skip
@@ -336,15 +336,15 @@ def test_what_follows_the_length_is_read_twice_and_said_to_be(tmp_path):
     assert status == 0, err
     assert "read twice, whole and as decoded: dynamic_ntk, longrope-pathfound: " in out
     folder, results = study_folder(tmp_path, "twice")
-    found = {(r["arm"], r["steps"]): r for r in results["readings"]}
+    result = {(r["arm"], r["steps"]): r for r in results["readings"]}
     longrope = "longrope-pathfound-decoded"
-    assert {arm for arm, _ in found if arm.endswith("-decoded")} == {"dynamic_ntk-decoded", longrope}
-    assert (longrope, 1) in found and ("dynamic_ntk-decoded", 1) not in found
-    whole, decoded = found["dynamic_ntk", 0], found["dynamic_ntk-decoded", 0]
+    assert {arm for arm, _ in result if arm.endswith("-decoded")} == {"dynamic_ntk-decoded", longrope}
+    assert (longrope, 1) in result and ("dynamic_ntk-decoded", 1) not in result
+    whole, decoded = result["dynamic_ntk", 0], result["dynamic_ntk-decoded", 0]
     assert [row["token_set"] for row in whole["rows"]] == [row["token_set"] for row in decoded["rows"]]
-    nats = [[row["nll"] for row in each["rows"]] for each in (whole, decoded)]
+    nats = [[row["nll"] for row in item["rows"]] for item in (whole, decoded)]
     np.testing.assert_allclose(
-        *(each[:-1] for each in nats), rtol=1e-6
+        *(item[:-1] for item in nats), rtol=1e-6
     )  # up to the trained window nothing is stretched
     assert abs(nats[0][-1] - nats[1][-1]) > 1e-5 * nats[0][-1]  # rounding is a hundredth of it
     table = (folder / "table.txt").read_text()
@@ -370,7 +370,7 @@ def reading(arm, factor, steps, perplexities, k_max=None, noise=0.0):
 
 
 @pytest.fixture
-def found(tmp_path):
+def result(tmp_path):
     study, _ = prepared(tmp_path, "study.positions=[rope]", "study.factors=[4]", "study.finetune_steps=[5]",
                         "study.extends=[none,interpolate,yarn,rerope]")  # fmt: skip
     readings = [
@@ -386,8 +386,8 @@ def found(tmp_path):
     return Findings(32, study, readings)
 
 
-def test_no_mark_and_no_footnote_where_the_length_does_not_matter(found):
-    assert found.twice == set() and "*" not in tables(found)
+def test_no_mark_and_no_footnote_where_the_length_does_not_matter(result):
+    assert result.twice == set() and "*" not in tables(result)
 
 
 def _scaled(row, by):
@@ -396,7 +396,7 @@ def _scaled(row, by):
 
 
 @pytest.fixture
-def seeds(found):
+def seeds(result):
     """Three seeds: interpolation is a tenth better than extrapolation after 5 steps, more or less by seed."""
 
     def over_seeds(reading):
@@ -408,7 +408,7 @@ def seeds(found):
         ]
         return replace(reading, models=models)
 
-    return replace(found, readings=[over_seeds(reading) for reading in found.readings])
+    return replace(result, readings=[over_seeds(reading) for reading in result.readings])
 
 
 def test_seeds_make_one_table_with_intervals_over_seeds(seeds):
@@ -432,8 +432,8 @@ def test_every_table_and_sentence_speaks_of_all_seeds(seeds):
     assert low < 4.44 / 5 and high > 4.56 / 5, "wider than the seeds lie apart"
 
 
-def test_the_effective_context_is_a_table_where_the_optimum_is_known(found):
-    assert "Effective context" not in tables(found)
+def test_the_effective_context_is_a_table_where_the_optimum_is_known(result):
+    assert "Effective context" not in tables(result)
 
     def known(reading):
         (model,) = reading.models
@@ -441,7 +441,7 @@ def test_the_effective_context_is_a_table_where_the_optimum_is_known(found):
         rows = [row | {"effective_context": {"value": row["context"] / first}} for row in model.rows]
         return replace(reading, models=[replace(model, rows=rows)])
 
-    table = tables(replace(found, readings=list(map(known, found.readings)))).split("Effective context")[1]
+    table = tables(replace(result, readings=list(map(known, result.readings)))).split("Effective context")[1]
     lines = table.splitlines()
     assert lines[2].split() == ["position", "arm", "window", "steps", "8", "16", "32", "64", "128"]
     assert lines[3].split()[1:] == ["extrapolation", "32", "0", "2", "3", "6", "13", "26"]
@@ -451,8 +451,8 @@ def rows_of(table):
     return {(words[1], words[2]): words[3:] for words in map(str.split, table.splitlines()[1:])}
 
 
-def test_tables_by_steps_mark_what_differs_from_extrapolation(found):
-    rows = rows_of(steps_table(found))
+def test_tables_by_steps_mark_what_differs_from_extrapolation(result):
+    rows = rows_of(steps_table(result))
     assert rows == {
         ("extrapolation", "128"): ["20.00", "5.00"],
         ("interpolate", "128"): ["40.00>", "4.00<"],
@@ -462,8 +462,8 @@ def test_tables_by_steps_mark_what_differs_from_extrapolation(found):
     }
 
 
-def test_the_table_of_perplexities_has_every_reading_once(found):
-    lines = perplexity_table(found).splitlines()
+def test_the_table_of_perplexities_has_every_reading_once(result):
+    lines = perplexity_table(result).splitlines()
     assert lines[0].split() == ["position", "arm", "window", "steps", "8", "16", "32", "64", "128"]
     assert [line.split()[1:4] for line in lines[1:]] == [
         ["extrapolation", "32", "0"],
@@ -477,8 +477,8 @@ def test_the_table_of_perplexities_has_every_reading_once(found):
     ]
 
 
-def test_cost_is_the_ratio_to_the_base_model_within_its_window(found):
-    cost = {tuple(line.split()[1:4]): line.split()[4:] for line in cost_table(found).splitlines()[1:]}
+def test_cost_is_the_ratio_to_the_base_model_within_its_window(result):
+    cost = {tuple(line.split()[1:4]): line.split()[4:] for line in cost_table(result).splitlines()[1:]}
     assert cost["interpolate", "128", "0"][0] == "9.00" and cost["interpolate", "128", "0"][1::3] == [
         "1.800",
         "2.250",
@@ -488,8 +488,8 @@ def test_cost_is_the_ratio_to_the_base_model_within_its_window(found):
     assert cost["control", "32", "5"][-3] == "0.900"
 
 
-def test_k_max_is_that_of_the_window_of_its_row(found):
-    table = k_max_table(found)
+def test_k_max_is_that_of_the_window_of_its_row(result):
+    table = k_max_table(result)
     rows = {
         key: [cell for cell in cells if "," not in cell and "]" not in cell] for key, cells in rows_of(table).items()
     }
@@ -498,8 +498,8 @@ def test_k_max_is_that_of_the_window_of_its_row(found):
     assert rows["interpolate", "128"] == ["7", "120"] and rows["rerope", "128"] == ["10"]
 
 
-def test_the_sentences_say_what_was_found_whatever_it_is(found):
-    gate, recovery = sentences(found).splitlines()
+def test_the_sentences_say_what_was_found_whatever_it_is(result):
+    gate, recovery = sentences(result).splitlines()
     assert "(32 / 8 0." in gate and "it uses context beyond 8)" in gate
     assert "untuned extrapolation 20.00, the best other, yarn 10.00 (better: 0.500" in recovery
     assert "after 5 steps extrapolation 5.00, the best other, interpolate 4.00 (better: 0.800" in recovery
@@ -507,7 +507,7 @@ def test_the_sentences_say_what_was_found_whatever_it_is(found):
 
 
 def test_a_study_of_chains_shows_who_reads_how_far(tmp_path):
-    words = [each for each in tiny(tmp_path, "group=far") if not each.startswith(("data.", "cache="))]
+    words = [item for item in tiny(tmp_path, "group=far") if not item.startswith(("data.", "cache="))]
     words += ["data=chains", "data.length=300", "data.documents={train: 4, validation: 2, test: 4}"]
     words += [f"cache={tmp_path}/cache", "study.positions=[rope]", "study.extends=[none,interpolate]"]
     words += ["study.factors=[2]", "study.finetune_steps=[1]", "study.segments=4"]

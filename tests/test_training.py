@@ -43,10 +43,10 @@ def test_loss_falls_on_real_text(tmp_path):
 def test_result_names_folder_checkpoint_and_metrics(tmp_path):
     result = run(tmp_path)
     assert result.checkpoint.is_file() and result.folder.name.startswith("rope-nano-")
-    said = result.metrics
-    assert said["validation/perplexity"] == pytest.approx(2.718281828 ** said["validation/nll"], rel=1e-6)
-    assert said["validation/bits_per_byte"] == pytest.approx(said["validation/nll"] / 0.6931471806, rel=2e-2)
-    assert said["tokens"] == 6 * 4 * 32
+    message = result.metrics
+    assert message["validation/perplexity"] == pytest.approx(2.718281828 ** message["validation/nll"], rel=1e-6)
+    assert message["validation/bits_per_byte"] == pytest.approx(message["validation/nll"] / 0.6931471806, rel=2e-2)
+    assert message["tokens"] == 6 * 4 * 32
     for name in ("config.json", "environment.json", "results.json", "metrics.jsonl"):
         assert (result.folder / name).is_file()
     environment = json.loads((result.folder / "environment.json").read_text())
@@ -136,17 +136,17 @@ def test_resume_after_kill_and_sigterm_is_bit_equal(tmp_path, one_thread, optimi
     ours, theirs = (load_checkpoint(tmp_path / group / "a" / name)["state_dict"] for group in ("broken", "whole"))
     assert equal(ours, theirs)
     rows = [Metrics(tmp_path / group / "a" / "metrics.jsonl").rows() for group in ("broken", "whole")]
-    kept = [[{k: v for k, v in row.items() if not k.startswith("speed/")} for row in each] for each in rows]
-    assert kept[0] == kept[1]
+    saved = [[{k: v for k, v in row.items() if not k.startswith("speed/")} for row in entry] for entry in rows]
+    assert saved[0] == saved[1]
 
 
 def test_a_truncated_checkpoint_is_reported_and_the_one_before_used(tmp_path):
     result = run(tmp_path, "steps=8")
     newest = result.checkpoint
     os.truncate(newest, newest.stat().st_size // 2)
-    said = []
-    assert latest(newest.parent, said.append).name == "step-00000006.ckpt"
-    assert "step-00000008.ckpt" in said[0] and "cannot be read" in said[0]
+    message = []
+    assert latest(newest.parent, message.append).name == "step-00000006.ckpt"
+    assert "step-00000008.ckpt" in message[0] and "cannot be read" in message[0]
 
 
 class Evil:
@@ -199,7 +199,7 @@ def test_fine_tuning_starts_from_the_weights_and_keeps_the_original_window(tmp_p
 
 def test_learning_rate_warms_up_then_falls_or_stays():
     common = {"lr": 1.0, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.0, "warmup": 4, "final": 0.1, "clip": 1.0}
-    cosine, constant = (Optimizer(schedule=each, **common) for each in ("cosine", "constant"))
+    cosine, constant = (Optimizer(schedule=entry, **common) for entry in ("cosine", "constant"))
     assert [learning_rate_scale(step, 20, cosine) for step in range(4)] == [0.2, 0.4, 0.6, 0.8]
     assert learning_rate_scale(4, 20, cosine) == 1.0
     assert learning_rate_scale(12, 20, cosine) == pytest.approx(0.55)
@@ -227,7 +227,7 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(tmp_path):
     matrices, rest = ({id(p) for group in part.param_groups for p in group["params"]} for part in optimizer.parts)
     names = {id(p): name for name, p in module.gpt.named_parameters()}
     assert matrices | rest == set(names) and not matrices & rest
-    assert all(names[each].startswith("blocks.") and names[each].endswith(".weight") for each in matrices)
+    assert all(names[entry].startswith("blocks.") and names[entry].endswith(".weight") for entry in matrices)
     assert len(matrices) == 2 * 4  # layers × (qkv, out, up, down)
 
     before = {name: p.detach().clone() for name, p in module.gpt.named_parameters()}
@@ -331,9 +331,9 @@ def test_a_run_leaves_no_model_behind(tmp_path):
     gc.collect()
     gc.disable()
     try:
-        before = sum(isinstance(each, GPT) for each in gc.get_objects())
+        before = sum(isinstance(entry, GPT) for entry in gc.get_objects())
         run(tmp_path)
-        assert sum(isinstance(each, GPT) for each in gc.get_objects()) == before
+        assert sum(isinstance(entry, GPT) for entry in gc.get_objects()) == before
     finally:
         gc.enable()
 
