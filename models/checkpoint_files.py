@@ -87,8 +87,8 @@ def save_part(path: Path, checkpoint: dict[str, Any], rank: int, ranks: int, wai
         remove(partial)
         partial.mkdir(parents=True)
     wait()
-    own = checkpoint if rank == 0 else {key: checkpoint[key] for key in SHARDED if key in checkpoint}
-    _write(own, partial / part_name(rank, ranks))
+    held = checkpoint if rank == 0 else {key: checkpoint[key] for key in SHARDED if key in checkpoint}
+    _write(held, partial / part_name(rank, ranks))
     wait()
     if rank == 0:
         replace(partial, path)

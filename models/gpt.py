@@ -130,9 +130,9 @@ class Block(nn.Module):
         self.up = nn.Linear(shape.width, shape.inner * (2 if gated else 1), bias=bias)  # swiglu: rows of the gate first
         self.down = nn.Linear(shape.inner, shape.width, bias=bias)
 
-    def forward(self, x: Tensor, position: Position | Layer, prepared, *how) -> Tensor:
+    def forward(self, x: Tensor, position: Position | Layer, prepared, *options) -> Tensor:
         """Stream (B, T, C) → (B, T, C); what follows is as for the attention."""
-        attended = x + self.attention(self.attention_norm(x), position, prepared, *how)
+        attended = x + self.attention(self.attention_norm(x), position, prepared, *options)
         inner = self.up(self.network_norm(x if self.parallel else attended))
         if self.network == "swiglu":
             gate, inner = inner.chunk(2, dim=-1)

@@ -18,7 +18,7 @@ def describe_study(plan: StudyPlan) -> str:
     remaining = [measurement for measurement in readings if not _is_read(plan, *measurement)]
     notes = [
         f"{'readings':<20} {seeds * len(readings)}, {seeds * len(remaining)} to do: {plan.segments} segments each of "
-        f"{plan.text['name']}, {study.split}, at {', '.join(map(str, plan.how.contexts))} tokens"
+        f"{plan.text['name']}, {study.split}, at {', '.join(map(str, plan.measurement.contexts))} tokens"
         + f", and {study.depths} x {study.trials} keys at a length"
         * study.passkey,
     ]
@@ -50,8 +50,8 @@ def describe_study(plan: StudyPlan) -> str:
 def _tokens(plan: StudyPlan, arm: Arm, reading: str) -> Counter:
     """Tokens read in one measurement of a model, by the length of texts; decoded reading takes a pass per target."""
     keys, decoded = plan.passkey(arm, reading), reading == "decoded"
-    passes = plan.segments * (plan.how.stride if decoded else 1)
-    read = Counter({length: length * passes for length in plan.how.contexts})
+    passes = plan.segments * (plan.measurement.stride if decoded else 1)
+    read = Counter({length: length * passes for length in plan.measurement.contexts})
     if keys is not None:
         passes = 2 * keys.trials * keys.depths * (keys.digits if decoded else 1)
         read += Counter({length: length * passes for length in keys.lengths})

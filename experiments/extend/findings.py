@@ -83,8 +83,8 @@ class Reading:
     @property
     def plain(self) -> list[dict]:
         """Plain values for results.json, one for each seed."""
-        own = {"position": self.position, "arm": self.arm, "factor": self.factor, "steps": self.steps}
-        return [own | asdict(model) for model in self.models]
+        about = {"position": self.position, "arm": self.arm, "factor": self.factor, "steps": self.steps}
+        return [about | asdict(model) for model in self.models]
 
 
 def ratio(rows: Sequence[dict], reference: Sequence[dict]) -> Estimate:

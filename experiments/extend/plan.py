@@ -59,7 +59,7 @@ class StudyPlan:
     tuned: dict[tuple[str, str, int], "Config"]
     arms: list[Arm]
     left_out: list[str]
-    how: Measurement
+    measurement: Measurement
     segments: int  # available stretches of text, at most study.segments
     text: dict  # the text measured: name, fingerprint, documents, and how many of them were trained on
     one_window: bool  # all arms are tuned on windows of one length
@@ -104,7 +104,7 @@ class StudyPlan:
 
     def perplexity(self, reading: str) -> Measurement:
         """The settings of a perplexity measurement."""
-        return self.how.model_copy(update={"reading": reading})
+        return self.measurement.model_copy(update={"reading": reading})
 
     def passkey(self, arm: Arm, reading: str) -> Passkey | None:
         """The settings of a passkey measurement: windows up to the arm's, or all windows if it has no factor."""
@@ -144,16 +144,16 @@ def make_study_plan(values: dict, overrides: Sequence[str]) -> StudyPlan:
     study = study.model_copy(update={"data": measured_text(study, changes, learned)})
     _check(study, first, changes, existing is not None)
     contexts = _contexts(study, first.window)
-    how = Measurement(contexts=contexts, stride=max(1, contexts[0] // 2), segments=study.segments, split=study.split,
-                      precision=study.precision)  # fmt: skip
+    stride, settings = max(1, contexts[0] // 2), ("segments", "split", "precision")
+    measurement = Measurement(contexts=contexts, stride=stride, **{key: getattr(study, key) for key in settings})
 
     arms, left_out, tuned, runs = [], [], {}, {}
     for position, seeds in bases.items():
-        own, reasons = make_arms(seeds[0], study)
-        arms, left_out = arms + own, left_out + reasons
+        scheme_arms, reasons = make_arms(seeds[0], study)
+        arms, left_out = arms + scheme_arms, left_out + reasons
         runs[position] = {"base": seeds} if existing is None else {}
         for base in seeds:
-            for (method, factor), run in tuned_runs(base, checkpoints[base.name], own, study, changes).items():
+            for (method, factor), run in tuned_runs(base, checkpoints[base.name], scheme_arms, study, changes).items():
                 tuned[base.name, method, factor] = run
                 runs[position].setdefault(f"{method} at {base.window * factor}", []).append(run)
     corpus = prepare(learned if tuned else first.data, Path(first.cache), progress=first.trainer.progress)
@@ -166,7 +166,7 @@ def make_study_plan(values: dict, overrides: Sequence[str]) -> StudyPlan:
     if study.passkey:
         _check_passkey(study, learned, first.window, corpus)
     plan = make_plan(runs, engine.launcher, engine.jobs_on_gpu)
-    return StudyPlan(study, bases, checkpoints, learned, tuned, arms, left_out, how, segments, about,
+    return StudyPlan(study, bases, checkpoints, learned, tuned, arms, left_out, measurement, segments, about,
                      one_window(changes), plan)  # fmt: skip
 
 

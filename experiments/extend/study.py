@@ -39,16 +39,16 @@ def read_scheme(plan: StudyPlan, position: str) -> list[Reading]:
     """Measure every arm of a scheme whose runs are done; earlier measurements are read back."""
     readings, cache = [], plan.base.cache
     measurements = list(plan.measurements(position))
-    for number, (arm, steps, how) in enumerate(measurements, 1):
-        models, results, keys = [], [], plan.passkey(arm, how)
+    for number, (arm, steps, mode) in enumerate(measurements, 1):
+        models, results, keys = [], [], plan.passkey(arm, mode)
         for seed, checkpoint in zip(plan.seeds, plan.models(arm, steps), strict=True):
-            results.append(measure_checkpoint(checkpoint, arm.extend, plan.perplexity(how), cache, data=plan.data))
+            results.append(measure_checkpoint(checkpoint, arm.extend, plan.perplexity(mode), cache, data=plan.data))
             rows, passkey = results[-1]["rows"], []
             if keys is not None:
                 results.append(measure_passkey(checkpoint, arm.extend, keys, cache, data=plan.data)[0])
                 passkey = results[-1]["lengths"]
             models.append(Measured(seed, rows, passkey))
-        reading = Reading(position, arm.method + DECODED * (how == "decoded"), arm.factor, steps, models)
+        reading = Reading(position, arm.method + DECODED * (mode == "decoded"), arm.factor, steps, models)
         readings.append(reading)
         window = f" at {plan.base.window * arm.factor}" if arm.factor > 1 else ""
         curve = ", ".join(f"{reading.perplexity(context):.2f} at {context}" for context in reading.contexts)

@@ -90,8 +90,8 @@ def tuning_changes(base: "Config", values: dict, given: Collection[str]) -> dict
     if any(key.split(".")[0] == "data" for key in changes):
         text = base.data.model_dump(mode="json")
         if changes.pop("data", None) is not None:
-            own = {key: text[key] for key in ("isolate_documents", "retrieval")}
-            text = {**values["data"], **own}
+            fixed = {key: text[key] for key in ("isolate_documents", "retrieval")}
+            text = {**values["data"], **fixed}
             if "tokenizer" in text:
                 text["tokenizer"] = _own_tokenizer(base)
         for key in [key for key in changes if key.startswith("data.")]:
@@ -161,17 +161,17 @@ def tuned_run(base: "Config", start: Path, arm: Arm, study: Study, changes: dict
     """
     spread, batch = _spread(changes), changes.get("batch", base.batch)
     window = changes.get("window", base.window if spread else base.window * arm.factor)
-    own = {"extend": arm.extend, "window": window, "steps": arm.tuning, "snapshots": list(study.finetune_steps)}
+    fixed = {"extend": arm.extend, "window": window, "steps": arm.tuning, "snapshots": list(study.finetune_steps)}
     if spread:
-        own["seen"] = changes["seen"] | {"longest": base.window * arm.factor}
-        own["seen"] = own["seen"] if arm.factor > 1 else {"name": "contiguous"}
+        fixed["seen"] = changes["seen"] | {"longest": base.window * arm.factor}
+        fixed["seen"] = fixed["seen"] if arm.factor > 1 else {"name": "contiguous"}
     if not one_window(changes):
-        own["batch"] = batch * base.window // window
+        fixed["batch"] = batch * base.window // window
     name = arm.run_name(base, study.progressive)
     name += f"-{changes['seen']['name']}{window}" if spread else f"-{window}" if "window" in changes else ""
-    own["name"] = name + (f"-s{changes['seed']}" if "seed" in changes else "")
-    own |= {"optimizer.lr": study.finetune_lr} if study.finetune_lr else {}
-    return fine_tuned(base, start, {"log_every": 1, "batch": batch, **changes, **own})
+    fixed["name"] = name + (f"-s{changes['seed']}" if "seed" in changes else "")
+    fixed |= {"optimizer.lr": study.finetune_lr} if study.finetune_lr else {}
+    return fine_tuned(base, start, {"log_every": 1, "batch": batch, **changes, **fixed})
 
 
 def tuned_runs(

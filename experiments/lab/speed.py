@@ -37,9 +37,9 @@ def training_seconds(runs: Sequence["Config"], siblings: Sequence["Config"]) -> 
     def size(run: "Config") -> tuple:
         return run.model, run.window
 
-    wanted, measured, timed = set(map(size, runs)), {}, {}
+    sizes, measured, timed = set(map(size, runs)), {}, {}
     for run in siblings:
-        if size(run) in wanted and (speed := _measured_speed(run)):
+        if size(run) in sizes and (speed := _measured_speed(run)):
             measured.setdefault(size(run), []).append(speed)
     seconds = 0.0
     for run in runs:

@@ -76,15 +76,16 @@ def arms_of(claim: Claim, request: Request, known: dict[str, "Config"] | None = 
             return
         if arm in above or arm not in arms:
             raise BadInput(f"{FROM}{arm}: an arm is fine-tuned from another of its claim: {', '.join(arms)}")
-        (start, share), own = origin(arms[arm]), [override for override in arms[arm] if not override.startswith(FROM)]
-        values = compose_values("config", [*shared, *own]) | fixed
+        start, share = origin(arms[arm])
+        changes = [override for override in arms[arm] if not override.startswith(FROM)]
+        values = compose_values("config", [*shared, *changes]) | fixed
         if start is None:
-            words = [*other, *effective_overrides(own, common)]  # named by a corpus that other claims do not have
+            words = [*other, *effective_overrides(changes, common)]  # named by a corpus that other claims do not have
             runs = [_from_scratch(values | {"seed": seed + 1}, words) for seed in range(request.count)]
         else:
             add(start, (*above, arm))
             pairs = zip(planned[start], planned[_root(arm, arms)], strict=True)
-            runs = [_from_another(base, root, values, sorted(own), share) for base, root in pairs]
+            runs = [_from_another(base, root, values, sorted(changes), share) for base, root in pairs]
         planned[arm] = [known.setdefault(run_key(run), run) for run in runs]
 
     for arm in arms:
@@ -120,7 +121,7 @@ def _value(values: dict, key: str):
     return values
 
 
-def effective_overrides(own: list[str], common: dict) -> list[str]:
+def effective_overrides(overrides: list[str], common: dict) -> list[str]:
     """The overrides that change a value, sorted, so that two ways to write the same run give one name."""
 
     def changes(override: str) -> bool:
@@ -129,27 +130,27 @@ def effective_overrides(own: list[str], common: dict) -> list[str]:
             before["name"] if isinstance(before, dict) and "name" in before else before
         )
 
-    return sorted(filter(changes, own))
+    return sorted(filter(changes, overrides))
 
 
-def _from_scratch(values: dict, own: list[str]) -> "Config":
-    run = resolve(values, own)
+def _from_scratch(values: dict, overrides: list[str]) -> "Config":
+    run = resolve(values, overrides)
     extend = run.extend.label if run.extend.name != "none" else ""
-    parts = [run.position.name, extend, run.model.name, *labels(own, OUT_OF_NAMES)]
+    parts = [run.position.name, extend, run.model.name, *labels(overrides, OUT_OF_NAMES)]
     return run.model_copy(update={"name": joined(parts, run.seed)})
 
 
-def _from_another(base: "Config", root: "Config", values: dict, own: list[str], share: float) -> "Config":
+def _from_another(base: "Config", root: "Config", values: dict, overrides: list[str], share: float) -> "Config":
     """A run that is fine-tuned from another one's end or snapshot and named after it.
 
     values: composed with the arm's own overrides, which are its changes.
     """
-    keys = list(map(key_of, own))
+    keys = list(map(key_of, overrides))
     step = None if share == 1 else nearest(base, share)
     run = fine_tuned(base, checkpoint_after(base, step), {key: _value(values, key) for key in ["steps", *keys]}, root)
     extend = run.extend.label if {"extend", "extend.factor"} & set(keys) else ""
     parts = [base.name.removesuffix(f"-s{base.seed}"), "tuned" if share == 1 else f"tuned-from{share:g}", extend]
-    return run.model_copy(update={"name": joined([*parts, *labels(own, OUT_OF_NAMES)], base.seed)})
+    return run.model_copy(update={"name": joined([*parts, *labels(overrides, OUT_OF_NAMES)], base.seed)})
 
 
 def nearest(run: "Config", share: float) -> int:

@@ -56,19 +56,20 @@ class Evidence:
         """
         contexts = tuple(contexts or (self.window, 2 * self.window, 4 * self.window))
         segments = min(segments or self.segments, self.segments)
-        how = Measurement(contexts=contexts, stride=max(1, self.window // 8), segments=segments)
-        return self._read(arm, how, extension(extend, factor), step)
+        settings = Measurement(contexts=contexts, stride=max(1, self.window // 8), segments=segments)
+        return self._read(arm, settings, extension(extend, factor), step)
 
     def in_window(
         self, arm: str, extend: str | None = None, factor: int = 1, step: int | None = None, window: int | None = None
     ) -> Rows:
         """Perplexity of every target of a window, as in training, on held-out text; window: other than the scale's."""
         window = window or self.window
-        how = Measurement(protocol="windows", contexts=(window,), stride=1, segments=self.segments)
-        return self._read(arm, how, extension(extend, factor), step)[window]
+        settings = Measurement(protocol="windows", contexts=(window,), stride=1, segments=self.segments)
+        return self._read(arm, settings, extension(extend, factor), step)[window]
 
-    def _read(self, arm: str, how: Measurement, extend: dict | None, step: int | None) -> dict[int, Rows]:
-        results = [measure_checkpoint(path, extend, how, self.config.cache) for path in self.checkpoints(arm, step)]
+    def _read(self, arm: str, settings: Measurement, extend: dict | None, step: int | None) -> dict[int, Rows]:
+        checkpoints, cache = self.checkpoints(arm, step), self.config.cache
+        results = [measure_checkpoint(checkpoint, extend, settings, cache) for checkpoint in checkpoints]
         read = [result["rows"] for result in results]
         how_read = "as trained" if extend is None else " ".join(f"{value}" for value in extend.values())
         perplexities = ", ".join(f"{mean(rows):.3f} at {rows[0]['context']}" for rows in zip(*read, strict=True))
@@ -95,9 +96,9 @@ class Evidence:
 
         context: tokens read in one window, other than the scale's.
         """
-        how = ByPosition(context=context or self.window, segments=self.segments)
+        settings = ByPosition(context=context or self.window, segments=self.segments)
         return [
-            measure_by_position(checkpoint, extension(extend, factor), how, self.config.cache)[0]
+            measure_by_position(checkpoint, extension(extend, factor), settings, self.config.cache)[0]
             for checkpoint in self.checkpoints(arm, step)
         ]
 
@@ -120,13 +121,13 @@ class Evidence:
         readings = []
         for checkpoint in self.checkpoints(arm, step):
             task = read_record(checkpoint)["config"]["data"]["retrieval"]
-            how = Passkey(
+            settings = Passkey(
                 **{key: task[key] for key in ("template", "digits", "keys")},
                 lengths=lengths and tuple(lengths),
                 depths=depths,
                 trials=trials,
             )
-            readings.append(measure_passkey(checkpoint, extension(extend, factor), how, self.config.cache)[0])
+            readings.append(measure_passkey(checkpoint, extension(extend, factor), settings, self.config.cache)[0])
         return readings
 
     def curve(self, arm: str) -> tuple[np.ndarray, np.ndarray]:

@@ -18,9 +18,9 @@ def tuned(start: str, window: int, method: str, factor: int, steps: Sequence[int
         method: an extension, at this factor if it has one (all but none and drop).
         steps: steps after which it is measured; the last is its length.
     """
-    how = [f"extend={method}"] + ([] if method in (DIRECT, "drop") else [f"extend.factor={factor}"])
+    extension = [f"extend={method}"] + ([] if method in (DIRECT, "drop") else [f"extend.factor={factor}"])
     length = [f"window={factor * window}", f"steps={steps[-1]}", f"snapshots={list(steps)}".replace(" ", "")]
-    return [f"checkpoint=@{start}", *how, *length]
+    return [f"checkpoint=@{start}", *extension, *length]
 
 
 def crossing(steps: Sequence[int], ratios: Sequence[Estimate]) -> Estimate | None:

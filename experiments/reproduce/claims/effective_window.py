@@ -69,9 +69,9 @@ class EffectiveWindow(Claim):
             for step in (0, *STEPS):
                 direct = None
                 for method in METHODS:
-                    arm, how, at = (arm_of(method, factor), None, step) if step else (BASE, method, None)
+                    arm, method_read, step_read = (arm_of(method, factor), None, step) if step else (BASE, method, None)
                     grid = {"lengths": [window, factor * window], "depths": DEPTHS, "trials": TRIALS}
-                    read = evidence.passkey(arm, how, factor if how != DIRECT else 1, at, **grid)
+                    read = evidence.passkey(arm, method_read, factor if method_read != DIRECT else 1, step_read, **grid)
                     name = "direct" if method == DIRECT else method
                     rows.append(self.row(read, {"tokens": factor * window, "positions": name, "steps": step}, direct))
                     direct = direct or read
