@@ -196,7 +196,7 @@ def test_knobs_work_by_keyboard_and_change_the_picture(page):
 
 # Milliseconds of script in each of the frames that follow as many moves of a knob.
 REDRAWS = """async (id, count) => {
-    const knob = document.getElementById(id), frame = requestAnimationFrame, spent = [];
+    const knob = document.getElementById(id), frame = requestAnimationFrame, spent = [], first = knob.value;
     window.requestAnimationFrame = (run) => frame((now) => {
         const start = performance.now();
         run(now);
@@ -208,6 +208,8 @@ REDRAWS = """async (id, count) => {
         await new Promise((done) => frame(() => frame(done)));
     }
     window.requestAnimationFrame = frame;
+    knob.value = first;
+    knob.dispatchEvent(new Event("input", {bubbles: true}));
     return spent;
 }"""
 
