@@ -37,8 +37,8 @@ class Kind(Settings):
     extend: LayerExtension | None = None
 
     @property
-    def own(self) -> bool:
-        """Whether it reads in another way than the rest of the run, whatever it sees."""
+    def has_own_scheme(self) -> bool:
+        """Whether its scheme, spectrum or extension differs from that of the run; its window does not count."""
         return (self.position, self.frequencies, self.extend) != (None, None, None)
 
 
@@ -103,13 +103,17 @@ class Layered(Position):
         """
         plain = Extension(Extension.Knobs(), extension.window)
         super().__init__(knobs, geometry, spectrum, plain)  # its parts have the extension, and what that learns
-        if scheme is not None and scheme.embed is not Position.embed and any(kind.own for kind in kinds.values()):
+        if (
+            scheme is not None
+            and scheme.embed is not Position.embed
+            and any(kind.has_own_scheme for kind in kinds.values())
+        ):
             raise BadInput(
                 f"position={knobs.name} is added to the embeddings once: of its layers, windows alone can differ"
             )
         takers: dict[str, bool] = {"frequencies": False, "extend": False}
         for letter, kind in kinds.items():
-            name = letter if kind.own else "own"
+            name = letter if kind.has_own_scheme else "own"
             if hasattr(self, name):
                 continue
             kindred = scheme if kind.position is None else LAYERED[kind.position.name]  # type: ignore[attr-defined]
@@ -128,7 +132,7 @@ class Layered(Position):
                 "has any that could be changed"
             )
         self.windows = [kinds[letter].window for letter in order]
-        self.names = [letter if kinds[letter].own else "own" for letter in order]
+        self.names = [letter if kinds[letter].has_own_scheme else "own" for letter in order]
         parts = dict(self.named_children())
         for name, part in parts.items():
             windows = [window for window, its in zip(self.windows, self.names, strict=True) if its == name]

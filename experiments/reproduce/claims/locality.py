@@ -30,10 +30,10 @@ def readings(channels: int, window: int) -> dict[str, dict]:
         factors = [float(FACTOR) if of else 1.0 for of in divided]
         return {"name": "longrope", "factor": float(FACTOR), "long": factors, "temperature": 1.0}
 
-    ways = {PLAIN: {"name": DIRECT}, PI: {"name": "interpolate", "factor": float(FACTOR)}}
-    ways |= {FAST: dividing(fast), SLOW: dividing([not turns for turns in fast])}
-    ways |= {name: {"name": name, "factor": float(FACTOR)} for name in ("ntk", "yarn")}
-    return ways | {f"quarter {n + 1} alone": dividing([at == n for at in band]) for n in range(BANDS)}
+    extensions = {PLAIN: {"name": DIRECT}, PI: {"name": "interpolate", "factor": float(FACTOR)}}
+    extensions |= {FAST: dividing(fast), SLOW: dividing([not turns for turns in fast])}
+    extensions |= {name: {"name": name, "factor": float(FACTOR)} for name in ("ntk", "yarn")}
+    return extensions | {f"quarter {n + 1} alone": dividing([at == n for at in band]) for n in range(BANDS)}
 
 
 class Locality(Claim):
@@ -62,21 +62,23 @@ class Locality(Claim):
 
     def measure(self, evidence) -> Findings:
         shape, one, far = evidence.config.model, evidence.window, FACTOR * evidence.window
-        ways = readings(shape.width // shape.heads, one)
-        read = {name: evidence.perplexity(BASE, way, contexts=(one, far)) for name, way in ways.items()}
+        extensions = readings(shape.width // shape.heads, one)
+        read = {
+            name: evidence.perplexity(BASE, extension, contexts=(one, far)) for name, extension in extensions.items()
+        }
         rows = []
-        for name, way in ways.items():
-            row = {"divided": name, "pairs": sum(factor > 1 for factor in way.get("long", ())) or None}
-            for context, where in ((one, "in the window"), (far, f"at {FACTOR} windows")):
-                row |= {f"perplexity {where}": mean(read[name][context])}
-                row |= effective_context(read[name][context], f"effective context {where}")
+        for name, extension in extensions.items():
+            row = {"divided": name, "pairs": sum(factor > 1 for factor in extension.get("long", ())) or None}
+            for context, span in ((one, "in the window"), (far, f"at {FACTOR} windows")):
+                row |= {f"perplexity {span}": mean(read[name][context])}
+                row |= effective_context(read[name][context], f"effective context {span}")
                 plain = None if name == PLAIN else compare(read[name][context], read[PLAIN][context])
-                row[f"over as trained {where}"] = plain
+                row[f"over as trained {span}"] = plain
             row["over interpolation"] = None if name == PI else compare(read[name][far], read[PI][far])
             row["over slow alone"] = compare(read[name][one], read[SLOW][one]) if name == FAST else None
             rows.append(row)
         rows = adjusted(rows, "over as trained in the window", f"over as trained at {FACTOR} windows")
-        distance = {name: evidence.by_position(BASE, ways[name], context=far) for name in BY_DISTANCE}
+        distance = {name: evidence.by_position(BASE, extensions[name], context=far) for name in BY_DISTANCE}
         curves = {
             name: [
                 float(np.mean([seed["rows"][place]["nll"] for seed in seeds])) for place in range(len(seeds[0]["rows"]))
@@ -107,13 +109,13 @@ class Locality(Claim):
     def plot(self, findings: Findings):
         figure, (inside, beyond, distance) = pyplot().subplots(1, 3, figsize=(15, 5), layout="constrained")
         rows = [row for row in findings.rows if row["divided"] != PLAIN]
-        for panel, where in ((inside, "in the window"), (beyond, f"at {FACTOR} windows")):
+        for panel, span in ((inside, "in the window"), (beyond, f"at {FACTOR} windows")):
             for place, row in enumerate(rows):
-                plot_interval(panel, place, row[f"over as trained {where}"].ratio, COLOURS[0])
+                plot_interval(panel, place, row[f"over as trained {span}"].ratio, COLOURS[0])
             panel.axvline(1, color="black", linewidth=0.8)
             panel.set_yticks(range(len(rows)), [row["divided"] for row in rows])
             panel.invert_yaxis()
-            panel.set(xscale="log", title=where, xlabel="perplexity over that of the model as trained")
+            panel.set(xscale="log", title=span, xlabel="perplexity over that of the model as trained")
         bins = findings.curves["bins"]
         for (name, losses), colour in zip(findings.curves["by distance"].items(), COLOURS, strict=False):
             distance.plot(bins, losses, color=colour, marker="o", markersize=3, label=name)
