@@ -1,18 +1,23 @@
 """The benchmark's runs: when a loss curve reaches a target, who is over whom, and that no second of a job is lost."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from conf.base import BadInput
 from conf.compose import compose_values
 from conf.validation import validate
-from experiments.benchmark import sweep, time_to_loss
+from data.windows import fixed_windows
+from experiments.benchmark import sweep, time_to_loss, time_to_optimum
 from experiments.benchmark.job import Ledger
 from experiments.benchmark.settings import Benchmark
 from experiments.benchmark.time_to_loss import arms, compare_optimizers
-from tests.runs import CACHE, TINY
-from train import compose
+from experiments.lab.measure.optimum import optimal_losses
+from tests.runs import CACHE, TINY, tiny
+from train import compose, open_data
 
 MODEL = [
     item for item in TINY if item.split("=")[0] not in ("steps", "log_every", "validate_every", "trainer", "cache")
@@ -98,6 +103,32 @@ def test_a_small_race(one_thread):
     assert first["target"] == first["nll"][-1] and first["tokens_to_target"] == 768
     assert len({tuple(row["nll"]) for row in runs}) == 3
     assert "muon" in time_to_loss.table(rows)
+
+
+def test_time_to_optimum_trains_peers_on_the_same_batches_towards_the_best_reader(tmp_path, one_thread):
+    chains = ["data=chains", "data.length=256", "data.documents={train: 8, validation: 8, test: 8}", "model.layers=1"]
+    chains += ["model.heads=2", "model.width=32", "window=16", "batch=4", "validation_windows=64", "trainer=cpu"]
+    options = settings(f"time_to_optimum.run={listed(*chains)}", f"cache={tmp_path}", "time_to_optimum.every=2",
+                       "time_to_optimum.steps=[6]", "time_to_optimum.within=0.5")  # fmt: skip
+    few = {"rates": {"adamw": (4e-3,)}, "peers": {"transformers Llama": (4e-3,)}}
+    options = options.model_copy(update={"time_to_optimum": options.time_to_optimum.model_copy(update=few)})
+    bench = SimpleNamespace(settings=options, device=torch.device("cpu"), autocast=nullcontext)
+    rows = time_to_optimum.run(bench)
+    runs, best = ([row for row in rows if row["kind"] == kind] for kind in ("run", "best"))
+    assert [row["optimizer"] for row in runs] == ["adamw", "transformers Llama"] == [row["optimizer"] for row in best]
+    for row in runs:
+        assert row["tokens"] == [128, 256, 384] and len(row["seconds_per_step"]) == 2
+        assert 0 < row["optimum"] < min(row["nll"]) and row["target"] == pytest.approx(1.5 * row["optimum"])
+    assert f"the best reader: {rows[0]['optimum']:.4f}" in time_to_optimum.table(rows)
+    config = time_to_loss.arm_config(options.time_to_optimum, str(tmp_path), "adamw", 4e-3, 6)
+    language = open_data(config).language
+    texts = fixed_windows(open_data(config).split("validation").tokens, 16, 64).numpy()
+    whole = [text for text in texts if language.states not in text[1:]]
+    assert 0 < len(whole) < 64
+    seen = np.arange(1, 17)
+    assert rows[0]["optimum"] == pytest.approx(optimal_losses(language, np.stack(whole), seen, seen).mean())
+    with pytest.raises(BadInput, match="no optimum that is known"):
+        time_to_optimum.best_loss(compose(tiny(tmp_path)))
 
 
 def test_a_ledger_books_every_second_once():

@@ -9,7 +9,7 @@ from conf.overrides import choices
 from data.settings import DataSettings
 
 SECTIONS = ("ceiling", "step", "schemes", "extensions", "attention", "levers", "profile")
-SECTIONS += ("evaluation", "search_speed", "time_to_loss", "sweep")
+SECTIONS += ("evaluation", "search_speed", "time_to_loss", "time_to_optimum", "sweep")
 
 
 Names = Annotated[tuple[str, ...], Listed, Field(min_length=1)]
@@ -58,6 +58,14 @@ class TimeToLoss(Settings):
         return self
 
 
+class TimeToOptimum(TimeToLoss):
+    """The runs of the time_to_optimum section; the target is `within` above the loss of the best reader."""
+
+    within: float = Field(gt=0)
+    peers: dict[Literal["transformers Llama", "transformers GPT-2", "x-transformers", "litgpt"], Rates]
+    target: None = None
+
+
 class Sweep(Settings):
     """The jobs of the sweep section and how many run at once."""
 
@@ -104,4 +112,5 @@ class Benchmark(Rounds):
     bounded: Count
     search_speed: SearchSpeed
     time_to_loss: TimeToLoss
+    time_to_optimum: TimeToOptimum
     sweep: Sweep

@@ -19,6 +19,7 @@ from conf.base import BadInput
 from conf.compose import compose_values
 from conf.resolve import resolve
 from conf.schema import Config
+from experiments.benchmark.settings import TimeToLoss
 from experiments.benchmark.timing import format_spread, spread
 from experiments.benchmark.workbench import Workbench
 from experiments.lab.statistics import first_crossing
@@ -30,7 +31,7 @@ from train import train
 def run(bench: Workbench) -> list[dict]:
     """Rows of kind "run", one per optimizer, learning rate and length, and of kind "best", one per optimizer."""
     settings = bench.settings.time_to_loss
-    configs = [arm_config(bench, *arm) for arm in arms(settings.rates, settings.steps)]
+    configs = [arm_config(settings, bench.settings.cache, *arm) for arm in arms(settings.rates, settings.steps)]
     runs = [train_curve(config) for config in tqdm(configs, desc="time to loss", leave=False)]
     return compare_optimizers(runs, settings.target)
 
@@ -42,13 +43,12 @@ def arms(rates: dict[str, Sequence[float]], lengths: Sequence[int]) -> list[tupl
     return [(*pair, steps) for steps in lengths for pair in pairs]
 
 
-def arm_config(bench: Workbench, optimizer: str, rate: float, steps: int) -> Config:
+def arm_config(settings: TimeToLoss, cache: str, optimizer: str, rate: float, steps: int) -> Config:
     """The configuration of a run of train.py that validates and times its steps every `every` steps, unlogged."""
-    settings = bench.settings.time_to_loss
     overrides = [*settings.run, f"optimizer={optimizer}", f"optimizer.lr={rate}", f"steps={steps}", "logger=none"]
     overrides += [f"validate_every={settings.every}", f"log_every={settings.every}", f"checkpoint_every={steps}"]
     values = compose_values("config", [*overrides, "trainer.progress=false", "name=benchmark"])
-    return resolve({**values, "cache": bench.settings.cache}, overrides)
+    return resolve({**values, "cache": cache}, overrides)
 
 
 def train_curve(config: Config) -> dict:
