@@ -258,8 +258,7 @@ def _recovery(axes: "Axes", findings: "Findings", position: str, factor: int) ->
 
 def _inside(axes: "Axes", findings: "Findings", position: str) -> None:
     """The base model's perplexity within its window, as a line."""
-    context = findings.reach(1)
-    inside = findings.base(position).perplexity(context)
+    inside = findings.base(position).perplexity(context := findings.reach(1))
     axes.axhline(inside, color="black", linewidth=0.8, linestyle=":")
     axes.annotate(f"untuned, {context} tokens", (0, inside), fontsize=8, va="bottom")
 

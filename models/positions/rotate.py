@@ -121,9 +121,10 @@ class Far(NamedTuple):
             q, k = q.to(self.positions.dtype), k.to(self.positions.dtype)
             moved_q = rotate_pairs(q, *(part[..., first:last, :] for part in self.queries))
             moved_k = rotate_pairs(k, *(part[..., start:last, :] for part in self.keys))
-            shift = (moved_q @ moved_k.mT - q @ k.mT) * q.shape[-1] ** -0.5
+            both = torch.cat((moved_q, -q), dim=-1) * q.shape[-1] ** -0.5  # one product: its size, (Q, N), is the cost
+            shift = both @ torch.cat((moved_k, k), dim=-1).mT
         distance = self.positions[..., first:last, None] - self.positions[..., None, start:last]  # (…, Q, N)
-        return shift.masked_fill((distance < near).unsqueeze(-3), 0)
+        return shift.masked_fill_((distance < near).unsqueeze(-3), 0)
 
 
 class RoPE(Rotary):
