@@ -263,7 +263,15 @@ def folder_that_appears(target: Path) -> Iterator[Path]:
         raise
 
 
-def _main(values: dict, overrides: list[str]) -> None:
+def checked(values: dict) -> dict:
+    """The values of conf/pretrained.yaml with paths expanded.
+
+    Raises:
+        BadInput: one is of a wrong type.
+    """
+    values = dict(values)
+    if not isinstance(values["from"], str | None):
+        raise BadInput(f"from={values['from']} must be a folder, a repository of the hub, or a .gguf file")
     for key in ("checkpoint", "to", "tokenizer", "runs", "cache"):
         if not isinstance(values[key], str | None) or values[key] == "":
             raise BadInput(f"{key}={values[key]} must be a path")
@@ -271,6 +279,11 @@ def _main(values: dict, overrides: list[str]) -> None:
     window = values["original_window"]
     if window is not None and (not isinstance(window, int) or window < 1):
         raise BadInput(f"original_window={window} must be a number of tokens")
+    return values
+
+
+def _main(values: dict, overrides: list[str]) -> None:
+    values = checked(values)
     if values["form"] not in FORMS:
         raise BadInput(f"form={values['form']} is not known: one of {', '.join(FORMS)}")
     if (values["from"] is None) == (values["checkpoint"] is None):

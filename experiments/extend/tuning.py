@@ -37,7 +37,7 @@ def base_checkpoint(values: dict, overrides: Sequence[str]) -> Path | None:
     Raises:
         BadInput: two are named, or there is none where it is named.
     """
-    from experiments.pretrained import import_run
+    from experiments.pretrained import checked, import_run
     from models.checkpoint_files import find_checkpoint
 
     source, checkpoint = values["from"], values["checkpoint"]
@@ -50,7 +50,7 @@ def base_checkpoint(values: dict, overrides: Sequence[str]) -> Path | None:
     from conf.compose import compose_values
 
     keys = ("from", "otherwise", "name", "original_window", "tokenizer", "runs", "cache")
-    folder, remarks = import_run(compose_values("pretrained", []) | {key: values[key] for key in keys})
+    folder, remarks = import_run(checked(compose_values("pretrained", []) | {key: values[key] for key in keys}))
     print("\n".join([f"The base model: {folder}", *remarks]), flush=True)
     return find_checkpoint(folder)
 
