@@ -155,6 +155,7 @@ def test_runs_per_hour_once_going_leave_the_first_of_every_process_out():
     assert sweep.steady_rate([20, 22, 31, 32], at_once=2) == 3600 * 2 / 10
 
 
+@pytest.mark.slow
 def test_a_small_sweep(one_thread):
     """One process, two jobs; then one job alone, all of whose time is in a part."""
     options = settings(

@@ -75,6 +75,7 @@ def test_successors_are_distributed_as_of_dirichlet_rows():
     assert np.std(agree) > 0.01  # every document has rows of its own
 
 
+@pytest.mark.slow
 def test_the_default_corpus_is_the_recorded_one(tmp_path):
     settings = yaml.safe_load((ROOT / "conf/data/chains.yaml").read_text())
     corpus = prepare(TypeAdapter(DataSettings).validate_python(settings), tmp_path, progress=False)

@@ -225,6 +225,7 @@ def brief(monkeypatch):
     monkeypatch.setattr(search, "BUDGET", search.BUDGET | {"population": 4, "generations": 1})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "parts"),
     [("finetuning", 3), ("effective_window", 2), ("search", 3), ("position_free", 4), ("locality", 2), ("turn", 3)],

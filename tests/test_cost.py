@@ -76,6 +76,7 @@ def test_devices_share_the_batch_and_pay_for_what_they_send():
     assert result["ddp", 2]["seconds"] == pytest.approx([4 + 4, 4 + 0.004])
 
 
+@pytest.mark.slow
 def test_the_command_measures_every_axis_and_leaves_numbers_and_a_figure(tmp_path, capsys, one_thread):
     folder = run_cost(settings(f"folder={tmp_path / 'cost'}"), [])
     saved = json.loads((folder / "cost.json").read_text())

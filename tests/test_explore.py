@@ -101,6 +101,7 @@ def extension(name: str, factor: float, window: int, long: list[float]):
     return kind(kind.Knobs(**settings, **({"long": long} if name == "longrope" else {})), window)
 
 
+@pytest.mark.slow
 @browser
 def test_factors_temperatures_and_scores_are_the_labs(page):
     grid = list(itertools.product((32, 256, 4096, 32768), (1.0, 2.0, 8.0, 2**0.5 * 4), (32, 128), (1e4, 1e6)))

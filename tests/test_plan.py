@@ -43,6 +43,7 @@ class Chain(Claim):
         }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_fine_tuned_arms_are_planned_before_their_base_is_there_and_start_from_its_end(
     tmp_path, monkeypatch, one_thread
 ):
@@ -181,6 +182,7 @@ def test_verdicts_do_not_wait_for_the_whole_plan_nor_places_for_verdicts(tmp_pat
     assert list(plan_of(["pair", "other", "bound"], wide).portions()) == [["pair", "other"], ["bound"]]
 
 
+@pytest.mark.slow
 def test_a_failing_run_stops_its_dependents_alone_and_is_tried_again(
     tmp_path, two_claims, monkeypatch, capsys, one_thread
 ):
@@ -216,6 +218,7 @@ def test_a_failing_run_stops_its_dependents_alone_and_is_tried_again(
     assert "[1/2] alibi-nano-s1: validation perplexity" in out and "[2/2] alibi-nano-tuned-steps2-s1" in out
 
 
+@pytest.mark.slow
 def test_a_claim_that_cannot_be_measured_leaves_others_their_verdicts(tmp_path, two_claims, monkeypatch, one_thread):
     def measure(self, evidence):
         raise ZeroDivisionError("no targets")
@@ -298,6 +301,7 @@ def test_killed_it_goes_on(tmp_path, two_claims, capsys, one_thread):
     assert len(list(tmp_path.glob("claims-tiny/*/results.json"))) == 3
 
 
+@pytest.mark.slow
 def test_claims_that_need_text_have_it_at_a_scale_of_chains(tmp_path):
     overrides = ["claim=all", "scale=pico", "seeds=1", f"runs={tmp_path}", "logger=none", "trainer=cpu"]
     request = validate(Request, compose_values("reproduce", overrides))

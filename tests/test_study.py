@@ -127,6 +127,7 @@ def test_an_experiment_describes_the_base_run_that_train_makes_of_it(choice):
         composed(*words, "scale=micro")
 
 
+@pytest.mark.slow
 def test_scales_differ_in_the_base_models_alone():
     names = ("pico", "nano", "micro", "mini", "small")
     studies = [composed(f"scale={name}") for name in names]
@@ -144,6 +145,7 @@ def test_what_is_said_wins_over_the_scale(tmp_path):
     assert (base.window, base.optimizer.name, base.group, base.model.name) == (64, "adamw", "mine", "micro")
 
 
+@pytest.mark.slow
 def test_a_scale_says_nothing_of_a_tokenizer_where_there_is_none():
     _, base = composed("data=chains")
     assert (base.data.name, base.window, base.group) == ("chains", composed()[1].window, "extend-nano")
@@ -219,6 +221,7 @@ def test_the_study_measures_every_arm_and_reuses_what_it_has(tmp_path):
     assert study_folder(tmp_path, "all")[1] == results
 
 
+@pytest.mark.slow
 def test_several_seeds_are_one_study_with_intervals_over_them(tmp_path):
     words = tiny(tmp_path, "group=seeds", "study.positions=[rope]", "study.extends=[none]", "study.factors=[2]",
                  "study.finetune_steps=[1]", "study.segments=4")  # fmt: skip
@@ -241,6 +244,7 @@ def test_several_seeds_are_one_study_with_intervals_over_them(tmp_path):
     assert runs == {1, 2} and "2 arms, 4 runs" not in out and "3 arms, 6 runs, 0 done" in out
 
 
+@pytest.mark.slow
 def test_a_base_model_that_exists_is_not_trained_again(tmp_path):
     overrides = tiny(tmp_path, "group=there", "name=base", "steps=4")
     base = train(compose(overrides), overrides)
@@ -265,6 +269,7 @@ def test_a_base_model_that_exists_is_not_trained_again(tmp_path):
         assert status == 1 and sentence in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_another_text_is_measured_in_the_tokens_of_the_base_model_and_named(tmp_path):
     (tmp_path / "book.txt").write_text("It was the best of times, it was the worst of times. " * 40)
     small = ["study.positions=[rope]", "study.extends=[none]", "study.factors=[2]", "study.finetune_steps=[1]"]

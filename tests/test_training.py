@@ -294,6 +294,7 @@ def test_other_precisions_train_and_save(tmp_path, precision):
     assert result.metrics["validation/nll"] == pytest.approx(6.0, abs=0.4)
 
 
+@pytest.mark.slow
 def test_compiled_and_eager_share_their_state_dict(tmp_path):
     """In-place compilation keeps names; what was saved compiled loads into an eager model."""
     model = build_model(compose(tiny(tmp_path)))
