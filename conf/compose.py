@@ -21,7 +21,7 @@ from typing import Any
 from conf import signals
 from conf.base import BadInput, Settings
 from conf.help import help_override
-from conf.overrides import FOLDER, check, explain, swept_keys
+from conf.overrides import FOLDER, check, explain, parse, swept_keys
 from conf.validation import validate
 
 SWEEP = "POSITIONS_SWEEP_RECORD"  # where the jobs of a multirun, in whatever process, write how they failed
@@ -58,12 +58,11 @@ def compose_values(config_name: str, overrides: Sequence[str], whole: bool = Tru
         BadInput: an override names an unknown key or choice; the sentence lists what is allowed.
     """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     choices, settings = [], []
-    for override in OverridesParser.create().parse_overrides(check(overrides, config_name)):
+    for override in map(parse, check(overrides, config_name)):
         key = override.key_or_group
         chosen = (FOLDER / key).is_dir() or key.startswith("hydra") or override.package or override.is_sweep_override()
         (choices if chosen else settings).append(override)

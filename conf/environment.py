@@ -40,18 +40,16 @@ def command_known() -> Iterator[None]:
 
 def environment(overrides: list[str], packages: Sequence[str] = ()) -> dict:
     """Command, versions and commit: what one needs to run it again; packages: others that it depends on."""
-    versions = {"python": sys.version.split()[0]}
-    for package in (*PACKAGES, *packages):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "command": command(),
-        "overrides": overrides,
-        "versions": versions,
-        **commit(),
-    }
+    versions = {"python": sys.version.split()[0], **{package: _version(package) for package in (*PACKAGES, *packages)}}
+    return {"command": command(), "overrides": overrides, "versions": versions, **commit()}
+
+
+@cache
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 @cache
