@@ -8,6 +8,11 @@ Heavy imports stand inside functions, so that --help answers at once.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes a moment to import
+    from conf.signals import end_at_once
+
+    end_at_once()
+
 import gc
 import sys
 from collections.abc import Sequence

@@ -30,14 +30,42 @@ def handlers(handler) -> Iterator[None]:
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, previous in before.items():
             signal.signal(number, previous)
 
 
+def end_at_once() -> None:
+    """From here on a signal ends the command by a sentence and its status: there is nothing to put in order yet."""
+    for number in handled():
+        signal.signal(number, _end_at_once)
+
+
+def _end_at_once(number: int, frame) -> None:
+    say(f"stopped by {signal.Signals(number).name} before anything was begun")
+    os._exit(128 + number)
+
+
 def leave(number: int, frame) -> None:
-    """End the process as an exception does, so that everything is put in order on the way."""
+    """End the process as an exception does, so that everything is put in order on the way; a second time, at once."""
+    if signal.getitimer(signal.ITIMER_REAL)[0]:
+        os._exit(128 + number)
     say(f"stopped by {signal.Signals(number).name}; the same command goes on")
-    raise SystemExit(128 + number)
+    _exit(128 + number, frame)
+
+
+def _exit(status: int, frame) -> None:
+    """Raise SystemExit as soon as no module is being imported, where it could come out as another error or be lost.
+
+    frame: the one that was interrupted.
+    """
+    importing = frame
+    while importing is not None and not importing.f_code.co_filename.startswith("<frozen importlib"):
+        importing = importing.f_back
+    if importing is None:
+        raise SystemExit(status)
+    signal.signal(signal.SIGALRM, lambda _, later: _exit(status, later))
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
 
 
 def say(line: str) -> None:
@@ -162,7 +190,7 @@ def working() -> Iterator[None]:
 def _stop(number: int, frame) -> None:
     _Service.stopped = number
     if _Service.busy:
-        raise SystemExit(128 + number)
+        _exit(128 + number, frame)
 
 
 def _watch() -> None:

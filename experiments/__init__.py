@@ -1,1 +1,8 @@
 """What is asked of trained models: how well they read beyond their window, and why."""
+
+import sys
+
+if sys.argv[0] == "-m":  # while Python looks for python -m experiments.<command>
+    from conf.signals import end_at_once
+
+    end_at_once()

@@ -2,12 +2,14 @@
 
 import io
 import runpy
+import signal
 import socket
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
+from conf import signals
 from conf.validation import validate
 from tests.programs import Program
 
@@ -60,12 +62,16 @@ def run_program(*words: str, module: str) -> tuple[int, str, str]:
     `command` gives it a process of its own, where the process is the point.
     """
     out, err = io.StringIO(), io.StringIO()
+    handlers = {number: signal.getsignal(number) for number in signals.SIGNALS}
     with patch.object(sys, "argv", [module, *words]), redirect_stdout(out), redirect_stderr(err):
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
             status = 0
         except SystemExit as end:
             status = end.code or 0
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     return status, out.getvalue(), err.getvalue()
 
 

@@ -76,6 +76,34 @@ def test_a_program_ends_on_a_signal_with_its_status_and_leaves_the_handlers(capf
     assert [signal.getsignal(each) for each in signals.SIGNALS] == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("module", ["train", "experiments.longrope"])
+def test_a_signal_amid_the_first_imports_is_one_sentence(module, number):
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", module], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    imported = iter(process.stderr)
+    assert next((line for line in imported if "annotated_types" in line), None), "the first that takes a moment"
+    process.send_signal(number)
+    said = [line for line in imported if not line.startswith("import time:")]
+    assert process.wait(60) == 128 + number
+    assert said == [f"stopped by {number.name} before anything was begun\n"]
+
+
+def test_a_signal_amid_a_later_import_waits_for_its_end(tmp_path, monkeypatch, capfd):
+    (tmp_path / "takes_a_moment.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit) as end, program():
+        import takes_a_moment
+
+        time.sleep(5)
+    assert end.value.code == 143 and takes_a_moment.whole
+    assert capfd.readouterr().err == "stopped by SIGTERM; the same command goes on\n"
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
 def test_nohup_is_respected(monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
