@@ -136,6 +136,8 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
         check_resumed(read_record(resumed), record, folder.path)
     elif config.checkpoint is not None:
         start_from(Path(config.checkpoint), gpt, corpus)
+    if place.chief and corpus.tokenizer_json is not None:
+        folder.keep_tokenizer(corpus.tokenizer_json)
     gpt.recompute = config.trainer.activation_checkpointing
     if config.trainer.compile:
         gpt.compile()  # in place: the state dict keeps its names

@@ -16,16 +16,8 @@ class Torn(BadInput):
     """A file that holds something other than the JSON that was written."""
 
 
-def write_json(path: Path, value) -> None:
-    """Write JSON so that the path holds the old text or the new, and the disk has it when this returns.
-
-    Raises:
-        BadInput: a number in it is not finite, which JSON does not know.
-    """
-    try:
-        text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    except ValueError as error:
-        raise BadInput(f"{path} is not written: it would hold a number that is not finite ({error})") from None
+def write_text(path: Path, text: str) -> None:
+    """Write a text so that the path holds the old one or the new, and the disk has it when this returns."""
     partial = path.with_name(path.name + ".tmp")
     try:
         with open(partial, "w", encoding="utf-8") as file:
@@ -37,6 +29,19 @@ def write_json(path: Path, value) -> None:
         partial.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def write_json(path: Path, value) -> None:
+    """Write JSON by write_text.
+
+    Raises:
+        BadInput: a number in it is not finite, which JSON does not know.
+    """
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise BadInput(f"{path} is not written: it would hold a number that is not finite ({error})") from None
+    write_text(path, text)
 
 
 def read_json(path: Path) -> dict | None:

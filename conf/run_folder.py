@@ -11,7 +11,7 @@ from pathlib import Path
 
 from conf.base import BadInput, Diverged
 from conf.environment import environment
-from conf.files import Torn, read_json, write_json
+from conf.files import Torn, read_json, write_json, write_text
 
 # Settings that do not identify a run: its location, devices, how often it is logged or saved, and files whose numbers
 # are recorded too. Recomputing or sharing out the work changes rounding only.
@@ -25,8 +25,8 @@ CONTENTS |= {"checkpoint": "other weights in checkpoint={checkpoint}"}
 
 
 class RunFolder:
-    """runs/<group>/<name>/ with config.json, inputs.json, environment.json, status.json, metrics.jsonl, results.json
-    and checkpoints/.
+    """runs/<group>/<name>/ with config.json, inputs.json, environment.json, tokenizer.json, status.json, metrics.jsonl,
+    results.json and checkpoints/.
 
     Opening the folder of an unfinished run resumes it; opening that of a finished one reads its results.
     """
@@ -163,6 +163,10 @@ class RunFolder:
             with open(path, "r+") as file:
                 file.write(json.dumps(status) + "\n")
                 file.truncate()
+
+    def keep_tokenizer(self, text: str) -> None:
+        """Keep the tokenizer with the run: the texts it was trained on may change or be gone when the run is read."""
+        write_text(self.path / "tokenizer.json", text)
 
     def set_saved(self, step: int) -> None:
         """Record that there is a checkpoint of this step."""

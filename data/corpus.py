@@ -100,12 +100,17 @@ class Corpus:
         """The text of some tokens; separators vanish, and a character cut in half becomes the replacement character."""
         return self._tokenizer.decode(ids)
 
+    @property
+    def tokenizer_json(self) -> str | None:
+        """The text of its tokenizer.json; None of bytes and states, which have none."""
+        if self._kind in (BYTES, STATES):
+            return None
+        return (self.folder / "tokenizer.json").read_text(encoding="utf-8")
+
     @cached_property
     def tokenizer_text(self) -> str:
         """The tokenizer, for `prepare` to tokenise another text with: a tokenizer.json as text, "bytes" or "states"."""
-        if self._kind in (BYTES, STATES):
-            return self._kind if self._kind == BYTES else f"{STATES} {self.separator}"
-        return (self.folder / "tokenizer.json").read_text(encoding="utf-8")
+        return self.tokenizer_json or (BYTES if self._kind == BYTES else f"{STATES} {self.separator}")
 
     @cached_property
     def _tokenizer(self) -> ByteTokenizer | JsonTokenizer:

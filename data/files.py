@@ -8,10 +8,12 @@ import glob
 import json
 import os
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TextIO
 
 from conf.base import BadInput
+from data.long_text import LONG, LongText, decoded, long_row, parts, readable, text_file
 
 ROWS_TOGETHER = 64
 CHARACTERS_TOGETHER = 2**20
@@ -51,30 +53,27 @@ def file_id(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def read(path: Path, column: str) -> Iterator[str]:
+def read(path: Path, column: str) -> Iterator[str | LongText]:
     """The text of every row of a file, empty where it has none.
 
     Raises:
         BadInput: the file cannot be read as what it is called, no row has the column, or one holds something else in
             it; the row is named.
     """
-    try:
+    with readable(path):
         yield from READERS[path.suffix](path, column)
-    except OSError as error:
-        raise BadInput(f"{str(path)!r} cannot be read ({error.strerror or error}).") from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{str(path)!r} cannot be read as {path.suffix}: it is not UTF-8 ({error.reason}).") from None
 
 
-def text_of(row: dict, column: str, place: str) -> str:
+def text_of(row: dict, column: str, place: str) -> str | LongText:
     """The text of one row, empty where there is none; BadInput where the column holds no text, or half a character."""
     text = row.get(column)
     if text is None:
         return ""
-    if not isinstance(text, str):
+    if not isinstance(text, str | LongText):
         raise BadInput(f"{place} holds {type(text).__name__} in column {column!r}; a column of text is needed.")
     try:
-        text.encode()
+        for part in parts(text):
+            part.encode()
     except UnicodeEncodeError:
         raise BadInput(f"{place} holds half of a surrogate pair in column {column!r}, which is no text.") from None
     return text
@@ -85,31 +84,39 @@ def without_column(path: str, column: str, columns: Sequence[str]) -> BadInput:
     return BadInput(f"data.column: {path!r} has no column {column!r}; it has {', '.join(map(repr, columns))}.")
 
 
-def _txt(path: Path, column: str) -> Iterator[str]:
-    with open(path, encoding="utf-8-sig") as file:
-        yield file.read()
+def _txt(path: Path, column: str) -> Iterator[str | LongText]:
+    yield "".join(text_file(path)) if path.stat().st_size < LONG else LongText(path, lambda: text_file(path))
 
 
-def _jsonl(path: Path, column: str) -> Iterator[str]:
+def _jsonl(path: Path, column: str) -> Iterator[str | LongText]:
     with open(path, "rb") as file:
         yield from _column(path, column, _lines(path, file))
 
 
 def _lines(path: Path, file) -> Iterator[tuple[str, object]]:
     """(where it stands, value) of every line that is not blank."""
-    for number, line in enumerate(file, start=1):
+    for number in count(1):
+        start, line = file.tell(), file.readline(LONG)
+        if not line:
+            return
         place = f"{str(path)!r}, line {number:,},"
-        if line.isspace():
+        if len(line) == LONG:
+            while line and not line.endswith(b"\n"):
+                line = file.readline(LONG)
+        elif line.isspace():
             continue
         try:
-            yield place, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            if (stop := file.tell()) - start >= LONG:
+                yield place, long_row(path, start, stop)
+            else:
+                yield place, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as error:
             raise BadInput(f"{place} cannot be read as .jsonl: it is not UTF-8 ({error.reason}).") from None
         except (ValueError, RecursionError) as error:
             raise BadInput(f"{place} cannot be read as JSON ({error}).") from None
 
 
-def _json(path: Path, column: str) -> Iterator[str]:
+def _json(path: Path, column: str) -> Iterator[str | LongText]:
     with open(path, encoding="utf-8-sig") as file:
         values = enumerate(_objects(path, file), start=1)
         yield from _column(path, column, ((f"{str(path)!r}, row {number:,},", value) for number, value in values))
@@ -163,7 +170,7 @@ def _objects(path: Path, file: TextIO) -> Iterator[dict]:
         raise broken(f"{rest!r} stands after the end of the array")
 
 
-def _column(path: Path, column: str, rows: Iterator[tuple[str, object]]) -> Iterator[str]:
+def _column(path: Path, column: str, rows: Iterator[tuple[str, object]]) -> Iterator[str | LongText]:
     """The text of rows given as (where it stands, value)."""
     lacking: list[str] | None = None  # columns of the first row, until one has the column
     seen = False
@@ -177,7 +184,7 @@ def _column(path: Path, column: str, rows: Iterator[tuple[str, object]]) -> Iter
         raise without_column(str(path), column, lacking)
 
 
-def _parquet(path: Path, column: str) -> Iterator[str]:
+def _parquet(path: Path, column: str) -> Iterator[str | LongText]:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
@@ -188,13 +195,20 @@ def _parquet(path: Path, column: str) -> Iterator[str]:
                 raise without_column(str(path), column, names)
             row = 0
             for batch in file.iter_batches(ROWS_TOGETHER, columns=[column], use_threads=False):
-                for value in batch.column(0).to_pylist():
+                for value in batch.column(0):
                     row += 1
-                    yield text_of({column: value}, column, f"{str(path)!r}, row {row:,},")
+                    yield text_of({column: _plain(path, value)}, column, f"{str(path)!r}, row {row:,},")
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the format's
             raise
         raise BadInput(f"{str(path)!r} cannot be read as .parquet ({str(error).splitlines()[0]}).") from None
+
+
+def _plain(path: Path, value) -> object:
+    """A value of Arrow as one of Python, a long string as a LongText."""
+    if value.is_valid and str(value.type) in ("string", "large_string") and (data := value.as_buffer()).size >= LONG:
+        return LongText(path, lambda: decoded(memoryview(data)))
+    return value.as_py()
 
 
 READERS = {".txt": _txt, ".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}

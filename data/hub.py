@@ -76,7 +76,7 @@ def _read(settings: Hub, split: str, online: bool) -> Iterator[str]:
         for row in dataset:
             if settings.column not in row:
                 raise without_column(settings.path, settings.column, list(row))
-            yield text_of(row, settings.column, f"The hub dataset {settings.path!r}")
+            yield str(text_of(row, settings.column, f"The hub dataset {settings.path!r}"))
     except BadInput:
         raise
     except Exception as error:  # a wrong name, config or split, or a lost connection: each has its own type

@@ -16,6 +16,7 @@ import numpy as np
 from conf.base import BadInput
 from data import files
 from data.integrity import SPLITS, sha256
+from data.long_text import LongText, is_blank, parts
 from data.settings import Chains, Files, Hub, Sotu
 
 HELD_OUT = 0.05
@@ -79,25 +80,30 @@ def slowly(things: Iterable, what: str, unit: str, progress: bool) -> Iterable:
     return tqdm(things, desc=what, unit=unit, delay=1, disable=not progress)
 
 
-def _dealt(given: Mapping[str, Iterable[str]], cuts: dict[str, float], empty: Counter) -> Iterator[tuple[str, str]]:
+def _dealt(
+    given: Mapping[str, Iterable[str | LongText]], cuts: dict[str, float], empty: Counter
+) -> Iterator[tuple[str, str | LongText]]:
     """Label every document with its split; those of train below a cut go to the split of that cut."""
     for split in reversed(SPLITS):
         for text in given.get(split, ()):
-            if not text or text.isspace():
+            if is_blank(text):
                 empty[split] += 1
             else:
                 place = _place(text) if cuts else 1.0
                 yield next((s for s, cut in cuts.items() if place < cut), split) if split == "train" else split, text
 
 
-def _place(text: str) -> float:
+def _place(text: str | LongText) -> float:
     """Where the hash of a text falls between 0 and 1."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
+    digest = hashlib.sha256()
+    for part in parts(text):
+        digest.update(part.encode())
+    return int.from_bytes(digest.digest()[:6], "big") / 2**48
 
 
-def _cuts_of(train: Iterable[str], missing: list[str]) -> dict[str, float]:
+def _cuts_of(train: Iterable[str | LongText], missing: list[str]) -> dict[str, float]:
     """Cuts that give every missing split its share, and at least one document, however few there are."""
-    places = np.unique(np.fromiter((_place(text) for text in train if text.strip()), dtype=np.float64))
+    places = np.unique(np.fromiter((_place(text) for text in train if not is_blank(text)), dtype=np.float64))
     share = max(1, round(len(places) * HELD_OUT))
     if len(places) <= share * len(missing):
         raise BadInput(
@@ -145,6 +151,6 @@ def _digest(path: Path) -> str:
         raise BadInput(f"{str(path)!r} cannot be read ({error.strerror}).") from None
 
 
-def _file_texts(paths: list[Path], column: str) -> Iterator[str]:
+def _file_texts(paths: list[Path], column: str) -> Iterator[str | LongText]:
     for path in paths:
         yield from files.read(path, column)

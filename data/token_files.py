@@ -76,23 +76,28 @@ class SplitWriter:
         self.bytes = 0
         self._dtype = token_dtype(vocabulary)
         self._separator = np.array([separator], dtype=self._dtype).tobytes()
-        self._offsets = array("q", [0])
+        self._begins = array("q")  # where documents begin
         self._file = open(folder / f"{split}.tokens", "wb")  # noqa: SIM115 - open until close()
         self._offsets_path = folder / f"{split}.offsets"
 
     @property
     def documents(self) -> int:
-        return len(self._offsets) - 1
+        return len(self._begins)
+
+    def begin(self):
+        """Begin a document, with the separator."""
+        self._begins.append(self.tokens)
+        self._file.write(self._separator)
+        self.tokens += 1
 
     def add(self, ids: np.ndarray, size: int):
-        """Append one document of `size` UTF-8 bytes."""
-        self._file.write(self._separator + ids.astype(self._dtype).tobytes())
-        self.tokens += len(ids) + 1
+        """Go on with the document by tokens that stand for `size` UTF-8 bytes."""
+        self._file.write(ids.astype(self._dtype).tobytes())
+        self.tokens += len(ids)
         self.bytes += size
-        self._offsets.append(self.tokens)
 
     def close(self) -> dict[str, int]:
         """Finish the files and return what they hold."""
         self._file.close()
-        np.asarray(self._offsets, dtype="<i8").tofile(self._offsets_path)
+        np.append(np.asarray(self._begins, dtype="<i8"), self.tokens).astype("<i8").tofile(self._offsets_path)
         return {"documents": self.documents, "tokens": self.tokens, "bytes": self.bytes}

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from conf.base import BadInput
+from data.bpe import train_bpe
 from data.integrity import SPLITS, digest_of, fingerprint, sha256
+from data.long_text import LongText, parts
 from data.settings import Chains, Files, Hub, Sotu
 from data.sources import texts
 from data.token_files import FORMAT, SplitWriter
-from data.tokenizer import BYTES, STATES, ByteTokenizer, JsonTokenizer, fingerprint_of, read_json, train_bpe
+from data.tokenizer import BYTES, STATES, ByteTokenizer, JsonTokenizer, fingerprint_of, read_json
 
 # Characters of documents that are in memory at once, unless a single document has more.
 TAKEN_TOGETHER = 4 * 2**20
@@ -67,6 +69,7 @@ def _write_states(folder: Path, settings: Chains) -> dict[str, dict[str, int]]:
 
     writers = {split: SplitWriter(folder, split, settings.states + 1, settings.states) for split in SPLITS}
     for split, tokens in documents(settings):
+        writers[split].begin()
         writers[split].add(tokens, 0)
     return {split: writer.close() for split, writer in writers.items()}
 
@@ -119,30 +122,34 @@ def _tokenise(settings, tokenizer, lengths, writers: dict[str, SplitWriter], pro
     documents = texts(settings, progress, notes.empty)
     with tqdm(desc=f"tokenising {settings.name}", unit=" tokens", unit_scale=True, disable=not progress) as bar:
         for batch in _batches(documents):
-            encoded = tokenizer.encode([text for _, text in batch])
             notes.take(batch, tokenizer)
-            for (split, text), ids in zip(batch, encoded, strict=True):
-                size = len(text.encode())
-                if budget is not None and split == "train":
-                    left = budget - writers["train"].tokens
-                    if left <= len(ids) + 1:
-                        # The last document is cut to the budget; where tokens have no length, it is in proportion.
-                        cut = ids[: left - 1]
-                        size = round(size * len(cut) / max(1, len(ids)) if lengths is None else lengths[cut].sum())
-                        writers["train"].add(cut, size)
-                        bar.update(left)
-                        return notes
-                writers[split].add(ids, size)
-                bar.update(len(ids) + 1)
+            begun = -1
+            for number, ids, size in tokenizer.encode_parts([text for _, text in batch]):
+                split = batch[number][0]
+                writer = writers[split]
+                if number != begun:
+                    writer.begin()
+                    begun = number
+                if budget is not None and split == "train" and (left := budget - writer.tokens) <= len(ids):
+                    # The last document is cut to the budget; where tokens have no length, it is in proportion.
+                    cut = ids[:left]
+                    size = round(size * len(cut) / max(1, len(ids)) if lengths is None else lengths[cut].sum())
+                    writer.add(cut, size)
+                    bar.update(left)
+                    return notes
+                writer.add(ids, size)
+                bar.update(len(ids))
+            batch.clear()  # or its texts were in memory beside the next
     return notes
 
 
-def _batches(documents: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+def _batches(documents: Iterator[tuple[str, str | LongText]]) -> Iterator[list[tuple[str, str | LongText]]]:
     """Consecutive documents in groups of about TAKEN_TOGETHER characters."""
     group, size = [], 0
-    for document in documents:
-        group.append(document)
-        size += len(document[1]) + 500  # an object takes some memory however short it is
+    for split, text in documents:
+        group.append((split, text))
+        # An object takes some memory however short it is.
+        size += TAKEN_TOGETHER if isinstance(text, LongText) else len(text) + 500
         if size >= TAKEN_TOGETHER:
             yield group
             group, size = [], 0
@@ -159,16 +166,18 @@ class Notes:
         self._trained_on = Counter()
         self._looked_at = self._covered = 0  # characters of a sample that are no spaces
 
-    def take(self, batch: list[tuple[str, str]], tokenizer: ByteTokenizer | JsonTokenizer) -> None:
+    def take(self, batch: list[tuple[str, str | LongText]], tokenizer: ByteTokenizer | JsonTokenizer) -> None:
         """Look at some documents, as (split, text)."""
         for split, text in batch:
+            content = hash(tuple(map(hash, parts(text))) if isinstance(text, LongText) else text)
             if split != "train":
-                self._held_out[hash(text)] = split
-            elif (other := self._held_out.get(hash(text))) is not None:
+                self._held_out[content] = split
+            elif (other := self._held_out.get(content)) is not None:
                 self._trained_on[other] += 1
         if isinstance(tokenizer, JsonTokenizer):
             every = max(1, len(batch) // SAMPLED)
-            covered, characters = tokenizer.coverage([text[:SAMPLE] for _, text in batch[::every]])
+            samples = [next(parts(text))[:SAMPLE] for _, text in batch[::every]]
+            covered, characters = tokenizer.coverage(samples)
             self._covered += covered
             self._looked_at += characters
 

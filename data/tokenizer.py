@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -16,18 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from conf.base import BadInput
+from data.long_text import LongText, parts
 from data.settings import Tokenizer
 
 # Names under which published tokenizers know the end of a text; the first present separates documents.
 END_OF_TEXT = ("<|document|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 DOCUMENT = END_OF_TEXT[0]
-# BPE counts pairs over at most this many characters from the head of the train split: enough for any vocabulary here.
-TRAINING_TEXT = 256 * 2**20
-# And over at most this many bytes of different words, each of which it keeps in memory at about 120 bytes for one.
-DIFFERENT_WORDS = 12 * 2**20
-TRAINING_PIECE = 2**17
-LONGEST_WORD = 1000
-WORD = re.compile(r"\w+|[^\w\s]+")
 # The largest vocabulary there is room for, ids that stand for nothing included.
 LARGEST = 2**22
 # Bytes that are encoded together, on every core at once; each takes up to 250 bytes of memory while it is.
@@ -64,15 +59,33 @@ def fingerprint_of(text: str) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-class ByteTokenizer:
+class _Encoder:
+    """What both kinds of tokenizer do with texts."""
+
+    def encode_parts(self, texts: Sequence[str | LongText]) -> Iterator[tuple[int, np.ndarray, int]]:
+        """(number of a text, tokens of a part of it, UTF-8 bytes of the part), in order; no text is without a part."""
+        raise NotImplementedError
+
+    def encode(self, texts: Sequence[str | LongText]) -> list[np.ndarray]:
+        """The tokens of every text, int64, the separator never among them."""
+        ids: list[list[np.ndarray]] = [[] for _ in texts]
+        for number, part, _ in self.encode_parts(texts):
+            ids[number].append(part)
+        return [np.concatenate(each) if len(each) != 1 else each[0] for each in ids]
+
+
+class ByteTokenizer(_Encoder):
     """The 256 byte values, and 256 for the separator."""
 
     vocabulary = 257
     separator = 256
     text = BYTES
 
-    def encode(self, texts: list[str]) -> list[np.ndarray]:
-        return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64) for text in texts]
+    def encode_parts(self, texts: Sequence[str | LongText]) -> Iterator[tuple[int, np.ndarray, int]]:
+        for number, text in enumerate(texts):
+            for part in parts(text) if text else [""]:
+                ids = np.frombuffer(part.encode(), dtype=np.uint8).astype(np.int64)
+                yield number, ids, len(ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         known = np.asarray(ids)
@@ -82,7 +95,7 @@ class ByteTokenizer:
         return np.array([1.0] * 256 + [0.0])
 
 
-class JsonTokenizer:
+class JsonTokenizer(_Encoder):
     """A tokenizer.json, given as its text; a separator is added to it where it knows no end-of-text token."""
 
     def __init__(self, text: str):
@@ -107,31 +120,28 @@ class JsonTokenizer:
         if getattr(self._tokenizer.model, "dropout", None):
             self._tokenizer.model.dropout = None  # or a text would have other tokens every time
 
-    def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """The tokens of every text, int64, the separator never among them.
-
-        A text of more than PIECE characters goes in pieces (`_pieces`), and few pieces at a time, so that memory is
-        bounded whatever the texts are.
+    def encode_parts(self, texts: Sequence[str | LongText]) -> Iterator[tuple[int, np.ndarray, int]]:
+        """As said above; a text of more than PIECE characters goes in pieces (`_pieces`), and few pieces at a time, so
+        that memory is bounded whatever the texts are.
         """
-        parts: list[list[np.ndarray]] = [[] for _ in texts]
-        group: list[tuple[int, str]] = []
-        size = 0
+        group: list[tuple[int, str, int]] = []
+        together = 0
         for number, text in enumerate(texts):
-            for piece in self._pieces(text):
-                group.append((number, piece))
-                # An encoding takes some memory however short it is.
-                size += 500 + (len(piece) if piece.isascii() else len(piece.encode()))
-                if size >= ENCODED_TOGETHER:
-                    self._encode_group(group, parts)
-                    group, size = [], 0
-        self._encode_group(group, parts)
-        return [np.concatenate(part) if len(part) != 1 else part[0] for part in parts]
+            for piece, size in self._pieces(text):
+                group.append((number, piece, size))
+                together += 500 + size  # an encoding takes some memory however short it is
+                if together >= ENCODED_TOGETHER:
+                    yield from self._encode_group(group)
+                    group, together = [], 0
+        yield from self._encode_group(group)
 
     def coverage(self, texts: list[str]) -> tuple[int, int]:
         """Of the characters of some texts that are no spaces, how many are part of a known token, and all."""
         unknown = self._unknown
         covered = total = 0
-        for text, encoding in zip(texts, self._tokenizer.encode_batch(texts, add_special_tokens=False), strict=True):
+        with _encoding():
+            encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        for text, encoding in zip(texts, encodings, strict=True):
             known = np.zeros(len(text) + 1, dtype=bool)
             for i, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
                 known[start:stop] |= i != unknown
@@ -146,15 +156,13 @@ class JsonTokenizer:
         model = json.loads(self.text)["model"]
         return model["unk_id"] if "unk_id" in model else self._tokenizer.token_to_id(model.get("unk_token") or "")
 
-    def _encode_group(self, group: list[tuple[int, str]], parts: list[list[np.ndarray]]) -> None:
-        """Append the tokens of each (number of its text, piece) to the parts of this text."""
-        try:
-            encodings = self._tokenizer.encode_batch_fast([piece for _, piece in group], add_special_tokens=False)
-        except Exception as error:  # such as an unknown word where there is no token for these
-            raise BadInput(f"This tokenizer cannot encode the text ({error}).") from None
-        for (number, piece), encoding in zip(group, encodings, strict=True):
+    def _encode_group(self, group: list[tuple[int, str, int]]) -> Iterator[tuple[int, np.ndarray, int]]:
+        """(number of its text, its tokens, its bytes) of each (number of its text, piece, its bytes)."""
+        with _encoding():
+            encodings = self._tokenizer.encode_batch_fast([piece for _, piece, _ in group], add_special_tokens=False)
+        for (number, piece, size), encoding in zip(group, encodings, strict=True):
             ids = np.array(encoding.ids, dtype=np.int64)
-            parts[number].append(self._without_separator(piece) if (ids == self.separator).any() else ids)
+            yield number, self._without_separator(piece) if (ids == self.separator).any() else ids, size
 
     def _without_separator(self, text: str) -> np.ndarray:
         """The tokens of a text that spells the separator, with this spelling cut in two."""
@@ -171,19 +179,25 @@ class JsonTokenizer:
         cuts = [0, *((start + stop) // 2 for start, stop in spelled if stop - start > 1), len(text)]
         return np.concatenate([self._without_separator(text[a:b]) for a, b in pairwise(cuts)])
 
-    def _pieces(self, text: str) -> Iterator[str]:
-        """A text in pieces of at most PIECE characters, cut where the tokens around are those of the text whole.
+    def _pieces(self, text: str | LongText) -> Iterator[tuple[str, int]]:
+        """A text in pieces of at most PIECE characters, with the UTF-8 bytes that each stands for.
 
-        That is looked for among the last word ends of a piece, and then, in text without any, among its last
-        characters. A tokenizer that puts a space before every text gets the piece after a word end without its own.
-        Where no place will do, the cut is at PIECE characters.
+        It is cut where the tokens around are those of the text whole. That is looked for among the last word ends of a
+        piece, and then, in text without any, among its last characters. A tokenizer that puts a space before every text
+        gets the piece after a word end without its own. Where no place will do, the cut is at PIECE characters.
         """
-        start = 0
-        while len(text) - start > PIECE:
-            stop, after = self._seam(text, start + PIECE)
-            yield text[start:stop]
-            start = after
-        yield text[start:]
+        ahead = ""
+        for part in parts(text):
+            ahead += part
+            while len(ahead) > PIECE + CONTEXT:
+                stop, after = self._seam(ahead, PIECE)
+                yield ahead[:stop], _bytes(ahead[:after])
+                ahead = ahead[after:]
+        while len(ahead) > PIECE:
+            stop, after = self._seam(ahead, PIECE)
+            yield ahead[:stop], _bytes(ahead[:after])
+            ahead = ahead[after:]
+        yield ahead, _bytes(ahead)
 
     def _seam(self, text: str, limit: int) -> tuple[int, int]:
         """Where a piece may end, and the next begin."""
@@ -217,63 +231,18 @@ class JsonTokenizer:
         return lengths
 
 
-def train_bpe(texts: Iterable[str], vocabulary: int, progress: bool) -> str:
-    """The text of a tokenizer.json: byte-level BPE with `vocabulary` tokens, or as many as the text gives.
-
-    It is trained on the head of `texts`: TRAINING_TEXT characters, or as far as the first DIFFERENT_WORDS bytes of
-    different words. What the pre-tokeniser would hand over as one word is cut after LONGEST_WORD characters, in
-    training only: counting pairs takes time with the square of a word's length.
-    """
-    import tokenizers
-    from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
-
-    # The pattern of GPT-2, which ByteLevel has within, with an end to every repetition.
-    most = f"{{1,{LONGEST_WORD}}}"
-    pattern = rf"'s|'t|'re|'ve|'m|'ll|'d| ?\p{{L}}{most}| ?\p{{N}}{most}| ?[^\s\p{{L}}\p{{N}}]{most}"
-    pattern += rf"|\s{most}(?!\S)|\s{most}"
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(pattern), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[DOCUMENT],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=progress,
-    )
-    tokenizer.train_from_iterator(_training_text(texts), trainer=trainer)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer.to_str()
+@contextmanager
+def _encoding() -> Iterator[None]:
+    """Refuse what a tokenizer cannot encode inside the block, as an unknown word where there is no token for these."""
+    try:
+        yield
+    except Exception as error:  # the library raises a bare Exception
+        raise BadInput(f"This tokenizer cannot encode the text ({error}).") from None
 
 
-def _training_text(texts: Iterable[str]) -> Iterator[str]:
-    """The texts to train on, in pieces: the library takes hundreds at once into memory."""
-    words: set[int] = set()  # hashes of them
-    characters = different = 0
-    for text in texts:
-        start = 0
-        while start < len(text):
-            stop = start + TRAINING_PIECE
-            if stop < len(text):
-                # A word end, where no pre-token goes on, if there is one.
-                ends = [match.start() + 1 for match in WORD_END.finditer(text, stop - NEARBY, stop)]
-                stop = ends[-1] if ends else stop
-            piece = text[start:stop]
-            yield piece
-            start = stop
-            for word in set(WORD.findall(piece)):
-                if (number := hash(word)) not in words:
-                    words.add(number)
-                    different += len(word.encode())
-            if different >= DIFFERENT_WORDS:
-                return
-        characters += len(text)
-        if characters >= TRAINING_TEXT:
-            return
+def _bytes(text: str) -> int:
+    """Its UTF-8 bytes."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def read_json(settings: Tokenizer) -> str:

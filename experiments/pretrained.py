@@ -180,8 +180,8 @@ def export_run(checkpoint: Path, to: Path, cache: str) -> tuple[str, ...]:
     Raises:
         BadInput: no architecture of `transformers` can express the model, or the folder is there.
     """
-    from data.corpus import prepare
     from data.tokenizer import BYTES, DOCUMENT, STATES
+    from experiments.lab.measure.held_out import own_tokenizer
     from models.checkpoint_files import find_checkpoint
     from models.pretrained.outgoing import export
     from models.pretrained.tokens import byte_tokenizer
@@ -190,9 +190,10 @@ def export_run(checkpoint: Path, to: Path, cache: str) -> tuple[str, ...]:
 
     if to.exists():
         raise BadInput(f"to={to} is there already: name a new folder")
-    gpt, config, record = load_model(find_checkpoint(checkpoint))
+    checkpoint = find_checkpoint(checkpoint)
+    gpt, config, record = load_model(checkpoint)
     exported = export(gpt, record["separator"])
-    text = prepare(config.data, Path(cache), progress=False).tokenizer_text
+    text = own_tokenizer(checkpoint, config, record, cache)
     remarks = []
     if config.data.isolate_documents:
         remarks.append("data.isolate_documents stays behind: transformers reads a window as one document")

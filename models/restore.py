@@ -106,7 +106,7 @@ def check_tokenizer(loaded: dict, corpus, checkpoint: Path) -> None:
         raise BadInput(
             f"checkpoint={checkpoint} was trained with another tokenizer ({record['vocabulary']} tokens) than that of "
             f"data={corpus.name} ({corpus.vocabulary} tokens): fine-tune on data with the same tokenizer, such as "
-            "data.tokenizer.kind=file with its tokenizer.json"
+            "data.tokenizer.kind=file with data.tokenizer.path= the tokenizer.json in its run"
         )
 
 

@@ -172,7 +172,8 @@ def test_a_read_error_is_a_sentence(tmp_path, monkeypatch, suffix):
         raise PermissionError(13, "Permission denied", str(path))
 
     (tmp_path / f"a{suffix}").write_text("{}")
-    monkeypatch.setattr("data.files.open", refuses, raising=False)
+    for module in ("files", "long_text"):
+        monkeypatch.setattr(f"data.{module}.open", refuses, raising=False)
     monkeypatch.setattr(pyarrow.parquet, "ParquetFile", refuses)
     with pytest.raises(BadInput, match=r"cannot be read \(Permission denied\)"):
         list(read(tmp_path / f"a{suffix}", "text"))

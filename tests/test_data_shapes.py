@@ -7,11 +7,13 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+import data.bpe
 import data.sotu
 import data.tokenizer
 from conf.base import BadInput
+from data.bpe import train_bpe
 from data.corpus import prepare
-from data.tokenizer import ByteTokenizer, JsonTokenizer, train_bpe
+from data.tokenizer import ByteTokenizer, JsonTokenizer
 from tests.test_data_tokenizers import files, write
 
 TEXT = " ".join(f"The cat's number {i} — naïve café, isn't 東京 ok?\n\n  And {i * i} more." for i in range(150))
@@ -101,9 +103,9 @@ def test_bpe_of_ordinary_text_is_what_it_was(tmp_path):
 def test_a_long_word_is_trained_on_in_parts(monkeypatch):
     """Counting pairs in a word takes time with the square of its length: 800,000 letters took over five minutes."""
     text = "".join(np.random.default_rng(0).choice(list("abcdefgh"), 30_000))
-    monkeypatch.setattr(data.tokenizer, "LONGEST_WORD", 10)
+    monkeypatch.setattr(data.bpe, "LONGEST_WORD", 10)
     cut = train_bpe([text], 300, progress=False)
-    monkeypatch.setattr(data.tokenizer, "LONGEST_WORD", 20)
+    monkeypatch.setattr(data.bpe, "LONGEST_WORD", 20)
     parts = [text[i : i + 10] + "\n" for i in range(0, len(text), 10)]
     merges = [json.loads(each)["model"]["merges"] for each in (cut, train_bpe(parts, 300, progress=False))]
     assert merges[0] == merges[1] and len(merges[0]) == 300 - 257
@@ -112,11 +114,11 @@ def test_a_long_word_is_trained_on_in_parts(monkeypatch):
 
 
 def test_training_stops_where_different_words_would_fill_the_memory(monkeypatch):
-    monkeypatch.setattr(data.tokenizer, "DIFFERENT_WORDS", 10_000)
-    seen = "".join(data.tokenizer._training_text(f"word{i} " * 3 for i in range(100_000)))
+    monkeypatch.setattr(data.bpe, "DIFFERENT_WORDS", 10_000)
+    seen = "".join(data.bpe._training_text(f"word{i} " * 3 for i in range(100_000)))
     assert 30_000 < len(seen) < 60_000
     ordinary = ["the same words again " * 10] * 5000
-    assert "".join(data.tokenizer._training_text(ordinary)) == "".join(ordinary)
+    assert "".join(data.bpe._training_text(ordinary)) == "".join(ordinary)
 
 
 def test_a_text_shorter_than_its_vocabulary_says_so(tmp_path, capsys):

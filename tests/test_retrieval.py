@@ -8,9 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from conf.base import BadInput
+from data.bpe import train_bpe
 from data.retrieval import MixedWindows, Task, held_out, mixed
 from data.settings import Retrieval
-from data.tokenizer import ByteTokenizer, JsonTokenizer, train_bpe
+from data.tokenizer import ByteTokenizer, JsonTokenizer
 from data.windows import Windows
 from tests.runs import tiny
 from train import compose, train

@@ -1,6 +1,7 @@
 """The text a checkpoint is measured on: its own corpus, or another text in its own tokens."""
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,25 +55,45 @@ def other_corpus(checkpoint: Path, config: "Config", record: dict, data: dict, c
 
 
 def own_tokenizer(checkpoint: Path, config: "Config", record: dict, cache: str) -> str:
-    """The tokenizer a checkpoint was trained with, as the text that `prepare` takes; it lies with the training tokens.
+    """The tokenizer a checkpoint was trained with, as the text that `prepare` takes: in its run, or with its text.
 
     Raises:
-        BadInput: the training text cannot be had, or has another tokenizer by now.
+        BadInput: neither is there, or both have another tokenizer by now.
     """
     from data.corpus import prepare
-    from data.tokenizer import BYTES
+    from data.tokenizer import BYTES, fingerprint_of
+    from models.checkpoint_files import home
 
-    settings = getattr(config.data, "tokenizer", None)
-    if settings is not None and settings.kind == "bytes":
+    settings, fingerprint = getattr(config.data, "tokenizer", None), record.get("tokenizer")
+    if (settings is not None and settings.kind == "bytes") or fingerprint == fingerprint_of(BYTES):
         return BYTES
+    kept = home(checkpoint) / "tokenizer.json"
+    if fingerprint is not None and kept.is_file() and (text := _read(kept, fingerprint)) is not None:
+        return text
     try:
         corpus = prepare(config.data, Path(cache), progress=False)
     except BadInput as error:
-        raise BadInput(f"The tokenizer of checkpoint={checkpoint} lies with its training text: {error}") from None
-    same = corpus.fingerprint == record["corpus"] or corpus.tokenizer_fingerprint == record.get("tokenizer")
-    if not same:
-        raise BadInput(f"data={config.data.name} has another tokenizer than checkpoint={checkpoint} was trained with")
+        raise BadInput(
+            f"The tokenizer of checkpoint={checkpoint} is neither in {kept} nor to be had of its training text: {error}"
+        ) from None
+    if corpus.fingerprint != record["corpus"] and corpus.tokenizer_fingerprint != fingerprint:
+        raise BadInput(
+            f"data={config.data.name} has another tokenizer than checkpoint={checkpoint} was trained with, which is "
+            f"not in {kept} either"
+        )
     return corpus.tokenizer_text
+
+
+def _read(path: Path, fingerprint: str) -> str | None:
+    """The text of a tokenizer.json; None, which is printed, if it is not the one with this fingerprint."""
+    from data.tokenizer import JsonTokenizer, fingerprint_of
+
+    with suppress(OSError, UnicodeDecodeError, BadInput):
+        text = path.read_text(encoding="utf-8")
+        if fingerprint in (fingerprint_of(text), fingerprint_of(JsonTokenizer(text).text)):  # the latter of an import
+            return text
+    print(f"{path} is not the tokenizer that the run was trained with: that of its training text is looked for")
+    return None
 
 
 def count_trained_on(corpus: "Corpus", split: str, trained: "Corpus") -> int:

@@ -1,0 +1,101 @@
+"""Texts too long to be a str are read part by part, and come out as the same tokens."""
+
+import json
+import tracemalloc
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from conf.base import BadInput
+from data import files, long_text
+from data.corpus import prepare
+from data.long_text import LongText, is_blank, long_row, parts
+from tests.test_data_files import files as settings_of
+
+TEXT = 'A “quoted” word 🙂, \\ a slash,\r\n\t"quotes" & é\u2028' * 40 + "\ud7ff end"
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Everything over 100 bytes is long, and parts are of 7."""
+    monkeypatch.setattr(files, "LONG", 100)
+    monkeypatch.setattr(long_text, "PART", 7)
+
+
+def write(path, texts):
+    if path.suffix == ".txt":
+        path.write_text(texts[0], newline="")
+    elif path.suffix == ".jsonl":
+        rows = [{"n": [1, {"a": "]"}], "text": text, "z": None, "m": 12.5} for text in texts]
+        lines = [json.dumps(row, ensure_ascii=number % 2 == 0) for number, row in enumerate(rows)]
+        path.write_text("\n".join(lines), encoding="utf-8")
+    else:
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".parquet"])
+def test_a_long_text_is_read_as_a_short_one(tmp_path, monkeypatch, small_parts, suffix):
+    path = tmp_path / f"a{suffix}"
+    write(path, [TEXT, "short", TEXT[::-1]])
+    read = list(files.read(path, "text"))
+    assert isinstance(read[0], LongText) and max(map(len, parts(read[0]))) <= 12
+    monkeypatch.setattr(files, "LONG", 2**20)
+    assert ["".join(parts(text)) for text in read] == list(files.read(path, "text"))
+    assert read[0] != TEXT and "".join(read[0]) == "".join(read[0]), "it can be gone through again"
+
+
+@pytest.mark.parametrize("kind", [{"kind": "bytes"}, {"kind": "bpe", "vocabulary": 300}])
+def test_a_long_text_has_the_tokens_of_a_short_one(tmp_path, monkeypatch, kind):
+    write(tmp_path / "train.jsonl", [TEXT * 3, *(f"{i} {TEXT[i:300]}" for i in range(80))])
+    settings = settings_of(train=str(tmp_path / "train.jsonl"), tokenizer=kind)
+    whole = prepare(settings, tmp_path / "whole", progress=False)
+    monkeypatch.setattr(files, "LONG", 1000)
+    monkeypatch.setattr(long_text, "PART", 70)
+    cut = prepare(settings, tmp_path / "cut", progress=False)
+    assert cut.fingerprint == whole.fingerprint
+    assert np.array_equal(cut.bytes_per_token("train"), whole.bytes_per_token("train"))
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"text": "%s' % ("a" * 200), "a string does not end"),
+        ('{"text": "%s\\q"}' % ("a" * 200), "holds what a string cannot"),
+        ('{"text": "%s"} 3' % ("a" * 200), "after the end of the object"),
+        ('{"text": "%s" "b": 1}' % ("a" * 200), "stands where"),
+        ('{"a": "%s", "b": nope}' % ("a" * 200), "Expecting value"),
+        ('[1, "%s"]' % ("a" * 200), "stands where '{' should"),
+        ('{"text": "%s\\ud83d"}' % ("a" * 200), "half of a surrogate pair"),
+        ('{"other": "%s"}' % ("a" * 200), "has no column 'text'; it has 'other'"),
+        ('{"other": "%s", "text": 3}' % ("a" * 200), "holds int in column 'text'"),
+    ],
+)
+def test_a_long_line_that_is_no_row_is_named(tmp_path, small_parts, line, reason):
+    (tmp_path / "a.jsonl").write_text(line)
+    with pytest.raises(BadInput, match=r"a\.jsonl") as error:
+        list(files.read(tmp_path / "a.jsonl", "text"))
+    assert reason in str(error.value)
+
+
+def test_bytes_that_are_no_utf8_are_named_wherever_they_are(tmp_path, small_parts):
+    (tmp_path / "a.txt").write_bytes(b"a" * 100_000 + b"\xff")
+    (text,) = files.read(tmp_path / "a.txt", "text")
+    assert not is_blank(text)
+    with pytest.raises(BadInput, match=r"a.txt' cannot be read as .txt: it is not UTF-8"):
+        list(text)
+
+
+def test_the_memory_of_a_long_row_does_not_grow_with_it(tmp_path):
+    with open(tmp_path / "a.jsonl", "w") as file:
+        file.write('{"text": "')
+        for _ in range(20):
+            file.write("many words 🙂 " * 2**16)
+        file.write('"}')
+    tracemalloc.start()
+    row = long_row(tmp_path / "a.jsonl", 0, (tmp_path / "a.jsonl").stat().st_size)
+    assert sum(map(len, row["text"])) == 20 * 2**16 * len("many words 🙂 ")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6, "of text that takes 70 MB as a str"
