@@ -67,12 +67,21 @@ def as_tuple(value):
     return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str | int | float) else value
 
 
-# Sizes and step counts: at least one; or at least zero.
-Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
-CountOrZero = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+def _different(values: tuple) -> tuple:
+    """Refuse a value that a list has twice."""
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise ValueError(f"it has {value} twice")
+    return values
+
+
+# Sizes and step counts: at least one, and no more than anything can have; or at least zero.
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=10**15)]
+CountOrZero = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=2**63 - 1)]
 Listed = BeforeValidator(as_tuple)
+Different = AfterValidator(_different)
 PathText = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
-Counts = Annotated[tuple[Count, ...], Listed]
+Counts = Annotated[tuple[Count, ...], Listed, Different]
 Words = Annotated[tuple[str, ...], Listed]
 
 

@@ -6,6 +6,7 @@ Hydra composes; nothing here imports torch, and Hydra itself is imported when so
 
 import json
 import os
+import re
 import secrets
 import signal
 import sys
@@ -24,6 +25,8 @@ from conf.help import help_override
 from conf.overrides import FOLDER, check, explain, parse, swept_keys
 from conf.validation import validate
 
+# How torch says on a CPU that there is no room for a tensor, or none anywhere for one of that size.
+NO_MEMORY = "allocate memory|Storage size calculation overflowed"
 SWEEP = "POSITIONS_SWEEP_RECORD"  # where the jobs of a multirun, in whatever process, write how they failed
 SWEPT = "POSITIONS_SWEPT"  # and which keys it is over
 
@@ -95,8 +98,8 @@ def _defaults(config_name: str) -> dict:
 
 @contextmanager
 def program() -> Iterator[None]:
-    """What every program of the lab does around its work: bad input, a file system that refuses, a reader that has
-    gone and a signal end in one sentence, or in silence, and a status; other errors keep their traceback.
+    """What every program of the lab does around its work: bad input, a system that refuses files or memory, a reader
+    that has gone and a signal end in one sentence, or in silence, and a status; other errors keep their traceback.
     """
     try:
         with signals.handlers(signals.leave):
@@ -107,14 +110,23 @@ def program() -> Iterator[None]:
     except BrokenPipeError:  # … | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except OSError as error:
-        fail(sentence(error))
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if (refused := system_refusal(error)) is None:
+            raise
+        fail(refused)
 
 
-def sentence(error: OSError) -> str:
-    """What the file system refused, and where."""
+def system_refusal(error: Exception) -> str | None:
+    """What the file system refused, and where, or that there is not enough memory; None of other errors."""
+    text = str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or re.search(NO_MEMORY, text):
+        size = re.search(r"allocate ([\d.]+ \w+)", text)
+        asked = f" for {size[1]} at once" if size else ""
+        return f"there is not enough memory{asked}: take a smaller model, window or batch"
+    if not isinstance(error, OSError):
+        return None
     reason = error.strerror or str(error) or type(error).__name__
     places = [str(path) for path in (error.filename, error.filename2) if isinstance(path, str | bytes | Path)]
     return f"{' → '.join(places)}: {reason}" if places else f"the system refused to read or write: {reason}"
@@ -219,12 +231,10 @@ def swept() -> list[str]:
 
 
 def _record_failure(overrides: list[str], error: Exception) -> None:
-    if isinstance(error, BadInput):
-        message = str(error)
-    else:
-        message = sentence(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-    print(f"failed: {message}", file=sys.stderr)
-    if not isinstance(error, BadInput | OSError):
+    message = str(error) if isinstance(error, BadInput) else system_refusal(error)
+    print(f"failed: {message or f'{type(error).__name__}: {error}'}", file=sys.stderr)
+    if message is None:
+        message = f"{type(error).__name__}: {error}"
         traceback.print_exception(error)
     with open(os.environ[SWEEP], "a") as file:
         file.write(json.dumps({"overrides": overrides, "error": message}) + "\n")

@@ -18,7 +18,7 @@ class Torn(BadInput):
 
 def write_text(path: Path, text: str) -> None:
     """Write a text so that the path holds the old one or the new, and the disk has it when this returns."""
-    partial = path.with_name(path.name + ".tmp")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # another process may write the same reading
     try:
         with open(partial, "w", encoding="utf-8") as file:
             file.write(text)
@@ -44,8 +44,8 @@ def write_json(path: Path, value) -> None:
     write_text(path, text)
 
 
-def read_json(path: Path) -> dict | None:
-    """The object in a JSON file, or None where there is no such file.
+def read_json(path: Path, *keys: str) -> dict | None:
+    """The object in a JSON file, or None where there is no such file; keys: that it must have.
 
     Raises:
         Torn: it holds something else.
@@ -57,8 +57,10 @@ def read_json(path: Path) -> dict | None:
         return None
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror or error}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise Torn(f"{path} is torn: it holds no JSON object")
+    if lacking := [key for key in keys if key not in value]:
+        raise Torn(f"{path} is torn: it lacks {', '.join(lacking)}")
     return value

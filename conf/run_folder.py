@@ -19,6 +19,8 @@ CIRCUMSTANCES = {"runs", "cache", "group", "name", "log_every", "validate_every"
 CIRCUMSTANCES |= {f"trainer.{key}" for key in ("name", "accelerator", "devices", "nodes", "strategy", "compile")}
 CIRCUMSTANCES |= {"trainer.progress", "trainer.activation_checkpointing"}
 CIRCUMSTANCES |= {"frequencies.path", "extend.path", "extend.over.path"}
+# What results.json has.
+RESULTS = ("name", "group", "checkpoint", "metrics")
 # Inputs compared by content (conf/inputs.py), and how a change is described.
 CONTENTS = {"texts": "other texts behind data={data}", "tokenizer": "another tokenizer behind data={data}"}
 CONTENTS |= {"checkpoint": "other weights in checkpoint={checkpoint}"}
@@ -88,7 +90,7 @@ class RunFolder:
         recorded = self.config
         if recorded is None and self.checkpoints.is_dir() and any(self.checkpoints.iterdir()):
             raise BadInput(f"{self.path} holds checkpoints of a run that is not known: its config.json is missing")
-        known = self._read("inputs.json")
+        known = self._read("inputs.json", "texts", "tokenizer")
         if recorded is not None and (different := differences(recorded, known, config, inputs)):
             if self._trained:
                 raise BadInput(
@@ -112,10 +114,10 @@ class RunFolder:
         done = (self.path / "results.json").exists()
         return has_checkpoints or done or (self.metrics.exists() and self.metrics.stat().st_size > 0)
 
-    def _read(self, name: str) -> dict | None:
+    def _read(self, name: str, *keys: str) -> dict | None:
         """The contents of a file of the folder; None if it is missing or damaged, and the latter is printed."""
         try:
-            return read_json(self.path / name)
+            return read_json(self.path / name, *keys)
         except Torn as error:
             print(f"{error}; what can be had without it is used", file=sys.stderr)
             return None
@@ -128,7 +130,7 @@ class RunFolder:
             BadInput: config.json is torn, and there is no checkpoint, or none that can be read.
         """
         try:
-            return read_json(self.path / "config.json")
+            return read_json(self.path / "config.json", "model", "position", "data")
         except Torn as error:
             from models.checkpoint_files import numbered
             from models.restore import read_record
@@ -146,9 +148,9 @@ class RunFolder:
         A torn file counts as done where there are results, else as interrupted.
         """
         with suppress(Torn):
-            return read_json(self.path / "status.json") or {"state": "new"}
+            return read_json(self.path / "status.json", "state") or {"state": "new"}
         with suppress(Torn):
-            if read_json(self.path / "results.json") is not None:
+            if read_json(self.path / "results.json", *RESULTS) is not None:
                 return {"state": "done"}
         return {"state": "interrupted"}
 
@@ -218,7 +220,7 @@ class RunFolder:
     @property
     def results(self) -> dict | None:
         """What a finished run found; None of one that is not, or whose results.json is lost and to be made again."""
-        return self._read("results.json") if self.status["state"] == "done" else None
+        return self._read("results.json", *RESULTS) if self.status["state"] == "done" else None
 
     def finish(self, results: dict) -> None:
         """Save the results and then mark the run as done."""

@@ -181,6 +181,8 @@ def _write(target: Path, settings: Sotu | Files | Hub | Chains, tokenizer: str |
         if not target.exists():
             with new_folder(target) as folder:
                 write_corpus(folder, settings, tokenizer, about, progress)
+                if identity(settings) != about["source"]:
+                    raise BadInput(f"data={settings.name}: the files changed while they were read; do the same again.")
 
 
 def describe_source(settings: Sotu | Files | Hub | Chains | Prepared) -> dict[str, object]:

@@ -29,7 +29,8 @@ class Metrics:
         for line in self.path.read_bytes().splitlines() if self.path.exists() else []:
             with suppress(ValueError):
                 row = json.loads(line)
-                if isinstance(row, dict) and "step" in row:
+                numbers = isinstance(row, dict) and all(isinstance(value, int | float) for value in row.values())
+                if numbers and "step" in row:
                     rows.append(row)
         return rows
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from conf.base import BadInput
-from conf.compose import check_logger, compose_values, sentence
+from conf.compose import check_logger, compose_values, system_refusal
 from conf.overrides import check
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,8 +100,10 @@ def refusal(command: str, words: tuple[str, ...], places: dict[str, str]) -> str
             getattr(importlib.import_module(module), function)(values, words)
         except BadInput as error:
             return str(error)
-        except OSError as error:
-            return sentence(error)
+        except Exception as error:
+            if (refused := system_refusal(error)) is None:
+                raise
+            return refused
     raise Accepted(f"{command} {' '.join(words)}")
 
 

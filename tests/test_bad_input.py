@@ -3,8 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from conf.base import BadInput
 from conf.compose import command_line
+from experiments.explore.measured import measured
+from experiments.longrope.searching import _read_history
+from experiments.report.gather import gather
 from tests.bad_input import COMMANDS, INTERNALS, mistyped, refusal
 from tests.mistakes import cases
 from tests.runs import CACHE, run_program, tiny
@@ -105,9 +110,18 @@ def test_a_program_prints_the_sentence_and_nothing_else(module, words, word, pla
         (OSError(28, "No space left on device"), "the system refused to read or write: No space left on device"),
         (OSError(30, "Read-only file system", ".cache/a", None, "b"), ".cache/a → b: Read-only file system"),
         (NotADirectoryError(20, "Not a directory", Path("/dev/null/x")), "/dev/null/x: Not a directory"),
+        (MemoryError(), "there is not enough memory: take a smaller model, window or batch"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has\nand much more"),
+            "there is not enough memory for 2.00 GiB at once: take a smaller model, window or batch",
+        ),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 12 bytes."),
+            "there is not enough memory for 12 bytes at once: take a smaller model, window or batch",
+        ),
     ],
 )
-def test_whatever_the_file_system_refuses_is_a_sentence(monkeypatch, capsys, error, sentence):
+def test_whatever_the_system_refuses_is_a_sentence(monkeypatch, capsys, error, sentence):
     def refuse(values, overrides):
         raise error
 
@@ -121,3 +135,23 @@ def test_an_error_of_the_programs_own_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("sys.argv", ["report"])
     with pytest.raises(ZeroDivisionError):
         command_line("report", lambda *_: 1 / 0)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"rows": 3}', "\xff"])
+@pytest.mark.parametrize("torn", ["study/summary.json", "claims/bound.json", "claims/spacing-pico.json"])
+def test_results_that_are_none_are_named_and_no_page_is_made_of_them(tmp_path, torn, content):
+    for name in {torn, "claims/spacing-pico.json"}:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="latin-1")
+    with pytest.raises(BadInput, match="holds no results that go on the page"):
+        measured(tmp_path)
+    with pytest.raises(BadInput, match=r"is no result of experiments\.reproduce"):
+        gather(tmp_path / "claims")
+
+
+def test_a_torn_history_of_a_search_is_named_and_begun_anew(tmp_path, capsys):
+    path = tmp_path / "history.json"
+    assert _read_history(path) == [] and capsys.readouterr().out == ""
+    for content in ("", '[[{"score": 1.0', "[[1]]", '[[{"score": 1.0}]]', "3"):
+        path.write_text(content)
+        assert _read_history(path) == [] and f"{path} is torn" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from conf.base import BadInput
 from data.corpus import open_corpus, prepare
 from data.integrity import digest_of, fingerprint, sha256
 from data.settings import DataSettings
+from data.token_files import SplitWriter
 from tests.test_data_tokenizers import files, write
 
 
@@ -242,5 +244,19 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("data.token_files.SplitWriter.add", full)
     settings = files(train=write(tmp_path, "train", [f"text {i}" for i in range(60)]))
     with pytest.raises(BadInput, match=r"cannot be kept in cache=.*No space left on device"):
+        prepare(settings, tmp_path / "cache", progress=False)
+    assert all(path.name.endswith(".lock") for path in (tmp_path / "cache").iterdir())
+
+
+def test_files_that_change_while_they_are_read_leave_no_tokens(tmp_path, monkeypatch):
+    path = write(tmp_path, "train", [f"text {i}" for i in range(60)])
+    settings, close = files(train=path), SplitWriter.close
+
+    def change(self):
+        Path(path).write_text('{"text": "other"}\n' * 60)
+        return close(self)
+
+    monkeypatch.setattr(SplitWriter, "close", change)
+    with pytest.raises(BadInput, match="the files changed while they were read"):
         prepare(settings, tmp_path / "cache", progress=False)
     assert all(path.name.endswith(".lock") for path in (tmp_path / "cache").iterdir())

@@ -299,7 +299,7 @@ def test_a_run_whose_checkpoints_are_gone_does_not_start_over(copy):
 
 
 @pytest.mark.parametrize("name", ["status.json", "config.json", "results.json", "inputs.json"])
-@pytest.mark.parametrize("content", ["", '{"state": "do', "[1]"])
+@pytest.mark.parametrize("content", ["", '{"state": "do', "[1]", '{"time": 1}', pytest.param("[" * 10**5, id="deep")])
 def test_a_torn_file_is_named_and_survived(copy, finished, name, content, capsys):
     (copy / name).write_text(content)
     again_metrics = again(copy).metrics
@@ -320,7 +320,7 @@ def test_a_broken_line_costs_no_other(copy):
     path = copy / "metrics.jsonl"
     rows = Metrics(path).rows()
     lines = path.read_bytes().splitlines()
-    path.write_bytes(b"\n".join([lines[0], b'{"step": 2, "tr\xff', b"null", *lines[1:], b'{"st']))
+    path.write_bytes(b"\n".join([lines[0], b'{"step": 2, "tr\xff', b"null", b'{"step": "2"}', *lines[1:], b'{"st']))
     assert Metrics(path).rows() == rows
 
 
@@ -328,7 +328,7 @@ def test_small_files_reach_the_disk_whole_or_not_at_all(tmp_path, monkeypatch):
     path, synced = tmp_path / "x.json", []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
     write_json(path, {"a": 1})
-    assert synced == [f"{path}.tmp", str(tmp_path)]
+    assert synced == [f"{path}.{os.getpid()}.tmp", str(tmp_path)]
     with pytest.raises(BadInput, match="not finite"):
         write_json(path, {"a": float("nan")})
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))

@@ -6,7 +6,6 @@ Reads the sections saved in the folder. The worst of a target's rows decides, or
 that failed do not count.
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from conf.base import BadInput
 from conf.compose import program
+from conf.files import read_json
 from experiments.lab.tables import format_table
 
 REGROUPING = ("self_extend", "rerope")  # extensions that replace scores, and leave the fast attention
@@ -104,7 +104,7 @@ TARGETS = (
 
 def table(folder: Path) -> str:
     """A line for each target: the bound, the number, the verdict and the row that decided."""
-    sections = {path.stem: json.loads(path.read_text())["rows"] for path in folder.glob("*.json")}
+    sections = {path.stem: read_json(path, "rows")["rows"] for path in folder.glob("*.json")}
     lines = []
     for target in TARGETS:
         bound = f"{'≥' if target.at_least else '≤'} {target.limit:.2f}"

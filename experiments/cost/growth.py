@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from conf.base import BadInput, Count, Counts, Listed
+from conf.base import BadInput, Count, Counts, Different, Listed
 from conf.environment import environment
 from conf.files import write_json
 from conf.validation import validate
@@ -31,9 +31,7 @@ STATE = 16  # bytes for each weight: itself, its gradient and AdamW's two moment
 Numbers = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Listed]
 
 
-def _different(factors: tuple[float, ...]) -> tuple[float, ...]:
-    if len(set(factors)) < len(factors):
-        raise ValueError(f"factors={list(factors)} has one of them twice: a law is fitted to different sizes")
+def _possible(factors: tuple[float, ...]) -> tuple[float, ...]:
     if max(factors) > 1e6:
         raise ValueError(f"factors={list(factors)} has one above a million")
     return factors
@@ -44,7 +42,7 @@ class Cost(Rounds):
 
     model: str
     window: Count
-    factors: Annotated[Numbers, Field(min_length=2), AfterValidator(_different)]
+    factors: Annotated[Numbers, Different, Field(min_length=2), AfterValidator(_possible)]
     devices: Annotated[Counts, Field(min_length=1)]
     bandwidths: Annotated[Numbers, Field(min_length=1)]
 

@@ -1,9 +1,14 @@
 """Measured results for the page: curves of studies, verdicts, spacings and searched factors."""
 
 import json
+from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import yaml
+
+from conf.base import BadInput
 
 TITLES = {
     "none": "extrapolation, fine-tuned directly",
@@ -23,15 +28,24 @@ def measured(results: Path) -> dict:
     Returns:
         {"studies", "claims", "spacing", "longrope"}; plain values.
     """
-    studies = [
-        study for path in sorted(results.glob("*/summary.json")) for study in _studies(json.loads(path.read_text()))
-    ]
     return {
-        "studies": studies,
-        "claims": [_claim(json.loads(path.read_text())) for path in sorted((results / "claims").glob("*.json"))],
-        "spacing": _spacing(json.loads((results / "claims" / "spacing-pico.json").read_text())),
+        "studies": [study for path in sorted(results.glob("*/summary.json")) for study in _read(path, _studies)],
+        "claims": [_read(path, _claim) for path in sorted((results / "claims").glob("*.json"))],
+        "spacing": _read(results / "claims" / "spacing-pico.json", _spacing),
         "longrope": _longrope(results / "longrope-cpu"),
     }
+
+
+def _read(path: Path, part: Callable[[dict], Any]) -> Any:
+    """A part of the page from a JSON file.
+
+    Raises:
+        BadInput: it holds something else.
+    """
+    try:
+        return part(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BadInput(f"{path} holds no results that go on the page ({type(error).__name__}: {error})") from None
 
 
 def _studies(results: dict) -> list[dict]:
@@ -101,12 +115,9 @@ def _spacing(result: dict) -> str:
 
 def _longrope(folder: Path) -> dict:
     """The factors of a search and the model they belong to."""
-    results, factors = (
-        json.loads((folder / "results.json").read_text()),
-        yaml.safe_load((folder / "factors.yaml").read_text()),
-    )
+    factors = yaml.safe_load((folder / "factors.yaml").read_text())
     return {
-        "L": results["window"],
+        "L": _read(folder / "results.json", itemgetter("window")),
         "s": factors["factor"],
         "base": 10000,
         "width": 2 * len(factors["long"]),

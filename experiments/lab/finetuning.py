@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from conf.base import BadInput, Count, Listed
+from conf.base import BadInput, Count, Different, Listed
 from conf.run_folder import RunFolder
 from conf.validation import validate
 
 if TYPE_CHECKING:
     from conf.schema import Config
 
-Factors = Annotated[tuple[Annotated[Count, Field(ge=2)], ...], Listed, Field(min_length=1)]  # longer windows over L
+Factors = Annotated[tuple[Annotated[Count, Field(ge=2)], ...], Listed, Different, Field(min_length=1)]  # windows over L
 GENTLE = 4  # divides the learning rate that the model was trained with
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from conf import signals
 from conf.base import BadInput, Count, Settings
+from conf.compose import system_refusal
 from conf.environment import command_known
 from conf.overrides import FOLDER, quoted
 from conf.run_folder import RunFolder, flatten, write_json
@@ -86,7 +87,7 @@ def job(settings) -> str | None:
             raise
         return f"stopped with status {error.code}"
     except Exception as error:
-        return str(error) if isinstance(error, BadInput) else repr(error)
+        return str(error) if isinstance(error, BadInput) else system_refusal(error) or repr(error)
     return None
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from conf.base import BadInput, CountOrZero, Listed
+from conf.base import BadInput, CountOrZero, Different, Listed
 from conf.validation import validate
 from experiments.lab.measure.subject import open_subject
 from experiments.longrope.evolution import Scored
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from experiments.longrope.recovery import Recovery
 
 FACTOR = 8.0  # default
-NHats = Annotated[tuple[CountOrZero, ...], Listed, Field(min_length=1)]
+NHats = Annotated[tuple[CountOrZero, ...], Listed, Different, Field(min_length=1)]
 
 
 class Longer(Searching):

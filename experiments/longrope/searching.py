@@ -191,13 +191,23 @@ def run_evolution(
     path: Path, space: Space, seeds: list[Individual], fitness: "Fitness", settings: Evolution, progress: Progress
 ) -> list[list[Scored]]:
     """Run or resume the evolution; its history in this file is written after each generation and returned."""
-    earlier = json.loads(path.read_text()) if path.exists() else []
-    history = [[_from_plain(scored) for scored in generation] for generation in earlier]
+    history = _read_history(path)
     progress.resume(history)
     for generation in evolve(space, seeds, fitness, settings, history):
         history.append(generation)
         write_json(path, [[_to_plain(scored) for scored in generation] for generation in history])
     return history
+
+
+def _read_history(path: Path) -> list[list[Scored]]:
+    """The generations in a file; none if it is not there or damaged, and the latter is printed."""
+    try:
+        return [[_from_plain(scored) for scored in generation] for generation in json.loads(path.read_text())]
+    except FileNotFoundError:
+        return []
+    except (ValueError, LookupError, TypeError):
+        print(f"{path} is torn: the search begins anew")
+        return []
 
 
 def _to_plain(scored: Scored) -> dict:

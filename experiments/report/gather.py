@@ -79,7 +79,7 @@ def gates(results: dict[str, dict]) -> dict[str, str]:
 def _result(path: Path) -> dict:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
+    except ValueError:
         result = None
     lacking = [key for key in NEEDED if key not in result] if isinstance(result, dict) else ["everything"]
     if lacking:

@@ -47,7 +47,7 @@ class Measurement(Settings):
 
 def default_contexts(window: int) -> tuple[int, ...]:
     """Half the window, then doubled up to eight times it."""
-    return tuple(max(1, window * 2**power // 2) for power in range(5))
+    return tuple(dict.fromkeys(max(1, window * 2**power // 2) for power in range(5)))
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def read_request(values: dict, overrides: Sequence[str] = ()) -> Request:
     from models.restore import read_record
 
     for key in ("checkpoint", "cache", "runs"):
-        if not isinstance(values[key], str):
+        if not isinstance(values[key], str) or not values[key]:
             raise BadInput(f"{key}={values[key]} must be a path")
     check_text(overrides, "data")
     checkpoint = find_checkpoint(Path(values.pop("checkpoint")).expanduser())
