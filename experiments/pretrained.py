@@ -218,12 +218,12 @@ def ship_run(checkpoint: Path, to: Path, cache: str) -> None:
     """A run → the folder of a shipped model (models/shipped.py): weights in bfloat16, settings, origin, tokenizer.
 
     Raises:
-        BadInput: the text it was trained on is not there or has changed, or the folder is there.
+        BadInput: its tokenizer is not to be had, or the folder is there.
     """
     from conf.schema import Config
     from conf.validation import validate
     from data.tokenizer import BYTES, STATES
-    from experiments.lab.measure.held_out import trained_corpus
+    from experiments.lab.measure.held_out import own_tokenizer
     from models.checkpoint_files import find_checkpoint, home, load_checkpoint
     from models.restore import record_of, weights_digest
     from models.shipped import TOKENIZER, write_shipped
@@ -234,11 +234,11 @@ def ship_run(checkpoint: Path, to: Path, cache: str) -> None:
     loaded = load_checkpoint(path)
     record = record_of(loaded, path)
     config = validate(Config, record["config"])
-    text: str | None = trained_corpus(path, config, record, cache).tokenizer_text
+    text: str | None = own_tokenizer(path, config, record, cache)
     settings = config.model_dump(mode="json") | {"runs": "runs", "cache": ".cache"}
     if text is not None and (text == BYTES or text.startswith(STATES)):
         text = None
-    else:
+    elif "tokenizer" in settings["data"]:
         settings["data"]["tokenizer"] = {"kind": "file", "vocabulary": None, "path": TOKENIZER}
     before = read_json(home(path) / "environment.json") or {}
     words = [word for word in before.get("overrides", ()) if word.split("=")[0].split(".")[0] not in PLACES]

@@ -180,6 +180,7 @@ MISTAKES = [
     ("extend_study", "study.extends=[yarn]", "must have none"),
     ("extend_study", "study.positions=[ropee]", "ropee"),
     ("extend_study", "study.positions=[]", "study.positions"),
+    ("extend_study", "study.positions=[rope,rope]", "study.positions: it has rope twice"),
     ("extend_study", "study.split=train", "study.split"),
     ("extend_study", "study.segments=0", "study.segments=0"),
     ("extend_study", "study.finetune_lr=-1", "study.finetune_lr=-1"),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from conf.base import BadInput, Count, Counts, Listed, Settings
+from conf.base import BadInput, Count, Counts, Different, Listed, Settings
 from data.settings import DataSettings
 from experiments.lab.finetuning import Factors
 from experiments.lab.measure.request import AutoPrecision
@@ -32,7 +32,7 @@ ZERO_SHOT = {
 OWN_KEYS = ("study", "scale", "seeds", "checkpoint", "launcher", "jobs_on_gpu")  # of the study, not of its runs
 TUNED_AT_ONE = (CONTROL, "drop")  # fine-tuned at L, whatever the factor: DroPE recalibrates where a model is at home
 
-Names = Annotated[tuple[str, ...], Listed, Field(min_length=1)]
+Names = Annotated[tuple[str, ...], Listed, Different, Field(min_length=1)]
 Methods = Annotated[tuple[str | dict, ...], Listed, Field(min_length=1)]
 
 
