@@ -105,21 +105,21 @@ def program() -> Iterator[None]:
         with signals.handlers(signals.leave):
             yield
             sys.stdout.flush()
-    except BadInput as error:
-        fail(str(error))
     except BrokenPipeError:  # … | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if (refused := system_refusal(error)) is None:
+        if (message := sentence(error)) is None:
             raise
-        fail(refused)
+        fail(message)
 
 
-def system_refusal(error: Exception) -> str | None:
-    """What the file system refused, and where, or that there is not enough memory; None of other errors."""
+def sentence(error: Exception) -> str | None:
+    """What was asked in vain, or the system refused, in one sentence; None of the errors of the program itself."""
+    if isinstance(error, BadInput):
+        return str(error)
     text = str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or re.search(NO_MEMORY, text):
         size = re.search(r"allocate ([\d.]+ \w+)", text)
@@ -231,7 +231,7 @@ def swept() -> list[str]:
 
 
 def _record_failure(overrides: list[str], error: Exception) -> None:
-    message = str(error) if isinstance(error, BadInput) else system_refusal(error)
+    message = sentence(error)
     print(f"failed: {message or f'{type(error).__name__}: {error}'}", file=sys.stderr)
     if message is None:
         message = f"{type(error).__name__}: {error}"

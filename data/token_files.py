@@ -80,6 +80,12 @@ class SplitWriter:
         self._file = open(folder / f"{split}.tokens", "wb")  # noqa: SIM115 - open until close()
         self._offsets_path = folder / f"{split}.offsets"
 
+    def __enter__(self) -> "SplitWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()  # a full disk has no room again before
+
     @property
     def documents(self) -> int:
         return len(self._begins)

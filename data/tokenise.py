@@ -4,6 +4,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,13 @@ def write_corpus(
         _write_meta(folder, about, settings.states + 1, settings.states, counted, STATES)
         return
     tokenizer = _tokenizer(settings, given, progress)
-    writers = {split: SplitWriter(folder, split, tokenizer.vocabulary, tokenizer.separator) for split in SPLITS}
     lengths = tokenizer.bytes_per_token()
-    notes = _tokenise(settings, tokenizer, lengths, writers, progress)
+    with ExitStack() as opened:
+        writers = {
+            split: opened.enter_context(SplitWriter(folder, split, tokenizer.vocabulary, tokenizer.separator))
+            for split in SPLITS
+        }
+        notes = _tokenise(settings, tokenizer, lengths, writers, progress)
     counted = {split: writer.close() | {"empty": notes.empty[split]} for split, writer in writers.items()}
     blank = [split for split, count in counted.items() if not count["documents"]]
     if blank and (given is None or len(blank) == len(SPLITS)):

@@ -2,7 +2,7 @@
 
 import sys
 
-if sys.argv[0] == "-m":  # while Python looks for python -m experiments.<command>
+if sys.argv[:1] == ["-m"]:  # while Python looks for python -m experiments.<command>
     from conf.signals import end_at_once
 
     end_at_once()

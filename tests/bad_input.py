@@ -9,8 +9,7 @@ from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
-from conf.base import BadInput
-from conf.compose import check_logger, compose_values, system_refusal
+from conf.compose import check_logger, compose_values, sentence
 from conf.overrides import check
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,12 +97,10 @@ def refusal(command: str, words: tuple[str, ...], places: dict[str, str]) -> str
             values = _changed(deepcopy(defaults(command)), words, command) or compose_values(command, words)
             check_logger(values)
             getattr(importlib.import_module(module), function)(values, words)
-        except BadInput as error:
-            return str(error)
         except Exception as error:
-            if (refused := system_refusal(error)) is None:
+            if (message := sentence(error)) is None:
                 raise
-            return refused
+            return message
     raise Accepted(f"{command} {' '.join(words)}")
 
 

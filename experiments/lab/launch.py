@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conf import signals
-from conf.base import BadInput, Count, Settings
-from conf.compose import system_refusal
+from conf.base import Count, Settings
+from conf.compose import sentence
 from conf.environment import command_known
 from conf.overrides import FOLDER, quoted
 from conf.run_folder import RunFolder, flatten, write_json
@@ -87,7 +87,7 @@ def job(settings) -> str | None:
             raise
         return f"stopped with status {error.code}"
     except Exception as error:
-        return str(error) if isinstance(error, BadInput) else system_refusal(error) or repr(error)
+        return sentence(error) or repr(error)
     return None
 
 
@@ -126,12 +126,12 @@ def launch(configs: Sequence["Config"], launcher: Launcher, at_once: int) -> dic
         some = configs[start : start + portion]
         with command_known(), supervisor.watching() if launcher.plugin != "basic" else nullcontext():
             try:
-                sentences = _run_jobs(words, [[_setting("run", _write_settings(config))] for config in some])
+                reasons = _run_jobs(words, [[_setting("run", _write_settings(config))] for config in some])
             except Exception as error:  # a process died, or the launcher is not there
-                sentences = [" ".join(f"{type(error).__name__}: {error}".split())[:300]] * len(some)
-        for config, sentence in zip(some, sentences, strict=True):
-            if sentence and RunFolder.of(config).status["state"] != "done":
-                failures[config.name] = sentence
+                reasons = [" ".join(f"{type(error).__name__}: {error}".split())[:300]] * len(some)
+        for config, reason in zip(some, reasons, strict=True):
+            if reason and RunFolder.of(config).status["state"] != "done":
+                failures[config.name] = reason
     return failures
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conf.base import BadInput
+from conf.compose import sentence
 from conf.run_folder import RunFolder, identity
 from experiments.lab.launch import Launcher, Progress, jobs, launch, threads, tokens
 from experiments.lab.speed import duration, training_seconds
@@ -167,9 +168,9 @@ def carry_out(
                 trained = {arm: [train(run) for run in runs] for arm, runs in plan.arms[question].items()}
                 results[question] = conclude(question, trained)
             except Exception as error:
-                if not isinstance(error, BadInput):
+                if (reason := sentence(error)) is None:
                     traceback.print_exception(error)
-                troubles[question] = str(error) if isinstance(error, BadInput) else repr(error)
+                troubles[question] = reason or repr(error)
     if not failures and not troubles:
         return results, None
     lines = [f"{name}: {reason}" for name, reason in {**failures, **troubles}.items()]
