@@ -19,7 +19,7 @@ from conf.resolve import resolve
 from conf.run_folder import RunFolder
 from models.checkpoint_files import load_checkpoint
 from models.progress import Metrics
-from tests.runs import tiny
+from tests.runs import CACHE, tiny
 from train import compose, load_model, train
 
 
@@ -62,7 +62,15 @@ def files(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     "override",
-    ["log_every=3", "validate_every=4", "checkpoint_every=3", "trainer=auto", "trainer.progress=true", "logger=csv"],
+    [
+        "log_every=3",
+        "validate_every=4",
+        "checkpoint_every=3",
+        "trainer=auto",
+        "trainer.progress=true",
+        "logger=csv",
+        f"cache={CACHE}/../{CACHE.name}",
+    ],
 )
 def test_circumstances_are_not_what_a_run_is(copy, finished, override):
     assert again(copy, override).metrics == finished.metrics
