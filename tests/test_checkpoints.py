@@ -12,6 +12,7 @@ from conf.base import BadInput
 from conf.run_folder import RunFolder
 from models import checkpoint_files
 from models.checkpoint_files import Damaged, check_file, home, latest, load_checkpoint, save_checkpoint
+from models.progress import Metrics
 from models.restore import read_record, weights_digest
 from tests.runs import tiny
 from train import compose, load_model, train
@@ -97,6 +98,10 @@ def test_an_interrupted_run_sets_a_damaged_checkpoint_aside_and_goes_on_from_the
     ours, theirs = (load_checkpoint(item.checkpoint)["state_dict"] for item in (again, finished))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert again.metrics["validation/nll"] == finished.metrics["validation/nll"]
+    steps, expected = (
+        [row["step"] for row in Metrics(folder / "metrics.jsonl").rows()] for folder in (copy, finished.folder)
+    )
+    assert steps == expected, "what was recorded after the checkpoint is recorded anew, not twice"
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(copy):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from conf.compose import command_line
 from conf.environment import environment
-from conf.files import write_json
+from conf.files import write_json, write_text
 from conf.overrides import choices
 from conf.validation import validate
 from experiments.benchmark.settings import Benchmark
@@ -42,10 +42,10 @@ def run_sections(settings: Benchmark, overrides: list[str]) -> Path:
         rows = section.run(bench)
         printed = section.table(rows)
         write_json(folder / f"{name}.json", {**about, "settings": settings.model_dump(mode="json"), "rows": rows})
-        (folder / f"{name}.txt").write_text(f"{heading(about)}\n\n{printed}\n")
+        write_text(folder / f"{name}.txt", f"{heading(about)}\n\n{printed}\n")
         print(f"\n{name}\n{printed}", flush=True)
     verdicts = targets.table(folder)
-    (folder / "targets.txt").write_text(f"{verdicts}\n")
+    write_text(folder / "targets.txt", f"{verdicts}\n")
     print(f"\ntargets\n{verdicts}\n\nTables and numbers: {folder}/")
     return folder
 

@@ -14,7 +14,7 @@ from string import ascii_uppercase
 
 from conf.base import BadInput
 from conf.compose import program
-from conf.files import with_ending
+from conf.files import with_ending, write_text
 from experiments.compare.recorded import Recorded, read
 from experiments.lab.canvas import COLOURS, Drawing, add_title, log_ticks, pyplot, save
 from experiments.lab.tables import format_table
@@ -167,7 +167,7 @@ def compare(sources: list[str], out: Path) -> str:
     runs = [read(source) for source in sources]
     report = text(runs)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with_ending(out, ".txt").write_text(report + "\n", encoding="utf-8")
+    write_text(with_ending(out, ".txt"), report + "\n")
     save(draw(runs), out)
     return report
 

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field
 
 from conf.base import BadInput, Count, Counts, Different, Listed
 from conf.environment import environment
-from conf.files import write_json
+from conf.files import write_json, write_text
 from conf.validation import validate
 from experiments.benchmark import Rounds
 from experiments.lab.tables import format_rows
@@ -188,7 +188,7 @@ def run_cost(settings: Cost, overrides: list[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "cost.json", {**about, "rows": rows, "fits": laws, "devices": paper})
     printed = table(laws, paper, settings.bandwidths)
-    (folder / "cost.txt").write_text(printed + "\n")
+    write_text(folder / "cost.txt", printed + "\n")
     cost_figure(folder / "cost", rows, laws, paper, about)
     print(f"{bench.name}, {about['threads']} threads, {bench.precision}\n{printed}\nNumbers and figure: {folder}/")
     return folder

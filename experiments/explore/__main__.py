@@ -7,6 +7,7 @@ from pathlib import Path
 
 from conf.base import PathText, Settings
 from conf.compose import command_line
+from conf.files import write_text
 from conf.validation import validate
 from experiments.explore.measured import measured
 from experiments.explore.page import render
@@ -23,7 +24,7 @@ def run_command(values: dict, overrides: list[str]) -> None:
     """Write the page."""
     settings = validate(Explore, values)
     page, out = render(measured(Path(settings.results))), Path(settings.out)
-    out.write_text(page, encoding="utf-8")
+    write_text(out, page)
     print(f"Page: {out} ({len(page.encode()) / 1e6:.2f} MB)")
 
 

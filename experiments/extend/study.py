@@ -22,7 +22,7 @@ from pathlib import Path
 
 from conf.base import BadInput
 from conf.environment import environment
-from conf.files import write_json
+from conf.files import write_json, write_text
 from experiments.extend.arms import DECODED, method_name
 from experiments.extend.costs import cost_of_tuning, tuning_costs
 from experiments.extend.describe import describe_study
@@ -105,7 +105,7 @@ def write_page(plan: StudyPlan, findings: Findings, folder: Path, overrides: lis
         text = f"Measured on {plan.text['name']}, {plan.study.split}.\n\n{text}"
     write_json(folder / "results.json", results)
     write_json(folder / "summary.json", environment(overrides) | summarise(results))
-    (folder / "table.txt").write_text(f"{text}\n\n{summary}\n")
+    write_text(folder / "table.txt", f"{text}\n\n{summary}\n")
     figures = study_figures(folder, findings)
     if base.logger.name == "wandb":
         identity = {"name": folder.name, "group": base.group, "job_type": "study", "tags": list(plan.bases)}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from conf.base import BadInput
 from conf.compose import command_line
+from conf.files import write_text
 from conf.validation import validate
 
 
@@ -34,7 +35,7 @@ def run_command(values: dict, overrides: list[str]) -> None:
         start = time.perf_counter()
         save(FIGURES[name](gallery), folder / name)
         print(f"[{number}/{len(names)}] {folder / name}.png, {time.perf_counter() - start:.1f} s", flush=True)
-    readme.write_text(page(folder), encoding="utf-8")
+    write_text(readme, page(folder))
     print(f"Page with all figures: {readme}")
 
 

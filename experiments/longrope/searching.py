@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import yaml
 
 from conf.base import Count
-from conf.files import write_json
+from conf.files import write_json, write_text
 from experiments.lab import tables
 from experiments.lab.measure.readings import can_be_written, read_result, refuse_non_finite
 from experiments.lab.measure.subject import Subject, device_and_precision
@@ -138,7 +138,7 @@ def run_search(task: SearchTask, settings: Searching, plan, progress: Progress) 
 
     winner, path = best(history)[0], folder / "factors.yaml"
     factors = contents(winner, candidates.temperature)
-    path.write_text(yaml.safe_dump(factors, sort_keys=False, default_flow_style=None, width=120))
+    write_text(path, yaml.safe_dump(factors, sort_keys=False, default_flow_style=None, width=120))
     searched = (subject.checkpoint, {"name": "longrope", "factor": factors["factor"], "path": str(path)})
     methods = _scores(task.readings | {SEARCHED: searched}, task.texts, settings.batch_tokens, device)
     searched_on = task.texts["search"]

@@ -22,7 +22,7 @@ from pathlib import Path
 import yaml
 
 from conf.base import BadInput
-from conf.files import write_json
+from conf.files import write_json, write_text
 from conf.validation import validate
 from experiments.lab.finetuning import fine_tuned
 from experiments.lab.launch import Engine, Progress
@@ -150,7 +150,7 @@ def write_page(stages: Stages, result: dict, runs: Path) -> None:
     # The sums by document are saved with each reading.
     short = [{**asdict(reading), "rows": reading.brief} for reading in readings]
     write_json(folder / "results.json", {"settings": settings} | result | {"readings": short, "found": summary})
-    (folder / "table.txt").write_text(f"{text}\n\n{summary}\n")
+    write_text(folder / "table.txt", f"{text}\n\n{summary}\n")
     progressive_figure(folder / "figure", readings, result)
     print(f"\n{text}\n\n{summary}\n\nIn {folder}: table.txt, results.json, figure.png")
     if base.logger.name == "wandb":

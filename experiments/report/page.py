@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from conf.base import BadInput, PathText, Settings
+from conf.files import write_text
 from conf.validation import validate
 from experiments.report.gather import NOT_RUN, Report, gather
 from experiments.report.html import render
@@ -78,10 +79,10 @@ def run_command(values: dict, overrides: list[str]) -> None:
     report = gather(folder)
     readme = Path(settings.readme or "README.md")
     table, page = markdown(report, folder, readme), folder / "report.html"
-    page.write_text(render(report), encoding="utf-8")
+    write_text(page, render(report))
     print(f"{table}\n\nPage: {page} ({page.stat().st_size / 1e6:.1f} MB)")
     if settings.readme is not None:
         if not readme.is_file():
             raise BadInput(f"readme={readme}: there is no such file")
-        readme.write_text(insert_table(readme.read_text(encoding="utf-8"), table, settings.readme), encoding="utf-8")
+        write_text(readme, insert_table(readme.read_text(encoding="utf-8"), table, settings.readme))
         print(f"Table: {readme}")

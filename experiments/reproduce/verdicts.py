@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from conf.base import BadInput
 from conf.compose import command_line
 from conf.environment import environment
-from conf.files import write_json
+from conf.files import write_json, write_text
 from experiments.lab.plan import Arms, carry_out, describe, make_plan
 from experiments.reproduce.arms import Request, arms_of
 from experiments.reproduce.claim import INCONCLUSIVE, Claim, Findings, Verdict
@@ -81,7 +81,7 @@ def conclude(name: str, request: Request, arms: Arms, trained: dict[str, list["R
     summary.mkdir(parents=True, exist_ok=True)
     runs = [run.name for arm in arms.values() for run in arm]
     write_json(folder / "result.json", result | {"curves": plain(findings.curves), "runs": runs})
-    (folder / "table.txt").write_text(page(result, findings))
+    write_text(folder / "table.txt", page(result, findings))
     save(claim.draw(findings), folder / "figure")
     write_json(summary / f"{label}.json", result)
     for suffix in ("png", "svg"):
