@@ -161,7 +161,7 @@ signals.serve(int(sys.argv[1]), str(folder / "stop"))
 try:
     with signals.working():
         (folder / "working").touch()
-        time.sleep(60)
+        time.sleep(600)
 except SystemExit:
     (folder / "stopped").touch()
 try:
@@ -169,7 +169,7 @@ try:
         (folder / "next").touch()
 except SystemExit:
     (folder / "refused").touch()
-time.sleep(60)
+time.sleep(600)
 """
 PARENT = (
     "import subprocess, sys, os\nsubprocess.run([sys.executable, '-c', sys.argv[1], str(os.getpid()), sys.argv[2]])"
