@@ -136,7 +136,7 @@ def test_a_recovery_is_of_the_factors_it_was_given_and_of_the_base_as_it_is(lone
 
 
 @pytest.mark.parametrize("kind", ["perplexity", "longrope"])
-def test_another_protocol_device_or_text_is_another_reading(base, monkeypatch, tmp_path, kind):
+def test_another_protocol_device_text_or_weights_is_another_reading(base, monkeypatch, tmp_path, kind):
     settings = PERPLEXITY if kind == "perplexity" else Search(**SMALL, factor=2.0)
     keys = [open_subject(base.checkpoint, None, str(CACHE)).key(kind, settings)]
     keys.append(open_subject(base.checkpoint, {"name": "none"}, str(CACHE)).key(kind, settings))
@@ -150,6 +150,10 @@ def test_another_protocol_device_or_text_is_another_reading(base, monkeypatch, t
     small = {**data, "source": "files", "name": "small", "train": None, "test": str(tmp_path / "a.txt")}
     keys.append(open_subject(base.checkpoint, None, str(CACHE), small).key(kind, settings))
     keys.append(open_subject(base.checkpoint, {"name": "ntk", "factor": 2.0}, str(CACHE)).key(kind, settings))
+    again = torch.load(base.checkpoint, weights_only=True)  # trained again, with all settings as they were
+    again["state_dict"]["gpt.embedding.weight"] *= 1.5
+    save_checkpoint(again, tmp_path / "again.ckpt")
+    keys.append(open_subject(tmp_path / "again.ckpt", {"name": "ntk", "factor": 2.0}, str(CACHE)).key(kind, settings))
     assert len(set(keys[1:])) == len(keys) - 1
 
 
