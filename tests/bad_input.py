@@ -38,7 +38,7 @@ PATIENCE = 60  # seconds after which what should have been refused was not
 # Settings that take anything, that a command has no use for, or that are those of train.
 GROUPS = ("model", "position", "frequencies", "extend", "layers", "seen", "data", "optimizer", "trainer", "logger")
 FREE = {
-    "extend_study": ("scale.", "launcher.options", *(f"{group}." for group in GROUPS)),
+    "extend_study": ("scale.", "launcher.options", "from", *(f"{group}." for group in GROUPS)),
     "reproduce": ("launcher.options",),
     "progressive": ("launcher.options",),
     "pretrained": ("data.", "from", "name", "otherwise"),
