@@ -43,10 +43,10 @@ def test_loss_falls_on_real_text(tmp_path):
 def test_result_names_folder_checkpoint_and_metrics(tmp_path):
     result = run(tmp_path)
     assert result.checkpoint.is_file() and result.folder.name.startswith("rope-nano-")
-    message = result.metrics
-    assert message["validation/perplexity"] == pytest.approx(2.718281828 ** message["validation/nll"], rel=1e-6)
-    assert message["validation/bits_per_byte"] == pytest.approx(message["validation/nll"] / 0.6931471806, rel=2e-2)
-    assert message["tokens"] == 6 * 4 * 32
+    metrics = result.metrics
+    assert metrics["validation/perplexity"] == pytest.approx(2.718281828 ** metrics["validation/nll"], rel=1e-6)
+    assert metrics["validation/bits_per_byte"] == pytest.approx(metrics["validation/nll"] / 0.6931471806, rel=2e-2)
+    assert metrics["tokens"] == 6 * 4 * 32
     for name in ("config.json", "environment.json", "results.json", "metrics.jsonl"):
         assert (result.folder / name).is_file()
     environment = json.loads((result.folder / "environment.json").read_text())
