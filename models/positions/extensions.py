@@ -37,8 +37,7 @@ class Extension:
         name: Literal["none"] = "none"
 
         @property
-        def label(self) -> str:
-            """The name of the extension in run names and tables."""
+        def stem(self) -> str:
             return self.name
 
     # What it changes, which the scheme must have: "positions", "frequencies", or "plain rotation", the scores of a
@@ -96,7 +95,7 @@ class Stretch(Sharpened):
     factor: float = Field(ge=1)
 
     @property
-    def label(self) -> str:
+    def stem(self) -> str:
         return f"{self.name}{self.factor:g}"  # type: ignore[attr-defined] # each that is used has a name
 
 
@@ -127,7 +126,7 @@ class Drop(Extension):
         temperature: float = Field(1.0, gt=0)
 
         @property
-        def label(self) -> str:
+        def stem(self) -> str:
             return self.name
 
     changes = "plain rotation"

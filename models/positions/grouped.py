@@ -67,7 +67,7 @@ class ReRoPE(Grouped):
         near: Count | None = None  # w, tokens
 
         @property
-        def label(self) -> str:
+        def stem(self) -> str:
             return self.name
 
     share = 0.5

@@ -63,10 +63,10 @@ class LongRoPE(Rescaled):
             return given
 
         @property
-        def label(self) -> str:
+        def stem(self) -> str:
             """With the first tokens left alone and the switch by length, which change what a reading means."""
             first = f"-n{self.n_hat}" if self.n_hat else ""
-            return super().label + first + ("-switch" if self.short is not None else "")
+            return super().stem + first + ("-switch" if self.short is not None else "")
 
     def __init__(self, knobs: Any, window: int):
         super().__init__(knobs, window)

@@ -75,8 +75,8 @@ class NTK(Rescaled):
         form: Literal["classic", "critical"] = "classic"
 
         @property
-        def label(self) -> str:
-            return super().label + ("" if self.form == "classic" else f"-{self.form}")
+        def stem(self) -> str:
+            return super().stem + ("" if self.form == "classic" else f"-{self.form}")
 
     def fits(self, frequencies: Tensor) -> None:
         self._needs_two(frequencies)
@@ -102,8 +102,8 @@ class DynamicNTK(Rescaled):
         variant: Literal["paper", "transformers"] = "paper"
 
         @property
-        def label(self) -> str:
-            return self.name if self.variant == "paper" else f"{super().label}-{self.variant}"
+        def stem(self) -> str:
+            return self.name if self.variant == "paper" else f"{super().stem}-{self.variant}"
 
     depends_on_length = True
     relative = False  # later positions mean a longer text
@@ -171,8 +171,8 @@ class Yarn(Rescaled):
             return self
 
         @property
-        def label(self) -> str:
-            return super().label + ("" if self.ramp == "rotations" else f"-{self.ramp}")
+        def stem(self) -> str:
+            return super().stem + ("" if self.ramp == "rotations" else f"-{self.ramp}")
 
     @property
     def published_temperature(self) -> float:
@@ -227,7 +227,7 @@ class Base(Rescaled):
         temperature: float | None = Field(None, gt=0)
 
         @property
-        def label(self) -> str:
+        def stem(self) -> str:
             return f"{self.name}{self.theta:.0f}"
 
     def fits(self, frequencies: Tensor) -> None:
@@ -252,8 +252,8 @@ class Resonance(Rescaled):
         over: Literal["none", "ntk", "yarn"] = "yarn"
 
         @property
-        def label(self) -> str:
-            return super().label + ("" if self.over == "yarn" else f"-{self.over}")
+        def stem(self) -> str:
+            return super().stem + ("" if self.over == "yarn" else f"-{self.over}")
 
     exempt: ClassVar = {"factor_one_changes_nothing": "a factor of one leaves the rounding of the wavelengths"}
 

@@ -80,3 +80,13 @@ class Sharpened(Settings):
     rows: Annotated[SerializeAsAny[Rows], BeforeValidator(lambda value: settings_of(ROWS, value))] | None = Field(
         None, exclude_if=lambda value: value is None
     )  # younger than the first runs
+
+    @property
+    def stem(self) -> str:
+        """The label without the way in which scores sharpen with the row."""
+        raise NotImplementedError
+
+    @property
+    def label(self) -> str:
+        """The name of the extension in run names and tables."""
+        return self.stem if self.rows is None else f"{self.stem}-{self.rows.name}"  # type: ignore[attr-defined]

@@ -40,7 +40,7 @@ class Switch(Extension):
         over: Annotated[SerializeAsAny[Settings], BeforeValidator(_over)] = Field("yarn", validate_default=True)
 
         @property
-        def label(self) -> str:
+        def stem(self) -> str:
             return f"{self.over.label}-switch"  # type: ignore[attr-defined] # every extension has one
 
     depends_on_length = True
