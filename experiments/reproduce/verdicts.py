@@ -48,7 +48,8 @@ def reproduce(claims: Sequence[str], request: Request, overrides: list[str]) -> 
     arms = {claim: arms_of(CLAIMS[claim](), request, known) for claim in claims}
     plan = make_plan(arms, request.launcher, request.jobs_on_gpu)
     title = f"The plan at scale {request.scale.name}, with {request.count} seeds of every arm:"
-    print(describe(plan, title), flush=True)
+    notes = ["measuring them takes about half as long again (an estimate)"] if plan.runs else []
+    print(describe(plan, title, notes), flush=True)
     results, failures = carry_out(
         plan, lambda claim, trained: conclude(claim, request, arms[claim], trained, overrides)
     )
