@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.positions.base import Layer, Position, row_chunks, rows_at_once, window_rows
+from models.positions.base import Differences, Layer, Position, row_chunks, rows_at_once, window_rows
 
 
 def causal_attention(
@@ -37,7 +37,7 @@ def attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    bias: Tensor | None,
+    bias: Tensor | Differences | None,
     mask: Tensor | None,
     temperature: float | Tensor,
     sink: Tensor | None = None,
@@ -46,12 +46,12 @@ def attend(
 
     q (B, H, Q, E), k (B, H, N, E) and v (B, H, N, D) → (B, H, Q, D). The scores are q·k/(t√D), also where a scheme
     made queries and keys wider than D; t is the temperature, one number or one for every query, (…, Q, 1). bias: added
-    to the scores and never divided, (H, Q, N) or (B, H, Q, N). mask: True where a query may look, broadcastable
-    likewise and already causal; None means causal alone, of Q = N. sink: the score of each head, (H,), of a key that
-    takes its share of the probability and gives nothing.
+    to the scores and never divided, (H, Q, N) or (B, H, Q, N), or differences, which are as fast as none. mask: True
+    where a query may look, broadcastable likewise and already causal; None means causal alone, of Q = N. sink: the
+    score of each head, (H,), of a key that takes its share of the probability and gives nothing.
     """
     width = v.shape[-1]
-    if bias is not None:
+    if isinstance(bias, Tensor):
         if mask is None:
             mask = visible_keys(q.shape[-2], k.shape[-2], None, q.device)
         mask = bias.to(q.dtype).masked_fill(~mask, float("-inf"))
@@ -59,12 +59,36 @@ def attend(
     if isinstance(temperature, Tensor):  # the kernels take one number
         q, temperature = (q / temperature.unsqueeze(-3)).to(q.dtype), 1.0
     scale = width**-0.5 / temperature
+    if isinstance(bias, Differences):
+        q, k = add_differences(q, k, bias, scale)
     if sink is not None:
         q, k, v, mask = add_sink(q, k, v, mask, sink / scale)
     if extra := q.shape[-1] - v.shape[-1]:  # the fast kernels want one width; zeros cost less than the slow kernel
         v = F.pad(v, (0, extra))
     x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
     return x[..., 1:, :width] if sink is not None and mask is None else x[..., :width]
+
+
+def add_differences(q: Tensor, k: Tensor, bias: Differences, scale: float) -> tuple[Tensor, Tensor]:
+    """Queries and keys whose products, times the scale, have the bias in them, eight channels wider.
+
+    A number is the sum of three that bfloat16 holds, so that little is lost in a model of that precision: products with
+    one are exact, and the kernels sum in float32.
+    """
+
+    def split(numbers: Tensor) -> Tensor:
+        """(…) → the parts of each number, (…, 3), of which the last has the gradient."""
+        rest, parts = numbers / scale, []
+        for _ in range(2):
+            parts.append(rest.detach().to(torch.bfloat16).to(rest.dtype))
+            rest = rest - parts[-1]
+        return torch.stack((*parts, rest), dim=-1)
+
+    own, subtracted = split(bias.queries), -split(bias.keys)
+    more_q = torch.cat((own, torch.ones_like(own)), dim=-1)
+    more_k = torch.cat((torch.ones_like(subtracted), subtracted), dim=-1)
+    q, k = (torch.cat((x, F.pad(more, (0, 2)).to(x.dtype)), dim=-1) for x, more in ((q, more_q), (k, more_k)))
+    return q, k
 
 
 def add_sink(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, product: Tensor) -> tuple[Tensor, ...]:
@@ -105,10 +129,11 @@ def attend_in_chunks(
         start = 0 if window is None else max(0, first + 1 - window)
         queries, keys, values = q[..., first:last, :], k[..., start:last, :], v[..., start:last, :]
         bias = position.bias(queries, keys, prepared, first)
-        if bias is None and mask is None:  # the fast kernels make nothing large, and skip what nobody may see
+        if not isinstance(bias, Tensor) and mask is None:  # the fast kernels make nothing large, and skip the unseen
             if window is None:
-                return attend(q, k, v, None, None, temperature, sink)
-            return attend_in_window(q, k, v, window, temperature, sink)
+                return attend(q, k, v, None if bias is None else position.bias(q, k, prepared), None, temperature, sink)
+            if bias is None:
+                return attend_in_window(q, k, v, window, temperature, sink)
         visible = None if mask is None else mask[..., first:last, start:last]
         if window is not None:
             near = visible_keys(last - first, last - start, window, q.device)

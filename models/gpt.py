@@ -110,6 +110,7 @@ class Attention(nn.Module):
             q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
         if self.kv_heads < self.heads:  # before positions, which some schemes tell each head in its own way
             k, v = (shared.repeat_interleave(self.heads // self.kv_heads, dim=1) for shared in (k, v))
+        prepared = position.read_input(x, prepared)
         q, k = position.rotate(q, k, prepared)  # each (B, H, T, D)
         if sharpness is not None:
             q = (q * sharpness).to(q.dtype)

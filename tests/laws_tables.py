@@ -3,11 +3,13 @@
 Letters in shape comments: B batch, T tokens, H heads, D head width, C model width.
 """
 
+from dataclasses import replace
 from itertools import product
 from unittest.mock import patch
 
 import torch
 
+from models.positions.base import Differences
 from models.positions.frequencies import Geometric
 from tests import reference_bias  # noqa: F401 - enters its twins
 from tests.cases import HEADS, LAYERS, WIDTH, Case, extensions, layer_of, leaves, tokens, vectors
@@ -47,9 +49,15 @@ def scores(position, layer: int, positions, q, k):
     """What enters the softmax in a layer, (B, H, T, T), from queries and keys (B, H, T, D)."""
     prepared = position.prepare(position.extension.positions(positions))
     view = layer_of(position, layer)
+    prepared = view.read_input(vectors(1, 1, WIDTH).expand(1, len(positions), WIDTH), prepared)
     q, k = view.rotate(q, k, prepared)
-    bias = view.bias(q, k, prepared)
+    bias = dense(view.bias(q, k, prepared))
     return q @ k.mT * (WIDTH // HEADS) ** -0.5 + (0 if bias is None else bias)
+
+
+def dense(bias):
+    """A bias as one number per pair."""
+    return bias.dense() if isinstance(bias, Differences) else bias
 
 
 @law()
@@ -117,12 +125,14 @@ def equals_its_twin(case: Case) -> None:
         added = position.embed(x, prepared)
         for layer in range(LAYERS):
             setting = Setting.of(position, layer, skipping.double().numpy(), normal)
+            setting = replace(setting, input=x[0].numpy())
             reference = twin(setting, x[0].numpy(), q[0].numpy(), k[0].numpy())
             view = layer_of(position, layer)
-            turned = view.rotate(q, k, prepared)
+            read = view.read_input(x, prepared)
+            turned = view.rotate(q, k, read)
             sharpness = view.sharpness_at(skipping.double(), layer)
             turned = turned if sharpness is None else (turned[0] * sharpness, turned[1])
-            bias = view.bias(*turned, prepared)
+            bias = dense(view.bias(*turned, read))
             same(added[0], torch.from_numpy(reference.embedded), 1e-9)
             same(turned[0][0], torch.from_numpy(reference.queries), 1e-9)
             same(turned[1][0], torch.from_numpy(reference.keys), 1e-9)
@@ -140,13 +150,16 @@ def attention_is_what_the_twin_says(case: Case) -> None:
     for name, knobs in extensions(case):
         model, entered, left = case.model(extend=name, **knobs), [], []
         for block in model.blocks:
-            block.attention.qkv.register_forward_hook(lambda module, inputs, out, to=entered: to.append(out))
+            block.attention.qkv.register_forward_hook(
+                lambda module, inputs, out, to=entered: to.append((inputs[0], out))
+            )
             block.attention.out.register_forward_pre_hook(lambda module, inputs, to=left: to.append(inputs[0]))
         with torch.no_grad():
             model(tokens(LENGTH))
         for layer in range(LAYERS):
-            q, k, v = entered[layer].double().view(LENGTH, 3, HEADS, -1).permute(1, 2, 0, 3)  # each (H, T, D)
+            q, k, v = entered[layer][1].double().view(LENGTH, 3, HEADS, -1).permute(1, 2, 0, 3)  # each (H, T, D)
             setting = Setting.of(model.position, layer, torch.arange(LENGTH).double().numpy(), normal)
+            setting = replace(setting, input=entered[layer][0][0].double().numpy())
             reference = twin(setting, torch.zeros(LENGTH, WIDTH).numpy(), q.numpy(), k.numpy())
             scores = reference.queries @ reference.keys.swapaxes(-1, -2) / (WIDTH // HEADS) ** 0.5
             scores = scores / setting.temperature + reference.bias

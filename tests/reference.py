@@ -16,6 +16,8 @@ import numpy as np
 
 from tests import reference_extend
 
+CONTENT = ("none", "cope", "fox", "grape_ap")  # schemes with nothing that an extension could change
+
 
 @dataclass
 class Setting:
@@ -33,6 +35,7 @@ class Setting:
     knobs: dict = field(default_factory=dict)
     parameters: dict[str, np.ndarray] = field(default_factory=dict)
     sees: int | None = None  # tokens that a query sees, itself included; None: all
+    input: np.ndarray | None = None  # (T, C), what the attention of the layer reads
     places: np.ndarray | None = None  # (T,), the positions before any extension
 
     @property
@@ -42,7 +45,7 @@ class Setting:
     @property
     def temperature(self) -> float:
         """t of q·k/(t√D); 1 of a scheme that has no phases to extend."""
-        extended = self.name not in ("none", "alibi", "t5", "kerple", "fire", "cope")
+        extended = self.name not in ("none", "alibi", "t5", "kerple", "fire", "cope", "fox", "grape_ap")
         length = self.positions.max() + 1
         return reference_extend.temperature(self.extend, self.window, length) if extended else 1.0
 
@@ -101,8 +104,8 @@ class Setting:
         inner = {n.removeprefix(f"{part}."): p for n, p in self.parameters.items() if n.startswith(f"{part}.")}
         over = self.extend.get("over")
         moves = self.extend["name"] == "interpolate" or (isinstance(over, dict) and over["name"] == "interpolate")
-        takes = self.extend["name"] == "none" or self.name not in ("none", "cope", "alibi", "t5", "kerple", "fire")
-        takes = takes or (moves and self.name not in ("none", "cope"))
+        takes = self.extend["name"] == "none" or self.name not in (*CONTENT, "alibi", "t5", "kerple", "fire")
+        takes = takes or (moves and self.name not in CONTENT)
         return replace(self, parameters=inner, extend=self.extend if takes else {"name": "none"})
 
 

@@ -4,6 +4,7 @@ Nothing here imports the code it checks. Only scores with the key at or before t
 mask hides the rest.
 """
 
+import cmath
 import math
 from collections.abc import Callable
 
@@ -104,3 +105,40 @@ def cope(setting: Setting, outputs: Outputs) -> None:
                 place = min(counted, len(table) - 1)
                 low, high = table[math.floor(place)], table[math.ceil(place)]
                 outputs.bias[h, i, j] = q @ (low + (place - math.floor(place)) * (high - low))
+
+
+def log_sigmoid(x: float) -> float:
+    return -math.log1p(math.exp(-x))
+
+
+@of("fox")
+def fox(setting: Setting, outputs: Outputs) -> None:
+    """Lin et al. 2025, 3: Σ_{l=j+1…i} log σ(w_h·x_l + b_h)."""
+    weight, offset = (setting.parameters[name][setting.layer] for name in ("weight", "offset"))  # (H, C), (H,)
+    for h in range(setting.heads):
+        for i in range(len(setting.positions)):
+            for j in range(i + 1):
+                gates = (log_sigmoid(weight[h] @ setting.input[m] + offset[h]) for m in range(j + 1, i + 1))
+                outputs.bias[h, i, j] = sum(gates)
+
+
+@of("grape_ap")
+def grape_ap(setting: Setting, outputs: Outputs) -> None:
+    """Zhang et al. 2025: slope_h · Σ_{l=j+1…i} log σ(p_iᵀ R_{i-l} p_l / d), p of RMS 1, R by a radian per token."""
+    weight, slopes = setting.parameters["weight"][setting.layer], alibi_slopes(setting.heads)  # (H, P, C)
+    half = setting.knobs["channels"] // 2
+    for h in range(setting.heads):
+        content = [weight[h] @ x for x in setting.input]
+        content = [p / math.sqrt((p @ p) / len(p) + 2**-52) for p in content]
+
+        def edge(i: int, m: int, content=content) -> float:
+            angle, total = setting.positions[i] - setting.positions[m], 0.0
+            for c in range(half):
+                query = complex(content[i][c], content[i][c + half])
+                key = complex(content[m][c], content[m][c + half])
+                total += (query * key.conjugate() * cmath.exp(1j * angle)).real
+            return log_sigmoid(total / (2 * half))
+
+        for i in range(len(setting.positions)):
+            for j in range(i + 1):
+                outputs.bias[h, i, j] = slopes[h] * sum(edge(i, m) for m in range(j + 1, i + 1))

@@ -71,7 +71,7 @@ def door_prepared(door):
     return (None,) * LAYERS
 
 
-@pytest.mark.parametrize("name", ["rope", "pope", "alibi", "fire", "cope"])
+@pytest.mark.parametrize("name", ["rope", "pope", "alibi", "fire", "cope", "fox", "grape_ap"])
 @pytest.mark.parametrize("separator", [None, 3])
 def test_a_window_of_any_scheme_is_the_dense_mask(name, separator, monkeypatch):
     """Also a few queries at a time, with documents apart, in training and read only."""

@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 
 import models.attention
-from models.positions.base import Layer
+from models.positions.base import Differences, Layer
 from models.positions.bias import FIRE, T5, ALiBi, Kerple, distances
 from models.positions.contextual import CoPE
 from models.positions.embed import Binary, Learned
 from models.positions.fourier import FoPE
+from models.positions.gated import FoX, GrapeAP
 from models.positions.mixture import Mixture
 from models.positions.polar import PoPE
 from models.positions.rotate import LearnedRoPE, PRoPE, XPos, rotate_pairs
@@ -181,6 +182,31 @@ class BitsAsZeros(Binary):
         return (super().prepare(positions) + 1) / 2
 
 
+class ForgetsTheKeyItself(FoX):
+    """Counts the gate of the key too, so that a token fades for itself."""
+
+    def read_input(self, x, prepared):
+        sums = super().read_input(x, prepared)
+        return (sums, F.pad(sums, (1, -1)))
+
+    def bias(self, q, k, prepared, first=0):
+        return Differences(super().bias(q, k, prepared[0], first).queries, super().bias(q, k, prepared[1], first).keys)
+
+
+class GatesOfTheFirstLayer(FoX):
+    """Opens the gates of every layer with the weights of the first."""
+
+    def prepare(self, positions):
+        return super().prepare(positions)[:1] * self.geometry.layers
+
+
+class EdgesThatDoNotTurn(GrapeAP):
+    """Leaves the positions out of the edges."""
+
+    def prepare(self, positions):
+        return super().prepare(0 * positions)
+
+
 class OneSchemeOnly(Mixture):
     """Hands every layer its first scheme."""
 
@@ -202,6 +228,9 @@ MUTANTS = [
     (Case("kerple", scheme=KerpleWithoutItsLog), ["equals_its_twin"]),
     (Case("cope", scheme=LeftToRightCoPE), ["equals_its_twin"]),
     (Case("cope", scheme=SharedTableCoPE), ["equals_its_twin", "attention_is_what_the_twin_says"]),
+    (Case("fox", scheme=ForgetsTheKeyItself), ["equals_its_twin", "attention_is_what_the_twin_says"]),
+    (Case("fox", scheme=GatesOfTheFirstLayer), ["equals_its_twin", "attention_is_what_the_twin_says"]),
+    (Case("grape_ap", scheme=EdgesThatDoNotTurn), ["reads_positions", "equals_its_twin"]),
     (Case("xpos", scheme=XPosWithoutTheInverse), ["scores_know_the_offset_alone", "equals_its_twin"]),
     (Case("fope", scheme=OnesForStillPairs), ["equals_its_twin"]),
     (Case("fope", scheme=FreshNoise), ["prefix_consistent", "float32_whatever_the_precision"]),

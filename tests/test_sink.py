@@ -73,7 +73,7 @@ def test_it_is_that_of_gpt_oss(window):
     same(ours.transpose(1, 2), theirs, 1e-10)
 
 
-@pytest.mark.parametrize("scheme", ["rope", "pope", "alibi", "cope", "sinusoidal"])
+@pytest.mark.parametrize("scheme", ["rope", "pope", "alibi", "cope", "fox", "sinusoidal"])
 def test_every_scheme_has_it_and_the_past_hears_nothing_of_the_future(scheme):
     gpt, text = model(scheme), tokens(20)
     plain = model(scheme)

@@ -12,6 +12,7 @@ from experiments.figures.schemes import default_scheme, scheme_names
 from experiments.lab.canvas import COLOURS, Drawing, add_title, pyplot
 from experiments.schemes import hooks
 from models.positions import Position
+from models.positions.base import Differences
 from models.positions.extensions import length_of
 
 if TYPE_CHECKING:
@@ -29,10 +30,13 @@ def scores(position: Position, layer: int, q: Tensor, k: Tensor, length: int) ->
     prepared = position.prepare(position.extension.positions(positions))
     queries, keys = (x.unsqueeze(-2).expand(*x.shape[:-1], length, -1) for x in (q, k))  # (N, H, T, D)
     layer_position = position.layer(layer)
+    rest = torch.zeros(1, length, position.geometry.width, dtype=q.dtype)  # gates that content opens are at rest
+    prepared = layer_position.read_input(rest, prepared)
     queries, keys = layer_position.rotate(queries, keys, prepared)
     if (sharpness := layer_position.sharpness_at(positions, layer)) is not None:
         queries = queries * sharpness
     bias = layer_position.bias(queries, keys, prepared)
+    bias = bias.dense() if isinstance(bias, Differences) else bias
     temperature = layer_position.temperature_at(length_of(positions))
     last = queries[..., -1:, :] @ keys.mT * q.shape[-1] ** -0.5 / temperature  # (N, H, 1, T)
     if bias is not None:

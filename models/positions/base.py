@@ -5,7 +5,7 @@ Letters in shape comments are those of models/__init__.py.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,17 @@ class Geometry:
                 object.__setattr__(self, name, default)
 
 
+class Differences(NamedTuple):
+    """A bias that is a number of the query less one of the key, (B, H, Q) and (B, H, N): it stays on the flash path."""
+
+    queries: Tensor
+    keys: Tensor
+
+    def dense(self) -> Tensor:
+        """The bias of every pair, (B, H, Q, N)."""
+        return self.queries[..., :, None] - self.keys[..., None, :]
+
+
 class Position(nn.Module):
     """Tells a transformer where its tokens are.
 
@@ -70,7 +81,8 @@ class Position(nn.Module):
 
     - `embed`, once, on the token embeddings;
     - `rotate`, in every layer, on queries and keys (never on values);
-    - `bias`, in every layer, added to q·k/√D.
+    - `bias`, in every layer, added to q·k/√D. What it is made of may come from content too: `read_input` is given
+      what the attention of the layer reads.
 
     What a forward pass needs (sines, a bias) is made once per forward by `prepare` from the positions, in float32,
     and handed to the hooks as `prepared`. A scheme keeps no buffer and no cache and knows no maximum length; only
@@ -155,12 +167,16 @@ class Position(nn.Module):
         """(B, H, T, D) twice → the same shapes (PoPE's are twice as wide), in every layer, after any QK-norm."""
         return q, k
 
-    def bias(self, q: Tensor, k: Tensor, prepared: Any, first: int = 0) -> Tensor | None:
+    def read_input(self, x: Tensor, prepared: Any) -> Any:
+        """What was prepared, with what a layer's input x (B, T, C) adds to it for `rotate` and `bias`."""
+        return prepared
+
+    def bias(self, q: Tensor, k: Tensor, prepared: Any, first: int = 0) -> Tensor | Differences | None:
         """What to add to q·k/√D before the softmax, (H, Q, N) or (B, H, Q, N); None keeps it fast.
 
         q (B, H, Q, D) may be a chunk of the queries, of which the first stands at row `first`, and k (B, H, N, D)
         the N keys up to its last row, all of them or those in reach. What it says of keys after a query is never
-        looked at.
+        looked at. Differences of a number of the query and one of the key are as fast as none.
         """
         return None
 
@@ -180,5 +196,10 @@ class Layer:
     def rotate(self, q: Tensor, k: Tensor, prepared: Any) -> tuple[Tensor, Tensor]:
         return self.scheme.rotate(q, k, prepared[self.index])
 
-    def bias(self, q: Tensor, k: Tensor, prepared: Any, first: int = 0) -> Tensor | None:
+    def read_input(self, x: Tensor, prepared: Any) -> Any:
+        before, after = self.index, self.index + 1
+        read = self.scheme.read_input(x, prepared[before])
+        return prepared if read is prepared[before] else (*prepared[:before], read, *prepared[after:])
+
+    def bias(self, q: Tensor, k: Tensor, prepared: Any, first: int = 0) -> Tensor | Differences | None:
         return self.scheme.bias(q, k, prepared[self.index], first)

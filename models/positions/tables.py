@@ -9,6 +9,7 @@ from models.positions.contextual import CoPE
 from models.positions.embed import Binary, Learned, Sinusoidal
 from models.positions.extensions import Drop, Extension, Interpolate
 from models.positions.fourier import FoPE
+from models.positions.gated import FoX, GrapeAP
 from models.positions.grouped import ReRoPE, SelfExtend
 from models.positions.longrope import LongRoPE
 from models.positions.polar import PoPE
@@ -44,6 +45,8 @@ SINGLE_SCHEMES: dict[str, type[Position]] = {
     "kerple": Kerple,
     "fire": FIRE,
     "cope": CoPE,
+    "fox": FoX,
+    "grape_ap": GrapeAP,
 }
 
 SINGLE_EXTENSIONS: dict[str, type[Extension]] = {
