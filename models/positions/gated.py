@@ -40,7 +40,7 @@ class FoX(Position):
         return Layer(self, index)
 
     def prepare(self, positions: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
-        """Per layer, w (H, C) and b (H,), in the dtype of the positions, and where in the row each text begins, (…, T)."""
+        """Per layer, w (H, C) and b (H,) in the dtype of the positions, and the slot where each text begins, (…, T)."""
         dtype, index = positions.dtype, torch.arange(positions.shape[-1], device=positions.device)
         falls = F.pad(positions[..., 1:] < positions[..., :-1], (1, 0))
         start = torch.where(falls, index, 0).cummax(-1).values

@@ -112,9 +112,10 @@ class Layered(Position):
                 f"position={knobs.name} is added to the embeddings once: of its layers, windows alone can differ"
             )
         takers: dict[str, bool] = {"frequencies": False, "extend": False}
+        self.parts: dict[str, Position] = {}  # by the name each has among the model's modules
         for letter, kind in kinds.items():
             name = letter if kind.has_own_scheme else "own"
-            if hasattr(self, name):
+            if name in self.parts:
                 continue
             kindred = scheme if kind.position is None else LAYERED[kind.position.name]  # type: ignore[attr-defined]
             turns, extends = "frequencies" in kindred.stretches, extension.changes in (None, *kindred.stretches)
@@ -123,7 +124,8 @@ class Layered(Position):
             takers["extend"] |= extends and kind.extend is None
             if kind.extend is not None:
                 reading = READINGS[kind.extend.name](kind.extend, extension.window)  # type: ignore[attr-defined]
-            self.add_module(name, kindred(kind.position or knobs, geometry, kind.frequencies or table, reading))
+            self.parts[name] = kindred(kind.position or knobs, geometry, kind.frequencies or table, reading)
+            self.add_module(name, self.parts[name])
         if spectrum != Geometric() and not takers["frequencies"]:
             raise BadInput(f"frequencies={spectrum.name} cannot apply: no layer of position={knobs.name} takes it")
         if extension.changes is not None and not takers["extend"]:
@@ -133,37 +135,36 @@ class Layered(Position):
             )
         self.windows = [kinds[letter].window for letter in order]
         self.names = [letter if kinds[letter].has_own_scheme else "own" for letter in order]
-        parts = dict(self.named_children())
-        for name, part in parts.items():
+        for name, part in self.parts.items():
             windows = [window for window, its in zip(self.windows, self.names, strict=True) if its == name]
             limits = [window for window in windows if window is not None]
             part.reach = max(limits, default=None) if len(limits) == len(windows) else None
-        self.relative = all(part.relative for part in parts.values())
-        self.extension = ByLayer(extension, [part.extension for part in parts.values()])
+        self.relative = all(part.relative for part in self.parts.values())
+        self.extension = ByLayer(extension, [part.extension for part in self.parts.values()])
 
     @property
     def learning_rates(self) -> dict[str, float]:
         return {
             f"{name}.{parameter}": rate
-            for name, part in self.named_children()
+            for name, part in self.parts.items()
             for parameter, rate in part.learning_rates.items()
         }
 
     def initialise(self, draw) -> None:
-        for name, part in self.named_children():
+        for name, part in self.parts.items():
             part.initialise(lambda parameter, name=name: draw(f"{name}.{parameter}"))
 
     def prepare(self, positions: Tensor) -> tuple:
         """Positions (T,) or (B, T) → per layer, what the scheme of that layer needs; each scheme prepares once."""
-        parts = {name: self.get_submodule(name) for name in dict.fromkeys(self.names)}
+        parts = {name: self.parts[name] for name in dict.fromkeys(self.names)}
         made = {name: part.prepare(part.extension.positions(positions)) for name, part in parts.items()}
         return tuple(made[name] for name in self.names)
 
     def layer(self, index: int) -> Layer:
-        return Layer(self.get_submodule(self.names[index]).layer(index), index, self.windows[index])
+        return Layer(self.parts[self.names[index]].layer(index), index, self.windows[index])
 
     def embed(self, x: Tensor, prepared: tuple) -> Tensor:
-        return self.get_submodule(self.names[0]).embed(x, prepared[0])  # of a scheme that does, all layers share one
+        return self.parts[self.names[0]].embed(x, prepared[0])  # of a scheme that does, all layers share one
 
 
 class ByLayer(Extension):
