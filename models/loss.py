@@ -9,6 +9,8 @@ from torch import Tensor
 
 # Logits held at once: 4 MB stay in a CPU's cache, and a GPU wants large matrices.
 LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
+# Each piece adds to a gradient as large as the head, which takes most of a step where 49,152 tokens leave room for few.
+STATES_AT_ONCE = 128  # at least, whatever the vocabulary
 
 
 def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,7 +31,7 @@ class _Pieces(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
-        rows = max(1, LOGITS_AT_ONCE.get(hidden.device.type, 2**20) // len(weight))
+        rows = max(STATES_AT_ONCE, LOGITS_AT_ONCE.get(hidden.device.type, 2**20) // len(weight))
         nll = torch.empty(targets.shape, dtype=torch.float32, device=hidden.device)  # whatever the default dtype
         if with_gradient:
             to_hidden, to_weight = torch.empty_like(hidden), torch.zeros_like(weight)

@@ -17,6 +17,7 @@ TOKENS, WIDTH, VOCABULARY = 50, 16, 97
 def pieces(monkeypatch):
     """Seven tokens at a time, so that the last piece is shorter."""
     monkeypatch.setitem(loss.LOGITS_AT_ONCE, "cpu", 7 * VOCABULARY)
+    monkeypatch.setattr(loss, "STATES_AT_ONCE", 1)
 
 
 def drawn():
@@ -86,6 +87,7 @@ def test_the_logits_are_never_whole(monkeypatch, learning):
 
     for at_once in (16 * 1024, 512 * 1024):
         monkeypatch.setitem(loss.LOGITS_AT_ONCE, "cpu", at_once)
+        monkeypatch.setattr(loss, "STATES_AT_ONCE", 1)
         peaks.append(peak_bytes(work, torch.device("cpu")))
     assert peaks[0] < logits / 4 < logits <= peaks[1]
 
