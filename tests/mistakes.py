@@ -309,6 +309,7 @@ MISTAKES = [
     ("report", "readme={nothing}", "{nothing}"),
     ("report", "readme={file}", "{file}"),
     ("figures", "folder=/dev/null/x", "/dev/null/x"),
+    ("cost benchmark", "folder=/dev/null/x  {bytes}", "/dev/null/x"),
     ("figures", "folder={readme}  only=codes", "README.md of something else"),
     ("figures cost benchmark", "folder=''", "folder=''"),
     ("figures cost benchmark reproduce", "cache=''", "cache=''"),

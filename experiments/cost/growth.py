@@ -8,6 +8,7 @@ fitted in. It is compared with the exponent of the operations counted in models/
 on more devices is estimated, not measured (`on_devices`).
 """
 
+import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -173,6 +174,9 @@ def run_cost(settings: Cost, overrides: list[str]) -> Path:
     from experiments.cost.figure import cost_figure
 
     bench = Workbench.set_up(settings)
+    folder = Path(settings.folder or f"runs/cost/{bench.label}")
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()  # refused before minutes of measuring, and not after
     rows = measure(bench)
     laws = fits(rows)
     base = next((row for row in rows if row["axis"] == "batch" and row["factor"] == 1 and row["failure"] is None), None)
@@ -184,8 +188,6 @@ def run_cost(settings: Cost, overrides: list[str]) -> Path:
         paper = on_devices(seconds, fitted[0], base["weights"], devices, settings.bandwidths)
     about = environment(overrides) | {"device": bench.name, "precision": bench.precision}
     about |= {"threads": torch.get_num_threads(), "settings": settings.model_dump(mode="json")}
-    folder = Path(settings.folder or f"runs/cost/{bench.label}")
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "cost.json", {**about, "rows": rows, "fits": laws, "devices": paper})
     printed = table(laws, paper, settings.bandwidths)
     write_text(folder / "cost.txt", printed + "\n")
