@@ -36,8 +36,8 @@ class Trainer(Settings):
 
     name: str
     accelerator: Literal["auto", "cpu", "gpu"]
-    devices: Count  # on each node
-    nodes: Count = 1
+    devices: Annotated[Count, Field(le=1024)]  # on each node
+    nodes: Annotated[Count, Field(le=1024)] = 1
     strategy: Literal["auto", "ddp", "fsdp"]
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"]
     accumulate: Count

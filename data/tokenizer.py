@@ -254,4 +254,5 @@ def read_json(settings: Tokenizer) -> str:
     try:
         return Path(os.path.expanduser(settings.path)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"tokenizer.path: {settings.path!r} cannot be read ({error}); name a tokenizer.json.") from None
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise BadInput(f"tokenizer.path: {settings.path!r} cannot be read ({reason}); name a tokenizer.json.") from None

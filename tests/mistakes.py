@@ -116,6 +116,7 @@ MISTAKES = [
     ("config", "data.tokenizer.vocabulary=3", "vocabulary"),
     ("config", "data.tokenizer.vocabulary=-1", "vocabulary"),
     ("config", "trainer.devices=0", "trainer.devices=0"),
+    ("config", "trainer.devices=2000", "trainer.devices=2000"),
     ("config", "trainer.accumulate=0", "trainer.accumulate=0"),
     ("config", "extend=interpolate  extend.factor=0.5", "extend.factor=0.5"),
     ("config", "extend=interpolate  extend.factor=inf", "extend.factor=inf"),
@@ -206,6 +207,7 @@ MISTAKES = [
     ("cost", "bandwidths=[-1]", "bandwidths.0=-1"),
     ("cost", "seconds=inf", "seconds=inf"),
     ("cost", "seconds=0", "seconds=0"),
+    ("cost benchmark", "seconds=1e300", "seconds=1e+300"),
     ("cost", "repeats=0", "repeats=0"),
     ("cost", "budget=-1", "budget=-1"),
     ("benchmark", "sections=[all]", "sections"),
@@ -241,6 +243,12 @@ MISTAKES = [
     ("config", "trainer=gpu", "trainer.accelerator=gpu"),
     ("config", "data.tokenizer.kind=bytes", "vocabulary"),
     ("config", "data.tokenizer.kind=file  data.tokenizer.vocabulary=null", "tokenizer.path"),
+    (
+        "config",
+        "data=files  data.train={file}  data.tokenizer.kind=file  data.tokenizer.vocabulary=null  "
+        "data.tokenizer.path={empty}",
+        "cannot be read (Is a directory)",
+    ),
     ("config", "data.retrieval.template=passkey  data.retrieval.keys=3", "keys=3"),
     ("config", "frequencies=file", "path"),
     ("config", "checkpoint={checkpoint}  position=alibi", "position comes from checkpoint="),

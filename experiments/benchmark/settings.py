@@ -91,7 +91,7 @@ class Rounds(Settings):
     tokens: Count | None
     compile: bool | None
     repeats: Count
-    seconds: float = Field(gt=0)
+    seconds: float = Field(gt=0, le=3600)
     budget: float = Field(gt=0)
     folder: PathText | None
     cache: PathText
