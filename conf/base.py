@@ -4,7 +4,7 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -46,7 +46,8 @@ def settings_of(table: Mapping[str, type], value, otherwise: str = "is not known
     if name not in table:
         raise ValueError(f"{name} {otherwise}; allowed: {', '.join(table)}")
     try:
-        return getattr(table[name], "Knobs", table[name]).model_validate(given)
+        kind: Any = getattr(table[name], "Knobs", table[name])
+        return kind.model_validate(given)
     except ValidationError as error:
         raise ValueError(cannot_take(name, error)) from None
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.positions import base
 from models.positions.base import Differences, Layer, Position, row_chunks, rows_at_once, window_rows
 
 
@@ -148,26 +149,27 @@ def attend_in_window(
 ) -> Tensor:
     """`attend` without bias, each query over the last `window` of its keys, itself included; Q = N = T > window.
 
-    In blocks of R queries, each with its R + window - 1 keys: the cost grows with T·window. All blocks but the first
-    see keys in the same pattern, so that they are one batch with one mask.
+    First as many queries as a window has, which see all before them. Then blocks of R queries, each with its
+    R + window - 1 keys, all in the same pattern, so that they are one batch with one mask: cost grows with T·window.
     """
-    length, rows = q.shape[-2], window_rows(q.shape[-2], window)
+    length, heads, rows = q.shape[-2], q.shape[1], max(base.ROWS_IN_WINDOW, -(-window // 4))
     if isinstance(temperature, Tensor):
         q, temperature = (q / temperature.unsqueeze(-3)).to(q.dtype), 1.0
-    opening = min(rows, length)
+    opening = min(max(window, rows), length)
     mask = None if opening <= window else visible_keys(opening, opening, window, q.device)
-    first = attend(*(x[..., :opening, :] for x in (q, k, v)), None, mask, temperature, sink)
-    if length <= rows:
+    near = slice(opening)
+    first = attend(q[..., near, :], k[..., near, :], v[..., near, :], None, mask, temperature, sink)
+    if opening == length:
         return first
-    heads, reach, blocks = q.shape[1], rows + window - 1, -(-length // rows) - 1
-    spare = (blocks + 1) * rows - length
-    queries = F.pad(q[..., rows:, :], (0, 0, 0, spare)).unflatten(-2, (blocks, rows))  # (B, H, blocks, R, E)
+    reach, blocks = rows + window - 1, -(-(length - opening) // rows)
+    spare = blocks * rows - (length - opening)
+    queries = F.pad(q[..., opening:, :], (0, 0, 0, spare)).unflatten(-2, (blocks, rows))  # (B, H, blocks, R, E)
     keys, values = (
-        F.pad(x[..., rows - window + 1 :, :], (0, 0, 0, spare)).unfold(-2, reach, rows).transpose(-1, -2)
+        F.pad(x[..., opening - window + 1 :, :], (0, 0, 0, spare)).unfold(-2, reach, rows).transpose(-1, -2)
         for x in (k, v)
     )  # (B, H, blocks, R + window - 1, E or D)
     mask = visible_keys(rows, reach, window, q.device)
     sink = None if sink is None else sink.repeat_interleave(blocks)
-    rest = attend(*(x.flatten(1, 2) for x in (queries, keys, values)), None, mask, temperature, sink)
-    rest = rest.unflatten(1, (heads, blocks)).flatten(2, 3)[..., : length - rows, :]
+    rest = attend(queries.flatten(1, 2), keys.flatten(1, 2), values.flatten(1, 2), None, mask, temperature, sink)
+    rest = rest.unflatten(1, (heads, blocks)).flatten(2, 3)[..., : length - opening, :]
     return torch.cat((first, rest), dim=-2)

@@ -151,8 +151,11 @@ class Layered(Position):
         }
 
     def initialise(self, draw) -> None:
+        def inside(name: str):
+            return lambda parameter: draw(f"{name}.{parameter}")
+
         for name, part in self.parts.items():
-            part.initialise(lambda parameter, name=name: draw(f"{name}.{parameter}"))
+            part.initialise(inside(name))
 
     def prepare(self, positions: Tensor) -> tuple:
         """Positions (T,) or (B, T) → per layer, what the scheme of that layer needs; each scheme prepares once."""
