@@ -122,6 +122,7 @@ def _config(imported: "Imported", values: dict, folder: Path) -> "Config":
     plain |= {key: values[key] for key in ("name", "runs", "cache")}
     plain |= {"group": GROUP, "steps": 1, "window": imported.window, "data": {**values["data"], "tokenizer": tokenizer}}
     plain |= {"model": {"name": values["name"], **imported.model}, "position": imported.position}
+    plain |= {"layers": imported.layers}
     return resolve(plain | {"frequencies": imported.frequencies, "extend": imported.extend}, [])
 
 

@@ -6,7 +6,7 @@ import torch
 pytest.importorskip("transformers", reason="transformers, pinned in requirements-dev.txt, is not installed")
 
 from models.gpt import GPT, Shape
-from models.positions import EXTENSIONS, SCHEMES, build_position
+from models.positions import EXTENSIONS, SCHEMES, Plan, build_position
 from models.positions.frequencies import Geometric
 from models.pretrained.incoming import Imported, read_checkpoint
 from tests import transformers_models as theirs
@@ -22,7 +22,8 @@ def rebuild(imported: Imported) -> GPT:
     knobs = [table[settings["name"]].Knobs.model_validate(settings)
              for table, settings in ((SCHEMES, imported.position), (EXTENSIONS, imported.extend))]  # fmt: skip
     frequencies = Geometric.model_validate(imported.frequencies)
-    position = build_position(knobs[0], frequencies, knobs[1], shape.geometry(imported.window))
+    plan = Plan.model_validate(imported.layers)
+    position = build_position(knobs[0], frequencies, knobs[1], shape.geometry(imported.window), plan)
     gpt = GPT(shape, shape.vocabulary, position, seed=0)
     gpt.load_state_dict(imported.weights)
     return gpt

@@ -8,7 +8,7 @@ import torch
 
 from conf.base import BadInput
 from models.gpt import GPT, Shape
-from models.positions import EXTENSIONS, SCHEMES, SPECTRA, build_position
+from models.positions import EXTENSIONS, SCHEMES, SPECTRA, Plan, build_position
 from models.pretrained.incoming import read_checkpoint
 from models.pretrained.outgoing import export
 from models.pretrained.weights import save_safetensors
@@ -67,14 +67,14 @@ REFUSED: dict[str, tuple[dict, dict, dict, dict, str]] = {
 }
 
 
-def make(shape: dict, scheme: dict, spectrum: dict, extend: dict) -> GPT:
+def make(shape: dict, scheme: dict, spectrum: dict, extend: dict, plan: Plan | None = None) -> GPT:
     """A small model of 32 trained tokens whose every weight matters; √64 scales embeddings exactly."""
     shape = Shape(**{"name": "ours", "layers": 4, "heads": 4, "width": 64} | shape)
     scheme, spectrum = {"name": "rope"} | scheme, {"name": "geometric"} | spectrum
     knobs = [SCHEMES[scheme["name"]].Knobs.model_validate(scheme), SPECTRA[spectrum["name"]].model_validate(spectrum)]
     extend = {"name": "none"} | extend
     knobs.append(EXTENSIONS[extend["name"]].Knobs.model_validate(extend))
-    gpt = GPT(shape, 61, build_position(*knobs, shape.geometry(32)), seed=1)
+    gpt = GPT(shape, 61, build_position(*knobs, shape.geometry(32), plan), seed=1)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in gpt.parameters():
@@ -130,7 +130,7 @@ def test_what_no_architecture_can_express_is_refused(name, tmp_path):
 
 def same(first, second) -> None:
     """Two imports that are the same to the bit, settings included."""
-    for part in ("model", "position", "frequencies", "extend", "window"):
+    for part in ("model", "position", "frequencies", "extend", "layers", "window"):
         assert getattr(first, part) == getattr(second, part)
     assert first.weights.keys() == second.weights.keys()
     assert all(torch.equal(first.weights[name], second.weights[name]) for name in first.weights)
@@ -141,6 +141,29 @@ def test_in_out_in_is_the_identity(name, tmp_path):
     architecture, options = theirs.MODELS[name]
     first = read_checkpoint(theirs.save(theirs.build(architecture, **options), tmp_path / "theirs"))
     same(first, read_checkpoint(write(rebuild(first), tmp_path / "ours")))
+
+
+@pytest.mark.parametrize("name", [name for name in theirs.MODELS if name.endswith("-window")])
+def test_windows_leave_as_they_came(name, tmp_path):
+    architecture, options = theirs.MODELS[name]
+    first = read_checkpoint(theirs.save(theirs.build(architecture, **options), tmp_path / "theirs"))
+    model = load(write(rebuild(first), tmp_path / "ours"))
+    assert model.config.model_type == architecture
+    agree(model, rebuild(first), (20, 90))
+
+
+def test_a_plan_that_no_architecture_has_is_refused():
+    kinds = [{"L": {"window": 5, "extend": "none"}, "G": {}}, {"L": {"window": 5}, "G": {"window": 6}}]
+    for each in kinds:
+        gpt = make(MODERN, {}, {}, {}, Plan(name="own", pattern="LG", kinds=each))
+        with pytest.raises(BadInput, match="layers=own is in no architecture"):
+            export(gpt, separator=0)
+    with pytest.raises(BadInput, match="a window in every layer"):
+        export(make(MODERN, {}, {}, {}, Plan(pattern="LG", kinds={"L": {"window": 5}, "G": {}})), separator=0)
+    with pytest.raises(BadInput, match=r"model\.sink"):
+        export(make(MODERN | {"sink": True}, {}, {}, {}), separator=0)
+    with pytest.raises(BadInput, match=r"extend\.rows=su"):
+        export(make(MODERN, {}, {}, {"rows": "su"}), separator=0)
 
 
 @pytest.mark.parametrize("rope", theirs.ROPES)

@@ -19,7 +19,19 @@ MODELS: dict[str, tuple[str, dict]] = {
     "llama-network-biases": ("llama", LLAMA | {"mlp_bias": True}),
     "llama-head-width": ("llama", LLAMA | {"head_dim": 12, "num_key_value_heads": 4}),
     "mistral": ("mistral", LLAMA | {"sliding_window": None}),
+    "mistral-window": ("mistral", LLAMA | {"sliding_window": 7}),
     "qwen2": ("qwen2", LLAMA),
+    "qwen2-window": ("qwen2", LLAMA | {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}),
+    "qwen3-window": (
+        "qwen3",
+        LLAMA
+        | {
+            "head_dim": 12,
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
+    ),
     "qwen3": ("qwen3", LLAMA | {"head_dim": 12}),
     "qwen3-biases": ("qwen3", LLAMA | {"head_dim": 8, "attention_bias": True}),
     "smollm3": ("smollm3", LLAMA | {"no_rope_layer_interval": 2, "pad_token_id": 0}),

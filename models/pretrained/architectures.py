@@ -5,7 +5,7 @@ a sentence; what only training, generation or memory use (dropout, caches, paral
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from conf.base import BadInput
@@ -106,12 +106,7 @@ def _llama_like(
     def read(options: Options, original: int | None) -> tuple[dict, Rope]:
         config, model = options.config, _sizes(options, "num_hidden_layers", "num_attention_heads", "hidden_size")
         options.refuse("hidden_act", "silu", default="silu")
-        if "use_sliding_window" in config or window is None:
-            options.refuse("use_sliding_window", False, None)
-        else:
-            options.refuse("sliding_window", None, default=window)
-        if set(config.get("layer_types") or ()) - {"full_attention"}:
-            raise BadInput(f"{options.name} with layer_types other than full_attention is not supported")
+        windows = _windows(options, model["layers"], window)
         head_width = options.size("head_dim", 128 if qk_norm else model["width"] // model["heads"])
         if head_width * model["heads"] != model["width"]:
             model["head_width"] = head_width
@@ -129,9 +124,41 @@ def _llama_like(
         model |= {"network_width": options.size("intermediate_size"), "biases": biases}
         model |= {"tied": options.flag("tie_word_embeddings", tied), "qk_norm": "learned" if qk_norm else False}
         rope = read_rope(config, options.name, head_width, theta, original)
-        return model, _skipping(rope, options, model["layers"]) if skips else rope
+        rope = _skipping(rope, options, model["layers"]) if skips else rope
+        return model, replace(rope, layers=_plan(windows))
 
     return read
+
+
+def _windows(options: Options, layers: int, window: int | None) -> list[int | None]:
+    """The sliding window of every layer, in tokens; None where it sees all. window: where config.json names none."""
+    config, types = options.config, options.config.get("layer_types")
+    if options.name == "mistral":
+        sliding = config.get("use_sliding_window", True)
+        size = config.get("sliding_window", window) if sliding else None
+        return [None if size is None else options.size("sliding_window", size)] * layers
+    if options.name not in ("qwen2", "qwen3"):
+        options.refuse("use_sliding_window", False, None)
+    sliding = options.flag("use_sliding_window", False) and config.get("sliding_window", window) is not None
+    if types is None:
+        first = config.get("max_window_layers", 28)
+        types = ["sliding_attention" if sliding and i >= first else "full_attention" for i in range(layers)]
+    known = {"full_attention", "sliding_attention"} if sliding else {"full_attention"}
+    if len(types) != layers or set(types) - known:
+        raise BadInput(f"{options.name} with layer_types other than {' and '.join(sorted(known))} is not supported")
+    return [options.size("sliding_window", window) if kind == "sliding_attention" else None for kind in types]
+
+
+def _plan(windows: list[int | None]) -> dict:
+    """The plan of layers with these windows, of which there is one size."""
+    if set(windows) == {None}:
+        return {"name": "alike"}
+    letters = "".join("G" if window is None else "L" for window in windows)
+    period = next(n for n in range(1, len(letters) + 1) if (letters[:n] * len(letters))[: len(letters)] == letters)
+    kinds = {"L": {"window": next(window for window in windows if window)}, "G": {}}
+    return {"name": "sliding", "pattern": letters[:period]} | {
+        "kinds": {letter: kind for letter, kind in kinds.items() if letter in letters}
+    }
 
 
 def _skipping(rope: Rope, options: Options, layers: int) -> Rope:
@@ -183,8 +210,8 @@ def _gpt2(options: Options, original: int | None) -> tuple[dict, Rope]:
 ARCHITECTURES: dict[str, Callable[[Options, int | None], tuple[dict, Rope]]] = {
     "llama": _llama_like(),
     "mistral": _llama_like(window=4096, own_biases=False),
-    "qwen2": _llama_like(qkv_biases=True, own_biases=False),
-    "qwen3": _llama_like(qk_norm=True),
+    "qwen2": _llama_like(window=4096, qkv_biases=True, own_biases=False),
+    "qwen3": _llama_like(window=4096, qk_norm=True),
     "smollm3": _llama_like(theta=2_000_000.0, tied=True, skips=True),
     "gpt_neox": _gpt_neox,
     "gpt2": _gpt2,

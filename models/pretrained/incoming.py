@@ -30,6 +30,7 @@ class Imported:
     weights: dict[str, Tensor]
     tokenizer: str
     remarks: tuple[str, ...]
+    layers: dict[str, Any]
 
 
 def read_checkpoint(path: Path, window: int | None = None, tokenizer: Path | None = None) -> Imported:
@@ -53,7 +54,7 @@ def read_checkpoint(path: Path, window: int | None = None, tokenizer: Path | Non
     model, weights = _weights(described, tensors)
     rope = described.rope
     settings = (rope.position, rope.frequencies, rope.extend, rope.window)
-    return Imported(described.architecture, model, *settings, weights, text, rope.remarks)
+    return Imported(described.architecture, model, *settings, weights, text, rope.remarks, rope.layers)
 
 
 def _weights(described: Described, tensors: Tensors) -> tuple[dict, dict[str, Tensor]]:

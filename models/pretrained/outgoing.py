@@ -1,8 +1,9 @@
 """A model of the lab → config.json and tensors that `transformers` loads without remote code.
 
-RMS norms with SwiGLU leave as llama, qwen2 (biases of q, k and v), qwen3 (learned q/k norms) or smollm3 (layers without
-positions); LayerNorms with rotary positions as gpt_neox, with learned positions as gpt2. An embedding that is scaled on
-the way in leaves scaled, and the head apart from it. Biases that the architecture must have leave as zeros.
+RMS norms with SwiGLU leave as llama, mistral (a sliding window), qwen2 (biases of q, k and v), qwen3 (learned q/k norms)
+or smollm3 (layers without positions); LayerNorms with rotary positions as gpt_neox, with learned positions as gpt2. An
+embedding that is scaled on the way in leaves scaled, and the head apart from it. Biases that the architecture must have
+leave as zeros.
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from models.pretrained.rope_out import write_rope
 
 CLASSES = {
     "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",
@@ -70,9 +72,12 @@ def _architecture(gpt: GPT) -> str:
         BadInput: none can.
     """
     shape, scheme = gpt.shape, gpt.position.knobs
-    if isinstance(gpt.position, Planned):
+    windows = gpt.position.windows if isinstance(gpt.position, Planned) else [None]
+    sizes = set(windows) - {None}
+    if isinstance(gpt.position, Planned) and (set(gpt.position.names) != {"own"} or len(sizes) > 1):
         raise BadInput(
-            f"layers={gpt.position.plan.name} is in no architecture of transformers that a model can leave as"
+            f"layers={gpt.position.plan.name} is in no architecture of transformers that a model can leave as: layers "
+            "can differ in whether they have a window of one size, and in nothing else"
         )
     if shape.sink:
         raise BadInput("model.sink=true is in no architecture of transformers that a model can leave as")
@@ -87,7 +92,7 @@ def _architecture(gpt: GPT) -> str:
         raise BadInput(f"position={scheme.name} is in no architecture of transformers without remote code")
     if shape.norm == "rms":
         name = "qwen3" if shape.qk_norm == "learned" else "qwen2" if shape.biases == "qkv" else "llama"
-        name = "smollm3" if skipping else name
+        name = "smollm3" if skipping else "mistral" if sizes and name == "llama" else name
         needs = {"network=swiglu": shape.network == "swiglu", "parallel=false": not shape.parallel}
     else:
         name = "gpt2" if scheme.name == "learned" else "gpt_neox"
@@ -104,6 +109,11 @@ def _architecture(gpt: GPT) -> str:
         needs["biases=none, qkv or attention"] = shape.biases in ("none", "qkv", "attention")
     needs["positions in every layer"] = not skipping or name == "smollm3"
     needs["position=learned only with norm=layer"] = scheme.name != "learned" or name == "gpt2"
+    if sizes:
+        needs["layers=alike"] = name in ("mistral", "qwen2", "qwen3")
+        if name == "mistral":
+            needs["a window in every layer"] = None not in windows
+            needs["biases=none"] = shape.biases == "none"
     if name == "llama":
         needs["a width that is a multiple of heads"] = shape.width % shape.heads == 0
     if name in ("qwen2", "smollm3"):
@@ -147,6 +157,12 @@ def _options(architecture: str, shape: Shape, gpt: GPT) -> dict:
         options["attention_bias"] = shape.biases in ("attention", "all")
     if architecture in ("llama", "smollm3"):
         options["mlp_bias"] = shape.biases in ("network", "all")
+    if isinstance(gpt.position, Planned):
+        windows = gpt.position.windows
+        options["sliding_window"] = max(window for window in windows if window)
+        if architecture != "mistral":
+            types = ["sliding_attention" if window else "full_attention" for window in windows]
+            options |= {"use_sliding_window": True, "layer_types": types}
     if architecture == "smollm3":
         scheme = gpt.position.knobs
         every = scheme.every if scheme.name == "mixture" else 1

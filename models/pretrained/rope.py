@@ -12,7 +12,7 @@ yarn, llama3 and longrope without the second are refused: their frequencies depe
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
@@ -43,6 +43,7 @@ class Rope:
     extend: dict[str, Any]
     window: int
     remarks: tuple[str, ...] = ()
+    layers: dict[str, Any] = field(default_factory=lambda: {"name": "alike"})
 
 
 def read_rope(

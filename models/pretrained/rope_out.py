@@ -12,6 +12,7 @@ import torch
 from conf.base import BadInput
 from models.positions import Position
 from models.positions.frequencies import Geometric
+from models.positions.layers import Planned
 from models.positions.mixture import Mixture
 from models.positions.rotate import Rotary
 
@@ -28,6 +29,8 @@ def write_rope(position: Position, partial: bool) -> dict:
     window = position.geometry.window
     if isinstance(position, Mixture):
         position = position.first
+    if isinstance(position, Planned):  # whose layers differ in their windows alone
+        position = position.parts["own"]
     if position.knobs.name == "none":
         return {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}, "max_position_embeddings": window}
     assert isinstance(position, Rotary)  # no other has an architecture
