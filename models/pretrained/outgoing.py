@@ -1,9 +1,9 @@
 """A model of the lab → config.json and tensors that `transformers` loads without remote code.
 
-RMS norms with SwiGLU leave as llama, mistral (a sliding window), qwen2 (biases of q, k and v), qwen3 (learned q/k norms)
-or smollm3 (layers without positions); LayerNorms with rotary positions as gpt_neox, with learned positions as gpt2. An
-embedding that is scaled on the way in leaves scaled, and the head apart from it. Biases that the architecture must have
-leave as zeros.
+RMS norms with SwiGLU leave as llama, mistral (a sliding window), qwen2 (biases of q, k and v), qwen3 (learned norms of
+q and k) or smollm3 (layers without positions); LayerNorms with rotary positions as gpt_neox, with learned positions as
+gpt2. An embedding that is scaled on the way in leaves scaled, and the head apart from it. Biases that the architecture
+must have leave as zeros.
 """
 
 from dataclasses import dataclass
