@@ -1,8 +1,11 @@
-"""Small JSON files that a power cut cannot tear, and that are named where something else has torn them."""
+"""JSON files and folders that appear whole or not at all; a JSON file that is torn nevertheless is named."""
 
 import json
 import os
-from contextlib import suppress
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from conf.base import BadInput, sync
@@ -66,3 +69,17 @@ def read_json(path: Path, *keys: str) -> dict | None:
     if lacking := [key for key in keys if key not in value]:
         raise Torn(f"{path} is torn: it lacks {', '.join(lacking)}")
     return value
+
+
+@contextmanager
+def folder_that_appears(target: Path) -> Iterator[Path]:
+    """A folder beside the target to fill, which becomes the target when the block ends well, and else is gone."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield folder
+        folder.chmod(0o755)
+        os.rename(folder, target)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

@@ -12,18 +12,13 @@ takes it. A folder appears whole or not at all. form=lab is for any scheme, and 
 
 import importlib.util
 import json
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conf.base import BadInput
 from conf.compose import command_line, compose_values
-from conf.files import read_json
+from conf.files import folder_that_appears, read_json
 
 if TYPE_CHECKING:
     from conf.schema import Config
@@ -251,20 +246,6 @@ def ship_run(checkpoint: Path, to: Path, cache: str) -> None:
         write_shipped(folder, {**loaded, "lab": lab}, made, text)
 
 
-@contextmanager
-def folder_that_appears(target: Path) -> Iterator[Path]:
-    """A folder beside the target to fill, which becomes the target when the block ends well, and else is gone."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        yield folder
-        folder.chmod(0o755)
-        os.rename(folder, target)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
 def checked(values: dict) -> dict:
     """The values of conf/pretrained.yaml with paths expanded.
 
@@ -284,7 +265,8 @@ def checked(values: dict) -> dict:
     return values
 
 
-def _main(values: dict, overrides: list[str]) -> None:
+def run_command(values: dict, overrides: list[str]) -> None:
+    """Import a checkpoint, or export or ship a run."""
     values = checked(values)
     if values["form"] not in FORMS:
         raise BadInput(f"form={values['form']} is not known: one of {', '.join(FORMS)}")
@@ -302,10 +284,5 @@ def _main(values: dict, overrides: list[str]) -> None:
     print("\n".join([str(folder), *remarks]))
 
 
-def main() -> None:
-    """The command line."""
-    command_line("pretrained", _main)
-
-
 if __name__ == "__main__":
-    main()
+    command_line("pretrained", run_command)

@@ -274,7 +274,10 @@ def test_a_launcher_that_is_not_installed_is_told(tmp_path, two_claims):
     assert "carrier_pigeon" in failures["rope-nano-s1"]
 
 
-KILLABLE = "from tests.test_plan import CLAIMS, Pair, reproduce; CLAIMS['pair'] = Pair; reproduce.main()"
+KILLABLE = """from conf.compose import command_line
+from tests.test_plan import CLAIMS, Pair, reproduce
+CLAIMS["pair"] = Pair
+command_line("reproduce", reproduce.run_command)"""
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@
 A claim is a file in claims/; its rule was written before its runs.
 """
 
-from experiments.reproduce.verdicts import main
+from conf.compose import command_line
+from experiments.reproduce.verdicts import run_command
 
 if __name__ == "__main__":
-    main()
+    command_line("reproduce", run_command)

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conf.base import BadInput
-from conf.compose import command_line
 from conf.environment import environment
 from conf.files import write_json, write_text
 from experiments.lab.plan import Arms, carry_out, describe, make_plan
@@ -149,7 +148,8 @@ def record(name, claim: Claim, request: Request, first, findings: Findings, verd
     }
 
 
-def _main(values: dict, overrides: list[str]) -> None:
+def run_command(values: dict, overrides: list[str]) -> None:
+    """Reproduce the claims of the request."""
     from conf.schema import Computed, validate
     from experiments.reproduce.claims import CLAIMS
 
@@ -164,12 +164,3 @@ def _main(values: dict, overrides: list[str]) -> None:
         if left_out := [name for name in CLAIMS if name not in claims]:
             print(f"Not at scale={request.scale.name}: {', '.join(left_out)}")
     reproduce(claims, request, overrides)
-
-
-def main() -> None:
-    """The command line."""
-    command_line("reproduce", _main)
-
-
-if __name__ == "__main__":
-    main()
