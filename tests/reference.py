@@ -136,27 +136,21 @@ def twin(setting: Setting, x: np.ndarray, q: np.ndarray, k: np.ndarray) -> Outpu
     """What embeddings x (T, C), queries and keys (H, T, D) become; hooks that the twin does not name do nothing."""
     length = len(setting.positions)
     outputs = Outputs(x.copy(), q.copy(), k.copy(), np.zeros((setting.heads, length, length)))
-    sharpen(setting, outputs, setting.name != "pope")  # whose lengths are no linear function of its queries
+    reference_extend.sharpen(
+        setting, outputs, setting.name != "pope"
+    )  # whose lengths are no linear function of its queries
     TWINS[setting.name](setting, outputs)
-    sharpen(setting, outputs, setting.name == "pope")
+    reference_extend.sharpen(setting, outputs, setting.name == "pope")
     if stand := reference_extend.far(setting.extend, setting.positions, setting.window):
         add_far(setting, outputs, stand, (x, q, k))
     return outputs
-
-
-def sharpen(setting: Setting, outputs: Outputs, now: bool) -> None:
-    """Multiply queries by what their row is sharpened by, and by what is learned with it."""
-    for h in range(setting.heads if now and setting.extend.get("rows") else 0):
-        scale = setting.parameters.get("row_scale", np.ones((setting.layer + 1, setting.heads)))[setting.layer, h]
-        for t, p in enumerate(setting.places):
-            outputs.queries[h, t] *= scale * reference_extend.sharpness(setting.extend, p, setting.window)
 
 
 def add_far(setting: Setting, outputs: Outputs, stand: tuple, inputs: tuple) -> None:
     """Su 2023, Jin et al. 2024: far pairs score as if they stood elsewhere; added to the bias, less what they score."""
     near, queries, keys = stand
     moved = [Outputs(*(item.copy() for item in inputs), np.zeros_like(outputs.bias)) for _ in range(2)]
-    sharpen(setting, moved[0], True)
+    reference_extend.sharpen(setting, moved[0], True)
     for item, positions in zip(moved, (queries, keys), strict=True):
         TWINS[setting.name](replace(setting, positions=positions), item)
     for h in range(setting.heads):

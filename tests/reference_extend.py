@@ -49,6 +49,14 @@ def sharpness(extend: dict, position: float, window: int) -> float:
     return math.log(position + 1)
 
 
+def sharpen(setting, outputs, now: bool) -> None:
+    """Multiply queries of `Outputs` by what their row is sharpened by, and by what is learned with it."""
+    for h in range(setting.heads if now and setting.extend.get("rows") else 0):
+        scale = setting.parameters.get("row_scale", np.ones((setting.layer + 1, setting.heads)))[setting.layer, h]
+        for t, p in enumerate(setting.places):
+            outputs.queries[h, t] *= scale * sharpness(setting.extend, p, setting.window)
+
+
 def temperature(extend: dict, window: int, length: float) -> float:
     """t: set, or published."""
     if extend["name"] == "switch":

@@ -31,7 +31,11 @@ TINY = [
     "schemes_at=[nano/16]",
     "levers_at=[nano/16]",
 ]
-TINY += ["sections=[ceiling,step,schemes,extensions,profile,evaluation]", "read_at=[nano/64]", "readers=[rope,alibi]"]
+TINY += [
+    "sections=[ceiling,step,schemes,extensions,attention,profile,evaluation]",
+    "read_at=[nano/64]",
+    "readers=[rope,alibi]",
+]
 TINY += ["tokens=32", "bounded=64", "repeats=1", "seconds=0.001"]
 
 
