@@ -60,7 +60,7 @@ def test_every_method_has_its_arms_or_a_sentence(tmp_path, position):
 
 def test_methods_take_settings_and_factors_that_do_not_fit_are_left_out(tmp_path):
     (tmp_path / "found.yaml").write_text("factor: 4.0\nlong: [1, 1, 2, 2, 4, 4, 4, 4]\n")
-    methods = f"[none,{{name: ntk, form: critical}},{{name: longrope, path: {tmp_path}/result.yaml}}]"
+    methods = f"[none,{{name: ntk, form: critical}},{{name: longrope, path: {tmp_path}/found.yaml}}]"
     study, base = prepared(tmp_path, f"study.extends={methods}", "study.factors=[2,4]")
     result, left_out = make_arms(base("rope"), study)
     assert {arm.label for arm in result if arm.method.startswith("ntk")} == {"ntk-formcritical2", "ntk-formcritical4"}
@@ -333,7 +333,7 @@ def test_what_follows_the_length_is_read_twice_and_said_to_be(tmp_path):
     (tmp_path / "found.yaml").write_text(
         "factor: 2.0\nlong: [1, 1, 2, 2, 2, 2, 2, 2]\nshort: [1, 1, 1, 1, 1, 1, 1, 1]\n"
     )
-    methods = f"[none,yarn,dynamic_ntk,{{name: longrope, path: {tmp_path}/result.yaml}}]"
+    methods = f"[none,yarn,dynamic_ntk,{{name: longrope, path: {tmp_path}/found.yaml}}]"
     words = tiny(tmp_path, "group=twice", "study.positions=[rope]", f"study.extends={methods}", "study.factors=[2]",
                  "study.finetune_steps=[1]", "study.segments=4", "study.passkey=true", "study.depths=3",
                  "study.trials=4", "data.retrieval.fraction=0.5")  # fmt: skip
