@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from conf.base import BadInput
 from models import attention
 from models.positions.rows import ROWS, Llama4, Ministral, SSMax, Su
+from models.restore import make_position
 from tests.cases import WINDOW, Case, tokens
 from tests.lawbook import moved, same
 from tests.laws import LAWS
@@ -62,6 +63,13 @@ def test_a_document_counts_from_its_own_start():
     one, other = torch.tensor([[0, 3, 4, 5, 6]]), torch.tensor([[0, 7, 8]])
     model.separator = 0
     same(model(torch.cat((one, other), dim=1))[:, 5:], model(other), 1e-10)
+
+
+def test_a_plan_sharpens_the_layers_that_say_so():
+    position = make_position(compose(["layers=llama4"]))
+    far = torch.arange(3.0) * 8192 + 8191
+    assert [position.layer(layer).sharpness_at(far, layer) is not None for layer in range(4)] == [False] * 3 + [True]
+    same(position.layer(3).sharpness_at(far, 3).flatten(), 1 + 0.1 * torch.log(torch.tensor([2.0, 3.0, 4.0])), 1e-6)
 
 
 def test_rows_are_free_on_the_fast_path():
