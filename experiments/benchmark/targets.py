@@ -95,7 +95,9 @@ TARGETS = (
     Target("train.py over the bare loop, nano", "step", trainer_over_bare, 0.97, True),
     Target("ours over the fastest peer", "step", ours_over_fastest_peer, 1.0, True),
     Target("share of the ceiling (MFU), micro", "step", share_of_ceiling, 0.8, True),
-    Target("step of a scheme over RoPE, CoPE aside", "schemes", step_over_reference("cope"), 1.5, False),
+    Target(
+        "step of a scheme over RoPE, but CoPE, GRAPE-AP", "schemes", step_over_reference("cope", "grape_ap"), 1.5, False
+    ),
     Target("step of a rotary extension over none", "extensions", step_over_reference(*REGROUPING), 1.03, False),
     Target("reading 32,768 tokens over plain forward", "evaluation", reading_over_plain, 0.9, True),
     Target("seconds to loss, best optimizer over AdamW", "time_to_loss", time_over_first, 0.7, False, any_one=True),
