@@ -57,8 +57,8 @@ def test_a_window_is_the_dense_mask(window, length, rows):
     scores = (inputs[0] / heat[:, None]) @ inputs[1].mT * 6**-0.5
     expected = scores.masked_fill((back < 0) | (back >= window), float("-inf")).softmax(-1) @ inputs[2]
     with patch.object(base, "ROWS_IN_WINDOW", rows):
-        door = build({"pattern": "L", "kinds": {"L": {"window": window}}}, {"name": "none"}).layer(0)
-        ours = attention.causal_attention(*inputs, door, door_prepared(door), heat, None, None)
+        layer_view = build({"pattern": "L", "kinds": {"L": {"window": window}}}, {"name": "none"}).layer(0)
+        ours = attention.causal_attention(*inputs, layer_view, prepare_layer(layer_view), heat, None, None)
     same(ours, expected, 1e-12)
     seed = vectors(*expected.shape)
     for one, other in zip(
@@ -67,7 +67,7 @@ def test_a_window_is_the_dense_mask(window, length, rows):
         same(one, other, 1e-12)
 
 
-def door_prepared(door):
+def prepare_layer(layer_view):
     return (None,) * LAYERS
 
 
@@ -112,10 +112,10 @@ def test_a_window_makes_nothing_of_the_size_of_all_pairs():
             seen += [x.numel() for x in given]
             return real(q, k, v, attn_mask=attn_mask, **matching)
 
-        door = build({"pattern": "L", "kinds": {"L": {"window": 32}}}, {"name": "none"}).layer(0)
+        layer_view = build({"pattern": "L", "kinds": {"L": {"window": 32}}}, {"name": "none"}).layer(0)
         with patch.object(attention.F, "scaled_dot_product_attention", spy):
             q = vectors(1, HEADS, length, 8, dtype=torch.float32)
-            attention.causal_attention(q, q, q, door, door_prepared(door), 1.0, None, None)
+            attention.causal_attention(q, q, q, layer_view, prepare_layer(layer_view), 1.0, None, None)
         largest.append(max(seen))
     assert largest[1] < 2.5 * largest[0]
 

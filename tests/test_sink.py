@@ -43,11 +43,11 @@ def test_attention_is_a_softmax_with_one_more_score(window, temperature, monkeyp
     q, k, v = (x.requires_grad_() for x in vectors(3, 2, HEADS, 40, 8).unbind(0))
     sink = SINK.clone().requires_grad_()
     mask = torch.ones(40, 40, dtype=torch.bool).tril().triu(1 - (window or 40))
-    door = build({"pattern": "L", "kinds": {"L": {"window": window}}}, {"name": "none"}).layer(0)
+    layer_view = build({"pattern": "L", "kinds": {"L": {"window": window}}}, {"name": "none"}).layer(0)
     expected = by_hand(q / temperature, k, v, mask, sink, 8**-0.5)
     apart = torch.ones(2, 1, 40, 40, dtype=torch.bool).tril()
     for seen in (None, apart):
-        ours = attention.causal_attention(q, k, v, door, (None,) * LAYERS, temperature, seen, sink)
+        ours = attention.causal_attention(q, k, v, layer_view, (None,) * LAYERS, temperature, seen, sink)
         same(ours, expected, 1e-12)
         inputs, seed = (q, k, v, sink), vectors(*expected.shape)
         for one, other in zip(
@@ -68,8 +68,8 @@ def test_it_is_that_of_gpt_oss(window):
     module = SimpleNamespace(num_key_value_groups=1, sinks=SINK, training=False)
     added = torch.zeros(1, 1, 30, 30, dtype=torch.float64).masked_fill(~mask, float("-inf"))
     theirs, _ = eager_attention_forward(module, q, k, v, added, scaling=8**-0.5)
-    door = build({"pattern": "L", "kinds": {"L": {"window": window}}}, {"name": "none"}).layer(0)
-    ours = attention.causal_attention(q, k, v, door, (None,) * LAYERS, 1.0, None, SINK)
+    layer_view = build({"pattern": "L", "kinds": {"L": {"window": window}}}, {"name": "none"}).layer(0)
+    ours = attention.causal_attention(q, k, v, layer_view, (None,) * LAYERS, 1.0, None, SINK)
     same(ours.transpose(1, 2), theirs, 1e-10)
 
 

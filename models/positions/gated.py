@@ -1,4 +1,4 @@
-"""Schemes at the third door that forget: what a layer reads says how fast the past fades."""
+"""Schemes that bias attention by content: what a layer reads says how fast the past fades."""
 
 from typing import ClassVar, Literal, NamedTuple
 
