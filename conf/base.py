@@ -43,7 +43,7 @@ def settings_of(table: Mapping[str, type], value, otherwise: str = "is not known
         return value
     given = value if isinstance(value, dict) else {"name": value}
     name = given.get("name")
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise ValueError(f"{name} {otherwise}; allowed: {', '.join(table)}")
     try:
         kind: Any = getattr(table[name], "Knobs", table[name])

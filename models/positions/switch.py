@@ -18,7 +18,7 @@ def _over(value, info: ValidationInfo) -> Settings:
         return value
     given = dict(value) if isinstance(value, dict) else {"name": value}
     name, factor = given.get("name"), info.data.get("factor", 1.0)  # absent where it is refused itself
-    if name not in SINGLE_EXTENSIONS:
+    if not isinstance(name, str) or name not in SINGLE_EXTENSIONS:
         raise ValueError(f"{name} is not known; allowed: {', '.join(SINGLE_EXTENSIONS)}")
     knobs = SINGLE_EXTENSIONS[name].Knobs
     if "factor" in knobs.model_fields and given.setdefault("factor", factor) != factor:
