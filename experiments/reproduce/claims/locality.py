@@ -115,7 +115,7 @@ class Locality(Claim):
             panel.axvline(1, color="black", linewidth=0.8)
             panel.set_yticks(range(len(rows)), [row["divided"] for row in rows])
             panel.invert_yaxis()
-            panel.set(xscale="log", title=span, xlabel="perplexity over that of the model as trained")
+            panel.set(title=span, xlabel="perplexity over that of the model as trained")
         bins = findings.curves["bins"]
         for (name, losses), colour in zip(findings.curves["by distance"].items(), COLOURS, strict=False):
             distance.plot(bins, losses, color=colour, marker="o", markersize=3, label=name)
