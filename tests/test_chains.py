@@ -139,6 +139,7 @@ def test_impossible_languages_are_refused_in_a_sentence(knobs, sentence):
         chains(**knobs)
 
 
+@pytest.mark.slow
 def test_a_run_on_states_has_no_bits_per_byte(tmp_path, monkeypatch, capsys):
     import train
 

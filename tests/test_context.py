@@ -147,6 +147,7 @@ def test_programs_are_warned_of_a_reading_that_beats_the_optimum(base, monkeypat
         measure_checkpoint(result.checkpoint, None, settings.model_copy(update={"segments": 6}), cache)
 
 
+@pytest.mark.slow
 def test_a_reading_of_chains_has_the_optimum_and_the_effective_context(base):
     result, cache = base
     for protocol in ("fixed_targets", "windows", "sliding"):

@@ -92,6 +92,7 @@ def test_the_perplexity_command(base):
     assert status == 1 and "nowhere" in err and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_both_readings_side_by_side_where_the_length_matters_and_a_sentence_where_not(base):
     words = [f"checkpoint={base.folder}", f"cache={CACHE}", "segments=4", "logger=none", "contexts=[32,128]"]
 

@@ -154,6 +154,7 @@ def test_an_angle_is_new_beyond_the_arc_that_was_turned(page):
     assert page.evaluate(f"lab.seen({2 * math.pi / 100}, 12345.6, 100)"), "a whole turn leaves nothing new"
 
 
+@pytest.mark.slow
 @browser
 @pytest.mark.parametrize(("width", "dark"), [(360, True), (1280, False)])
 def test_every_section_draws_asks_for_nothing_and_passes_axe(width, dark):

@@ -207,6 +207,7 @@ def test_a_model_with_fewer_rows_than_tokens_is_refused():
 MODERN = ("model=pico_modern", "model.tied=false", "model.biases=qkv", "model.qk_norm=learned")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_run_with_every_kind_of_weight_trains_and_is_read_back(tmp_path, optimizer):
     result = run(tmp_path, *MODERN, f"optimizer={optimizer}", "name=a")

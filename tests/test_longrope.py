@@ -47,6 +47,7 @@ def run(arena=PLAIN, fitness=distance, vectors=VECTORS, history=(), **changes):
     return list(evolve(arena, arena.seeds(vectors), fitness, HOW.model_copy(update=changes), history))
 
 
+@pytest.mark.slow
 def test_the_evolution_comes_close_to_a_known_best():
     history = run(generations=60)
     (winner,) = best(history)
@@ -57,6 +58,7 @@ def test_the_evolution_comes_close_to_a_known_best():
     assert winner.score < min(distance(drawn)) / 2  # as many tries at random do not
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arena", [PLAIN, CRITICAL], ids=["plain", "critical"])
 def test_every_candidate_is_of_the_space_and_its_ends_are_reached(arena):
     everybody = [item.individual for generation in run(arena, generations=40) for item in generation]
@@ -77,6 +79,7 @@ def test_every_candidate_is_of_the_space_and_its_ends_are_reached(arena):
     assert max(item.factors[-1] for item in redrawn) == arena.high
 
 
+@pytest.mark.slow
 def test_a_mutation_draws_evenly_from_what_fits_and_leaves_the_rest():
     """One free pair between neighbours at 200 and 300: all 101 values come up, none far more than another."""
     random, arena = np.random.default_rng(0), Space(100, 500, (0,), DECAY[:3])
@@ -113,6 +116,7 @@ def test_a_search_goes_on_as_if_never_interrupted(done):
     assert whole[:done] + run(history=whole[:done]) == whole
 
 
+@pytest.mark.slow
 def test_generations_are_as_large_as_asked_for():
     """Also where two parents have few different children, so that mutants take the place of crosses."""
     assert [len(generation) for generation in run()] == [32, *[24] * 20]

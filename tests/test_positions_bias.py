@@ -110,6 +110,7 @@ def test_learned_rope_starts_as_rope_and_fope_without_noise_nearly_is():
     assert (sin[..., turns:] == 0).all()
 
 
+@pytest.mark.slow
 def test_waves_are_cosine_and_sine_in_value_and_gradient():
     phase = torch.linspace(-9, 9, 12, dtype=torch.float64, requires_grad=True)
     same(waves(phase)[0], phase.cos(), 0)
@@ -190,6 +191,7 @@ def test_fire_reads_distances_as_a_share_of_the_way_behind():
     assert not torch.allclose(bias[:, 64, 32], bias[:, 64, 16], atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", ["alibi", "cope", "pope", "none"])
 def test_a_mixture_uses_its_second_scheme_every_nth_layer(second):
     case = Case("mixture", {"first": "pope", "second": second, "every": 2})

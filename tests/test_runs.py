@@ -130,6 +130,7 @@ def test_a_run_whose_texts_changed_is_refused(tmp_path, state):
             run(tmp_path, *words)
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_run_whose_base_was_trained_again_is_refused(tmp_path):
     base = run(tmp_path, "name=base", "steps=2")
     words = [word for word in tiny(tmp_path, "name=t", "steps=2") if not word.startswith(("model.", "data.", "window"))]
@@ -155,6 +156,7 @@ def tokenizer_file(path: Path, swap: bool) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_another_tokenizer_of_equal_size_is_refused(tmp_path):
     folder = texts(tmp_path / "texts", "word")
     one, other = tokenizer_file(tmp_path / "one.json", False), tokenizer_file(tmp_path / "other.json", True)

@@ -50,6 +50,7 @@ def test_what_is_peculiar_to_seed_and_document_errs_on_the_wide_side():
     assert width < 2.2 * 2 * 1.96 * 0.05 / math.sqrt(5 * DOCUMENTS)
 
 
+@pytest.mark.slow
 def test_differences_are_found_where_there_are_some_and_seldom_where_there_are_none():
     nothing = [item.word() for item in simulated(5, 0.01, 0.01, 0.01)]
     assert np.mean([word in ("lower", "higher") for word in nothing]) < 0.085
@@ -57,6 +58,7 @@ def test_differences_are_found_where_there_are_some_and_seldom_where_there_are_n
     assert all(item.word() == "higher" for item in simulated(5, 0.01, 0.01, 0.01, mean=0.1, trials=50))
 
 
+@pytest.mark.slow
 def test_equivalence_is_claimed_where_it_holds_and_seldom_where_it_does_not():
     tiny = (0.001, 0.001, 0.001)
     assert np.mean([item.word() == "equal" for item in simulated(5, *tiny)]) > 0.9
