@@ -150,6 +150,7 @@ def test_who_cannot_start_or_runs_out_of_memory_says_so_and_the_others_go_on():
     assert len(result["well"].seconds) == 3 and result["well"].failure is None
 
 
+@pytest.mark.slow
 def test_a_lever_changes_one_thing_and_what_the_step_learns_not_at_all(bench, monkeypatch):
     """Every change leaves the weights of the step as it is, but Muon, which is another optimizer."""
     config, options, ends = bench.config("nano", "rope", 16), [], {}
@@ -209,6 +210,7 @@ def test_all_queries_at_once_holds_for_the_run_alone(bench):
     assert run(3) == 1.0 and seen == [(3, 4096)] and base.ROWS_IN_TRAINING == saved < 4096
 
 
+@pytest.mark.slow
 def test_a_profile_shares_out_all_the_time(bench):
     rows = profile.run(bench)
     assert sum(row["share"] for row in rows) == pytest.approx(1) and all(row["seconds"] > 0 for row in rows)
@@ -226,6 +228,7 @@ def test_compiled_or_not_is_as_asked_and_else_the_devices(bench):
     assert on_gpu.compiled
 
 
+@pytest.mark.slow
 def test_peers_that_are_not_installed_leave_their_line(bench, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     monkeypatch.setitem(sys.modules, "x_transformers", None)
@@ -284,6 +287,7 @@ def test_the_memory_of_a_training_step_holds_weights_gradients_and_both_moments(
     assert 4 * weights < small < 5 * weights and small < large < 2 * small
 
 
+@pytest.mark.slow
 def test_a_bias_scheme_reads_long_texts_without_its_dense_bias(bench, monkeypatch):
     """The same reading with all scores at once is the proof that the measure would have seen it."""
     import models.positions.base as base
@@ -315,6 +319,7 @@ def test_a_bad_option_is_one_sentence(override, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_search_scores_the_same_in_batches_and_one_at_a_time(one_thread):
     """Three texts of 64 tokens: at 500 tokens a pass two candidates share one, at 64 a candidate takes three."""
     small = ["search_speed.window=16", "search_speed.factor=4", "search_speed.candidates=16", "search_speed.texts=[3]"]

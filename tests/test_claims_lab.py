@@ -117,6 +117,7 @@ def test_the_best_base_is_where_a_parabola_is_lowest_within_the_bases():
     assert middle_frequency(100, 4) == pytest.approx(100**-0.25)
 
 
+@pytest.mark.slow
 def test_dependency_width_comes_to_a_verdict_on_chains_whatever_the_scale(tmp_path, monkeypatch, one_thread):
     monkeypatch.setattr(dependency_width, "LAGS", (1, 2))
     little = 'train=["steps=2","snapshots=[]","data.length=256","data.documents={train: 8, validation: 8, test: 8}"]'
@@ -125,6 +126,7 @@ def test_dependency_width_comes_to_a_verdict_on_chains_whatever_the_scale(tmp_pa
     assert [part["word"] for part in parts] == [OPEN] * 2 and "not learned at lag" in parts[0]["reason"]
 
 
+@pytest.mark.slow
 def test_claims_that_a_scale_cannot_settle_are_not_of_all_and_names_tell_corpora_apart(tmp_path):
     assert "pico" in Turn.not_at
     request = reproduce_request(tmp_path, "turn", "scale=pico", "seeds=1")

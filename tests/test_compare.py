@@ -35,6 +35,7 @@ def recorded(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_a_folder_and_its_offline_run_say_the_same(recorded):
     folders, trained, readings = recorded
     folder, offline, reading = (read(str(item[0])) for item in (folders, trained, readings))
@@ -52,6 +53,7 @@ def test_a_folder_and_its_offline_run_say_the_same(recorded):
     assert [p.context for p in ours] == [16, 32, 64] and all(p.low < p.perplexity < p.high for p in ours)
 
 
+@pytest.mark.slow
 def test_only_what_differs_is_told_and_the_table_has_the_numbers(recorded, tmp_path):
     folders, _, readings = recorded
     sources = [*map(str, folders), str(readings[1])]
@@ -71,6 +73,7 @@ def test_only_what_differs_is_told_and_the_table_has_the_numbers(recorded, tmp_p
     assert len(reading.lines) == 3 + 1 and len(reading.collections) == 2, "three curves, the window; two bands"
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_read_as_far_as_it_came(recorded, tmp_path):
     folders, trained, _ = recorded
     copy = tmp_path / "killed"
@@ -149,6 +152,7 @@ def test_help_needs_neither_torch_nor_wandb():
     assert done.returncode == 0 and "a W&B path" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_torn_reading_is_left_out_and_named(recorded, tmp_path, capsys):
     folder = shutil.copytree(recorded[0][0], tmp_path / "torn")
     (reading,) = (folder / "perplexity").glob("*.json")

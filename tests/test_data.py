@@ -75,6 +75,7 @@ def small_bpe(cache):
 # The embedded corpus
 
 
+@pytest.mark.slow
 def test_sotu_held_out_documents_share_no_13_words_with_any_other_split(sotu_bytes):
     sequences = {}
     for split in SPLITS:

@@ -23,6 +23,7 @@ def lines(path, rows):
 # Rows and columns
 
 
+@pytest.mark.slow
 def test_unused_columns_may_change_their_type_come_and_go(tmp_path):
     rows = [{"text": "one", "x": 1}] * 20_000 + [
         {"x": {"a": [1]}, "text": "two"},

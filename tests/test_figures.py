@@ -189,6 +189,7 @@ def test_the_decay_curve_is_about_rope(gallery):
         decays.trained(gallery.model_copy(update={"checkpoint": str(other)}))
 
 
+@pytest.mark.slow
 def test_the_command_draws_what_is_asked_and_refuses_the_rest(tmp_path, capsys):
     folder = tmp_path / "new" / "figures"
     program(compose_values("figures", ["only=codes", f"folder={folder}"]), [])

@@ -165,6 +165,7 @@ def test_every_choice_of_the_group_makes_a_model(choice):
         assert "layers" not in config.model_dump()  # runs from before there were plans compare equal
 
 
+@pytest.mark.slow
 def test_a_planned_model_trains_comes_back_and_is_fine_tuned(tmp_path):
     words = tiny(tmp_path, "layers=gemma3", "layers.pattern=LG", "layers.kinds.L.window=8")
     done = train(compose([*words, "name=a"]))

@@ -134,6 +134,7 @@ def test_nothing_found_is_worse_than_the_seeds_on_the_text_searched_on():
         assert winner == Scored(PLAIN.seeds(VECTORS)[1], 0.5)
 
 
+@pytest.mark.slow
 def test_parents_are_the_best_of_all_generations():
     """With one parent and no crosses, a fitness that only gets worse leaves every child a mutant of the first best."""
     calls = iter(range(10_000))
@@ -268,6 +269,7 @@ def test_the_command_searches_keeps_draws_and_what_it_prints_reads_the_same(base
     assert list(read.long) == result["vectors"]["found"] and (read.n_hat, read.temperature) == (result["n_hat"], 1.0)
 
 
+@pytest.mark.slow
 def test_a_search_that_was_stopped_goes_on(base):
     whole, folder = results(base, seed=5)
     saved = (folder / "history.json").read_text()

@@ -79,6 +79,7 @@ def test_recovery_keeps_long_and_finds_short_and_both_are_read_by_length(runs):
     assert load_model(tuned.checkpoint, extend)[0].position.extension.depends_on_length
 
 
+@pytest.mark.slow
 def test_recovered_factors_start_from_what_is_known_and_stay_below_the_smaller_bound(runs):
     """r is half of s: λ up to 2.5. Among the seeds all ones, and λ^(ln 2 / ln 4) = √λ, the long factors scaled down."""
     result, folder = recovered(runs)
@@ -96,6 +97,7 @@ def test_recovered_factors_start_from_what_is_known_and_stay_below_the_smaller_b
     assert recovered(runs, factor=4.0)[0]["bounds"] == [1.0, 5.0]
 
 
+@pytest.mark.slow
 def test_a_known_best_is_recovered(runs, monkeypatch):
     """With the distance from known factors in place of perplexity, the search ends within a tenth of them."""
     target = [1.0, 1.0, 1.2, 1.3, 1.6, 1.6, 2.0, 2.4]
@@ -124,6 +126,7 @@ def test_a_recovery_is_a_function_of_its_seed_and_goes_on_where_it_was_stopped(r
     assert recovered(runs, seed=4)[0]["history"] != whole["history"]
 
 
+@pytest.mark.slow
 def test_the_command_recovers_draws_and_says_what_it_gave(runs, capsys):
     _, tuned, file = runs
     words = [f"checkpoint={tuned.folder}", f"recover={file}", f"cache={CACHE}", "logger=none", "length=16"]

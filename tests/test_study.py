@@ -511,6 +511,7 @@ def test_the_sentences_say_what_was_found_whatever_it_is(result):
     assert recovery.endswith("the control tuned at 32 then stands at 19.00.")
 
 
+@pytest.mark.slow
 def test_a_study_of_chains_shows_who_reads_how_far(tmp_path):
     words = [item for item in tiny(tmp_path, "group=far") if not item.startswith(("data.", "cache="))]
     words += ["data=chains", "data.length=300", "data.documents={train: 4, validation: 2, test: 4}"]

@@ -72,6 +72,7 @@ def test_training_needs_neither_wandb_nor_datasets(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_curves_overlay_on_one_x_axis_each(tmp_path):
     """Of two runs: points over context have no tokens beside them, and no metric falls under two patterns."""
     logger = validate(Logger, compose_values("perplexity", ["checkpoint=none", "logger.mode=offline"])["logger"])
@@ -94,6 +95,7 @@ def test_curves_overlay_on_one_x_axis_each(tmp_path):
             assert axis == ("context/length" if key.startswith("context/") else "tokens")
 
 
+@pytest.mark.slow
 def test_rows_that_died_with_their_process_are_logged_again_on_resuming(tmp_path, monkeypatch, one_thread):
     """Killed before W&B wrote its file out: what the run's own metrics have is there again, and once."""
     monkeypatch.setenv("WANDB_MODE", "offline")
