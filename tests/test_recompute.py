@@ -19,7 +19,9 @@ from tests.test_training import equal, run, weights
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SWITCHED = {"over": {"name": "yarn"}, "factor": 2.0}
-CASES = [Case(name) for name in ("rope", "learned", "learned_rope", "pope", "fope", "t5", "fire", "cope", "mixture")]
+CASES = [
+    Case(name) for name in ("rope", "learned", "learned_rope", "pope", "fope", "t5", "fire", "cope", "fox", "mixture")
+]
 CASES += [Case("rope", read=("switch", SWITCHED)), Case("rope", read=("self_extend", {"factor": 2.0}))]
 
 
