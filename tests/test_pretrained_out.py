@@ -162,7 +162,7 @@ def test_a_plan_that_no_architecture_has_is_refused():
         export(make(MODERN, {}, {}, {}, Plan(pattern="LG", kinds={"L": {"window": 5}, "G": {}})), separator=0)
     with pytest.raises(BadInput, match=r"model\.sink"):
         export(make(MODERN | {"sink": True}, {}, {}, {}), separator=0)
-    with pytest.raises(BadInput, match=r"extend\.rows=su"):
+    with pytest.raises(BadInput, match=r"extend\.rows=su with extend=none"):
         export(make(MODERN, {}, {}, {"rows": "su"}), separator=0)
 
 

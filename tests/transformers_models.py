@@ -20,6 +20,25 @@ MODELS: dict[str, tuple[str, dict]] = {
     "llama-head-width": ("llama", LLAMA | {"head_dim": 12, "num_key_value_heads": 4}),
     "mistral": ("mistral", LLAMA | {"sliding_window": None}),
     "mistral-window": ("mistral", LLAMA | {"sliding_window": 7}),
+    "ministral3": (
+        "ministral3",
+        LLAMA
+        | {
+            "head_dim": 12,
+            "max_position_embeddings": 128,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 10_000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 32,
+                "beta_fast": 4.0,
+                "beta_slow": 1.0,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "llama_4_scaling_beta": 0.3,
+            },
+        },
+    ),
     "qwen2": ("qwen2", LLAMA),
     "qwen2-window": ("qwen2", LLAMA | {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}),
     "qwen3-window": (

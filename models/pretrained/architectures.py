@@ -110,7 +110,9 @@ def _llama_like(
         head_width = options.size("head_dim", 128 if qk_norm else model["width"] // model["heads"])
         if head_width * model["heads"] != model["width"]:
             model["head_width"] = head_width
-        kv_heads = options.size("num_key_value_heads", 8 if options.name == "mistral" else model["heads"])
+        kv_heads = options.size(
+            "num_key_value_heads", 8 if options.name in ("mistral", "ministral3") else model["heads"]
+        )
         if kv_heads != model["heads"]:
             model["kv_heads"] = kv_heads
         biases = "qkv" if qkv_biases else "none"
@@ -137,6 +139,8 @@ def _windows(options: Options, layers: int, window: int | None) -> list[int | No
         sliding = config.get("use_sliding_window", True)
         size = config.get("sliding_window", window) if sliding else None
         return [None if size is None else options.size("sliding_window", size)] * layers
+    if options.name == "ministral3":
+        options.refuse("sliding_window", None)
     if options.name not in ("qwen2", "qwen3"):
         options.refuse("use_sliding_window", False, None)
     sliding = options.flag("use_sliding_window", False) and config.get("sliding_window", window) is not None
@@ -210,6 +214,7 @@ def _gpt2(options: Options, original: int | None) -> tuple[dict, Rope]:
 ARCHITECTURES: dict[str, Callable[[Options, int | None], tuple[dict, Rope]]] = {
     "llama": _llama_like(),
     "mistral": _llama_like(window=4096, own_biases=False),
+    "ministral3": _llama_like(theta=1_000_000.0, own_biases=False),
     "qwen2": _llama_like(window=4096, qkv_biases=True, own_biases=False),
     "qwen3": _llama_like(window=4096, qk_norm=True),
     "smollm3": _llama_like(theta=2_000_000.0, tied=True, skips=True),

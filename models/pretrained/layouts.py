@@ -73,7 +73,7 @@ def _ends(shape: Shape, embedding: str, norm: str, head: str) -> Iterator[Row]:
 
 
 def llama(shape: Shape, window: int) -> Iterator[Row]:
-    """llama, mistral, qwen2, qwen3 and smollm3."""
+    """llama, mistral, ministral3, qwen2, qwen3 and smollm3."""
     yield from _ends(shape, "model.embed_tokens.weight", "model.norm", "lm_head.weight")
     head_width, width, inner = shape.channels // shape.heads, shape.width, shape.inner
     shared = (shape.kv_heads or shape.heads) * head_width
@@ -124,7 +124,7 @@ def gpt2(shape: Shape, window: int) -> Iterator[Row]:
 
 
 LAYOUTS: dict[str, Callable[[Shape, int], Iterator[Row]]] = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3"), llama),
+    **dict.fromkeys(("llama", "mistral", "ministral3", "qwen2", "qwen3", "smollm3"), llama),
     "gpt_neox": gpt_neox,
     "gpt2": gpt2,
 }

@@ -1,9 +1,9 @@
 """A model of the lab → config.json and tensors that `transformers` loads without remote code.
 
-RMS norms with SwiGLU leave as llama, mistral (a sliding window), qwen2 (biases of q, k and v), qwen3 (learned norms of
-q and k) or smollm3 (layers without positions); LayerNorms with rotary positions as gpt_neox, with learned positions as
-gpt2. An embedding that is scaled on the way in leaves scaled, and the head apart from it. Biases that the architecture
-must have leave as zeros.
+RMS norms with SwiGLU leave as llama, mistral (a sliding window), ministral3 (extend.rows), qwen2 (biases of q, k, v),
+qwen3 (learned norms of q and k) or smollm3 (layers without positions); LayerNorms with rotary positions as gpt_neox,
+with learned positions as gpt2. An embedding that is scaled on the way in leaves scaled, and the head apart from it.
+Biases that the architecture must have leave as zeros.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from models.pretrained.rope_out import write_rope
 CLASSES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
+    "ministral3": "Ministral3ForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",
@@ -81,10 +82,9 @@ def _architecture(gpt: GPT) -> str:
         )
     if shape.sink:
         raise BadInput("model.sink=true is in no architecture of transformers that a model can leave as")
-    if gpt.position.extension.knobs.rows is not None:
-        raise BadInput(
-            f"extend.rows={gpt.position.extension.knobs.rows.name} is in no architecture that a model can leave as"
-        )
+    extend = gpt.position.extension.knobs
+    if (rows := extend.rows) is not None and (rows.name, extend.name) != ("ministral", "yarn"):
+        raise BadInput(f"extend.rows={rows.name} with extend={extend.name} is in no architecture of transformers")
     skipping = scheme.name == "none" or (
         scheme.name == "mixture" and scheme.first.name in ROTARY and scheme.second.name == "none"
     )
@@ -92,7 +92,9 @@ def _architecture(gpt: GPT) -> str:
         raise BadInput(f"position={scheme.name} is in no architecture of transformers without remote code")
     if shape.norm == "rms":
         name = "qwen3" if shape.qk_norm == "learned" else "qwen2" if shape.biases == "qkv" else "llama"
-        name = "smollm3" if skipping else "mistral" if sizes and name == "llama" else name
+        name = "smollm3" if skipping else name
+        if name == "llama" and (sizes or rows is not None):
+            name = "mistral" if sizes else "ministral3"
         needs = {"network=swiglu": shape.network == "swiglu", "parallel=false": not shape.parallel}
     else:
         name = "gpt2" if scheme.name == "learned" else "gpt_neox"
@@ -109,11 +111,14 @@ def _architecture(gpt: GPT) -> str:
         needs["biases=none, qkv or attention"] = shape.biases in ("none", "qkv", "attention")
     needs["positions in every layer"] = not skipping or name == "smollm3"
     needs["position=learned only with norm=layer"] = scheme.name != "learned" or name == "gpt2"
+    if rows is not None:
+        needs["extend.rows=null"] = name == "ministral3"
+    if name in ("mistral", "ministral3"):
+        needs["biases=none"] = shape.biases == "none"
     if sizes:
         needs["layers=alike"] = name in ("mistral", "qwen2", "qwen3")
         if name == "mistral":
             needs["a window in every layer"] = None not in windows
-            needs["biases=none"] = shape.biases == "none"
     if name == "llama":
         needs["a width that is a multiple of heads"] = shape.width % shape.heads == 0
     if name in ("qwen2", "smollm3"):
@@ -145,8 +150,9 @@ def _options(architecture: str, shape: Shape, gpt: GPT) -> dict:
         sizes = {"n_embd": shape.width, "n_layer": shape.layers, "n_head": shape.heads, "n_inner": shape.inner}
         options = {"activation_function": "gelu_new" if tanh else "gelu", "layer_norm_epsilon": shape.norm_epsilon}
         return sizes | options | {"n_positions": gpt.position.geometry.window}
+    rope = write_rope(gpt.position, architecture == "gpt_neox")
     options = {"hidden_size": shape.width, "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads}
-    options |= {"intermediate_size": shape.inner, **write_rope(gpt.position, architecture == "gpt_neox")}
+    options |= {"intermediate_size": shape.inner, **rope}
     if architecture == "gpt_neox":
         options |= {"hidden_act": "gelu_new" if tanh else "gelu", "layer_norm_eps": shape.norm_epsilon}
         options |= {"use_parallel_residual": shape.parallel, "attention_bias": shape.biases == "all"}
@@ -157,6 +163,9 @@ def _options(architecture: str, shape: Shape, gpt: GPT) -> dict:
         options["attention_bias"] = shape.biases in ("attention", "all")
     if architecture in ("llama", "smollm3"):
         options["mlp_bias"] = shape.biases in ("network", "all")
+    if architecture == "ministral3":
+        sharper = {"llama_4_scaling_beta": gpt.position.extension.knobs.rows.beta}
+        options["rope_parameters"] = rope["rope_parameters"] | sharper
     if isinstance(gpt.position, Planned):
         windows = gpt.position.windows
         options["sliding_window"] = max(window for window in windows if window)

@@ -73,6 +73,9 @@ def read_rope(
         clash = [key for key, value in config["rope_scaling"].items() if given[key] != value]
         if clash:
             raise BadInput(f"{name}: rope_scaling and rope_parameters contradict each other in {clash[0]}")
+    beta = None
+    if name == "ministral3":  # which has a setting of its own there, and repeats one
+        beta, _ = given.pop("llama_4_scaling_beta", None), given.pop("max_position_embeddings", None)
     kind = given.get("rope_type", given.get("type", "default"))
     if kind not in TYPES:
         raise BadInput(f"{name}: rope_type={kind} is not supported; supported are {', '.join(TYPES)}")
@@ -87,6 +90,8 @@ def read_rope(
     share = shares.pop() if shares else (1.0 if partial is None else partial)
     position = _position(kind, share, head_width, name, partial is not None)
     extend = _extend(kind, given, config, length, name)
+    if beta is not None:
+        extend |= {"rows": {"name": "ministral", "beta": _number(beta, "llama_4_scaling_beta", name)}}
     temperature = _temperature(extend, length, name)
     if position.get("fraction", 1) != 1 and temperature != 1:
         raise BadInput(
