@@ -105,7 +105,12 @@ def extended_prefixes_hold_unless_flagged(case: Case) -> None:
         if name == "none" and not knobs["rows"]:
             continue
         model = case.model(extend=name, spectrum=spectrum, **knobs)
-        pairs = [(model(text[:, :prefix]), model(text)[:, :prefix]) for prefix in prefixes]
+        try:
+            whole = model(text)
+        except BadInput:
+            assert name == "none"  # a table that ends at the window
+            continue
+        pairs = [(model(text[:, :prefix]), whole[:, :prefix]) for prefix in prefixes]
         alone, together = (torch.cat(item, dim=1) for item in zip(*pairs, strict=True))
         compare = moved if model.position.extension.depends_on_length else same
         compare(alone, together)

@@ -111,7 +111,7 @@ def test_both_readings_side_by_side_where_the_length_matters_and_a_sentence_wher
     assert len(list((base.folder / "perplexity").glob("*-dynamic_ntk-fixed_targets-decoded-*.json"))) == 1
     logger, extend = {"name": "none"}, {"name": "dynamic_ntk"}
     request = read_request(
-        {"checkpoint": str(base.folder), "cache": "", "runs": "", "logger": logger, "extend": extend}
+        {"checkpoint": str(base.folder), "cache": str(CACHE), "runs": "runs", "logger": logger, "extend": extend}
     )
     readings, sentence = choose_passes(request, "whole")
     assert readings == ["whole"] and "reading=both adds" in sentence

@@ -254,7 +254,8 @@ def test_every_launcher_leaves_the_weights_of_this_process(tmp_path, launcher, t
         whole = plan_of(["pair", "other"], request)
         occupied = folders[name] / "claims-tiny" / "none-nano-s1"
         occupied.mkdir(parents=True)
-        (occupied / "config.json").write_text('{"steps": 3}')
+        other = whole.runs["none-nano-s1"].model_copy(update={"steps": 3})
+        (occupied / "config.json").write_text(json.dumps(other.model_dump(mode="json")))
         (occupied / "metrics.jsonl").write_text('{"step": 1}\n')  # what never took a step can be taken over
         runs = [whole.runs[f"{scheme}-nano-s1"] for scheme in ("rope", "none", "alibi")]
         failures = launch.launch(runs, whole.launcher, 2)
