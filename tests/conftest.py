@@ -53,12 +53,14 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def as_found():
-    """No test leaves a program, a variable of the environment or another folder to the next one."""
+    """No test leaves a program, a variable of the environment, another folder or W&B's settings to the next one."""
     environment, folder = dict(os.environ), os.getcwd()
     yield
     if "tests.programs" in sys.modules:
         sys.modules["tests.programs"].end_programs()
     os.chdir(folder)
+    if getattr(sys.modules.get("wandb.sdk.wandb_setup"), "_singleton", None) is not None:
+        sys.modules["wandb"].teardown()  # it keeps what the environment was when it was first asked
     if dict(os.environ) != environment:
         os.environ.clear()
         os.environ.update(environment)
