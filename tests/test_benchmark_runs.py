@@ -106,6 +106,7 @@ def test_a_small_race(one_thread):
     assert "muon" in time_to_loss.table(rows)
 
 
+@pytest.mark.slow
 def test_time_to_optimum_trains_peers_on_the_same_batches_towards_the_best_reader(tmp_path, one_thread):
     chains = ["data=chains", "data.length=256", "data.documents={train: 8, validation: 8, test: 8}", "model.layers=1"]
     chains += ["model.heads=2", "model.width=32", "window=16", "batch=4", "validation_windows=64", "trainer=cpu"]

@@ -117,6 +117,7 @@ def test_tables_and_letters():
     assert math.isclose(next(json_lines('{"a": NaN, "b": 2}'))["b"], 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
@@ -184,6 +185,7 @@ def test_numbers_that_are_none_are_shown_and_drawn(tmp_path, value):
     draw(runs).figure.savefig(tmp_path / "drawn.svg")
 
 
+@pytest.mark.slow
 def test_files_are_named_as_they_were_asked_for(recorded, tmp_path):
     """A dot in a name is no suffix."""
     folders, *_ = recorded

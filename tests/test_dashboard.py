@@ -70,6 +70,7 @@ def checkpoint(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_parameter_of_a_sweep_composes(path, checkpoint):
     sweep = yaml.safe_load(path.read_text())

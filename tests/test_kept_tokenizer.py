@@ -74,6 +74,7 @@ def test_a_run_without_its_tokenizer_takes_that_of_its_text_if_it_is_the_same(ru
         rows(folder, tmp_path / "cache", other | {"name": "again"})
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_of_before_is_given_its_tokenizer_when_it_goes_on(run, tmp_path):
     folder, texts = run
     written = (folder / "tokenizer.json").read_text()

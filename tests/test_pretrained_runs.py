@@ -73,6 +73,7 @@ def test_a_run_of_it_is_read_as_any_other_and_its_perplexity_is_theirs(checkpoin
     assert rows[-1]["perplexity"] == pytest.approx(math.exp(expected), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_every_command_for_one_checkpoint_takes_it(checkpoint, tmp_path):
     folder = imported(checkpoint, tmp_path)
     common = [f"checkpoint={folder}", f"cache={tmp_path}/cache", f"runs={tmp_path}", "logger=none"]

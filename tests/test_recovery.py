@@ -111,6 +111,7 @@ def test_a_known_best_is_recovered(runs, monkeypatch):
     assert result["vectors"]["found"] == pytest.approx(target, abs=0.1)
 
 
+@pytest.mark.slow
 def test_a_recovery_is_a_function_of_its_seed_and_goes_on_where_it_was_stopped(runs):
     whole, folder = recovered(runs, seed=3)
     saved = (folder / "history.json").read_text()
@@ -142,6 +143,7 @@ def test_the_command_recovers_draws_and_says_what_it_gave(runs, capsys):
     assert (folder / "figure.png").stat().st_size > 100
 
 
+@pytest.mark.slow
 def test_a_tuned_model_is_searched_on_from_the_factors_it_knows(runs):
     _, tuned, _ = runs
     options = Search(**SMALL, factor=8.0, temperature=TEMPERATURE)

@@ -164,6 +164,7 @@ def test_few_seeds_are_inconclusive_whatever_they_say():
     assert "2 of the 5 seeds" in message.reason and "so far reproduced" in message.reason
 
 
+@pytest.mark.slow
 def test_a_name_stands_for_one_configuration_over_all_claims(tmp_path):
     """So claims share runs, and none of them trains the same thing twice."""
     configs = {}
@@ -182,6 +183,7 @@ class Small(Convergence):
         return {name: overrides for name, overrides in super().arms(window).items() if name in ("rope", "sinusoidal")}
 
 
+@pytest.mark.slow
 def test_a_claim_is_trained_measured_judged_and_picked_up_where_it_stopped(tmp_path, monkeypatch, capsys, one_thread):
     monkeypatch.setitem(CLAIMS, "convergence", Small)
     wanted, trained = reproduce_request(tmp_path, "convergence"), []
@@ -224,6 +226,7 @@ def shared(tmp_path_factory):
     return tmp_path_factory.mktemp("claims")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["extrapolation", "starting_positions", "spacing"])
 def test_every_trained_claim_comes_to_a_verdict(name, shared, one_thread):
     """With one seed and shared base models; two seeds are what the engine's own test has."""

@@ -94,6 +94,7 @@ def test_runs_without_rows_are_written_as_ever():
     assert compose(["extend=yarn", "extend.factor=2", "extend.rows=ministral"]).extend.rows == Ministral()
 
 
+@pytest.mark.slow
 def test_rows_come_after_training_too_but_not_a_learned_one(tmp_path):
     done = train(compose(tiny(tmp_path, "name=a", "steps=2")))
     words = [word for word in tiny(tmp_path, f"checkpoint={done.checkpoint}") if not word.startswith(("model", "data"))]

@@ -87,6 +87,7 @@ def test_it_is_measured_and_tuned_as_its_run_is(trained, shipped, tmp_path, one_
     assert record["config"]["original_window"] == 16 and record["config"]["checkpoint"] == str(shipped)
 
 
+@pytest.mark.slow
 def test_the_demo_measures_and_tunes_it(trained, shipped, tmp_path, one_thread):
     cache = trained.folder.parent.parent / "cache"
     words = ["experiment=demo_text", f"checkpoint={shipped}", f"runs={tmp_path}", f"cache={cache}", "logger=none"]

@@ -104,6 +104,7 @@ def test_it_learns_and_comes_back(tmp_path):
     assert "sink" not in compose(tiny(tmp_path)).model.model_dump()  # runs from before compare equal
 
 
+@pytest.mark.slow
 def test_it_compiles_whole():
     gpt, text = Case("rope").model(layers=1), tokens(12)
     sunk = GPT(gpt.shape.model_copy(update={"sink": True}), VOCABULARY, gpt.position, seed=0)

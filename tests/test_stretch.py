@@ -96,6 +96,7 @@ def test_a_text_of_another_tokenizer_is_refused_before_anything_runs(base, tmp_p
         plan_of(*of_base(base, tmp_path, *words))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [
@@ -132,6 +133,7 @@ def test_an_experiment_sets_keys_and_groups_too():
     assert "defaults" not in keys and given_keys(["experiment=null"]) == {"experiment"}
 
 
+@pytest.mark.slow
 def test_the_study_of_a_real_checkpoint_imports_tunes_reads_and_resumes(tmp_path):
     """A Llama of `transformers`, tuned in bfloat16 by PoSE and Muon with recomputed activations."""
     pytest.importorskip("transformers", reason="transformers, pinned in requirements-dev.txt, is not installed")
@@ -174,6 +176,7 @@ def test_the_study_of_a_real_checkpoint_imports_tunes_reads_and_resumes(tmp_path
     assert status == 0 and "it was there already" in again and "All of it is there already" in again
 
 
+@pytest.mark.slow
 def test_nothing_is_tuned_and_short_contexts_are_read(base, tmp_path):
     words = of_base(base, tmp_path, "study.tuned=[]", "study.contexts=[8,16]")
     status, out, err = run_program(*words, module="experiments.extend")
@@ -216,6 +219,7 @@ def test_the_precision_is_in_the_key_of_a_reading_as_what_it_comes_to(base):
     assert usual == (other if torch.cuda.is_available() else same) and same != other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["perplexity", "by_position", "passkey"])
 def test_every_command_for_one_checkpoint_takes_a_precision(base, module):
     more = {"perplexity": ["contexts=[16]"], "by_position": [], "passkey": ["lengths=[64]", "depths=2", "trials=2"]}

@@ -116,6 +116,7 @@ def composed(*words):
     return study_settings(values["study"]), base_runs(validate(Scale, values["scale"]), words, "rope", 1)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", [path.stem for path in (FOLDER / "experiment").glob("*.yaml")])
 def test_an_experiment_describes_the_base_run_that_train_makes_of_it(choice):
     """The scale, which has a default, says nothing then."""
