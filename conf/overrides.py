@@ -28,7 +28,8 @@ def check(overrides: Sequence[str], config_name: str) -> list[str]:
     """The overrides that Hydra can take, those left out that only repeat that a group has no choice.
 
     Raises:
-        BadInput: an override that does not parse, or a group that is given something other than a name.
+        BadInput: an override that does not parse or changes nothing, or a group that is given something other than a
+            name.
     """
     from hydra.errors import HydraException
 
@@ -43,6 +44,8 @@ def check(overrides: Sequence[str], config_name: str) -> list[str]:
         group, value = parsed.key_or_group, parsed.value()
         if not group:
             raise BadInput(_unparsed(override, ""))
+        if value == {} and not parsed.is_add():  # Hydra lays it over what is there, which it leaves as it is
+            raise BadInput(f"{group}={{}} would change nothing: leave it out, or name what is to be in it")
         if not (FOLDER / group).is_dir() or parsed.is_sweep_override() or parsed.is_delete() or isinstance(value, str):
             allowed.append(override)
         elif value is not None or not _optional(group, config_name):

@@ -47,6 +47,9 @@ def resolve(
             values, trained = {**values, "checkpoint": str(checkpoint)}, read_record(checkpoint)["config"]
         values = _inherit(values, given, trained)
     config = validate(Config, {**values, "name": values["name"] or "unnamed"})
+    # Only where it is given: a run shorter than the warmup of its optimizer's defaults is a try.
+    if "optimizer.warmup" in given and config.optimizer.warmup > config.steps:
+        raise BadInput(f"optimizer.warmup={config.optimizer.warmup} must be at most steps, here {config.steps}")
     position = make_position(config)  # refuses what only shows when the scheme meets the model and the extension
     config.seen.fits(config.window, position.extension)
     return config if values["name"] else config.model_copy(update={"name": run_name(config, overrides, swept)})

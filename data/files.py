@@ -4,19 +4,20 @@ Only the column that holds the text is looked at, so it does not matter what oth
 mark at the start of a file is no text, and line ends in a .txt are those of its system: all become a newline.
 """
 
+import codecs
 import glob
 import json
 import os
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from typing import TextIO
+
+import numpy as np
 
 from conf.base import BadInput
-from data.long_text import LONG, LongText, decoded, long_row, parts, readable, text_file
+from data.long_text import LONG, LongText, decoded, decoded_bytes, long_row, parts, read_object, readable, text_file
 
-ROWS_TOGETHER = 64
-CHARACTERS_TOGETHER = 2**20
+ROWS_TOGETHER = 64  # of a .parquet whose strings are stored once each and numbered
 
 
 def find(key: str, patterns: Sequence[str]) -> list[Path]:
@@ -99,6 +100,8 @@ def _lines(path: Path, file) -> Iterator[tuple[str, object]]:
         start, line = file.tell(), file.readline(LONG)
         if not line:
             return
+        if number == 1 and line.startswith(codecs.BOM_UTF8):
+            start = len(codecs.BOM_UTF8)
         place = f"{str(path)!r}, line {number:,},"
         if len(line) == LONG:
             while line and not line.endswith(b"\n"):
@@ -117,26 +120,34 @@ def _lines(path: Path, file) -> Iterator[tuple[str, object]]:
 
 
 def _json(path: Path, column: str) -> Iterator[str | LongText]:
-    with open(path, encoding="utf-8-sig") as file:
-        values = enumerate(_objects(path, file), start=1)
-        yield from _column(path, column, ((f"{str(path)!r}, row {number:,},", value) for number, value in values))
+    values = enumerate(_objects(path), start=1)
+    yield from _column(path, column, ((f"{str(path)!r}, row {number:,},", value) for number, value in values))
 
 
-def _objects(path: Path, file: TextIO) -> Iterator[dict]:
+def _objects(path: Path) -> Iterator[dict]:
     """The objects of an array, or of several values one after another; only a piece of the file is in memory."""
-    decoder, text, place = json.JSONDecoder(), "", 0
+    with open(path, "rb") as file:
+        start = len(codecs.BOM_UTF8) if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
+    size = path.stat().st_size
+    decoder, pieces, text, place = json.JSONDecoder(), decoded_bytes(path, start, size), "", 0
+    # `start` is the byte at which `text` begins.
+
+    def read_on() -> bool:
+        """Drop what is before `place` and add a piece; whether there was one."""
+        nonlocal text, place, start
+        piece = next(pieces, "")
+        start += len(text[:place].encode())
+        text, place = text[place:] + piece, 0
+        return bool(piece)
 
     def following() -> str:
         """The next character that is no space, where `place` then stands; empty at the end of the file."""
-        nonlocal text, place
+        nonlocal place
         while True:
             while place < len(text) and text[place] in " \t\r\n":
                 place += 1
-            if place < len(text):
-                return text[place]
-            text, place = file.read(CHARACTERS_TOGETHER), 0
-            if not text:
-                return ""
+            if place < len(text) or not read_on():
+                return text[place : place + 1]
 
     def broken(reason: str) -> BadInput:
         return BadInput(f"{str(path)!r} cannot be read as .json ({reason}).")
@@ -152,16 +163,28 @@ def _objects(path: Path, file: TextIO) -> Iterator[dict]:
             character = following()
         if character != "{":
             raise broken(f"{character!r} stands where an object should")
-        first, size = False, CHARACTERS_TOGETHER
+        first = False
         while True:
+            is_long = len(text) - place >= LONG
             try:
-                value, place = decoder.raw_decode(text, place)
+                if is_long:
+                    start += len(text[:place].encode())
+                    text, place = "", 0
+                    value, start = read_object(path, start, size)
+                    pieces = decoded_bytes(path, start, size)
+                else:
+                    value, place = decoder.raw_decode(text, place)
                 break
+            except UnicodeDecodeError:
+                raise
             except (ValueError, RecursionError) as error:
-                more = file.read(size)
-                if not more or isinstance(error, RecursionError):
+                if is_long or isinstance(error, RecursionError):
                     raise broken(str(error)) from None
-                text, place, size = text[place:] + more, 0, size * 2  # an object may be longer than a piece
+                target = min(2 * (len(text) - place), LONG)  # an object may be longer than a piece
+                if not read_on():
+                    raise broken(str(error)) from None
+                while len(text) < target and read_on():
+                    pass
         yield value
     if array and character != "]":
         raise broken("the array does not end")
@@ -189,26 +212,39 @@ def _parquet(path: Path, column: str) -> Iterator[str | LongText]:
     from pyarrow.parquet import ParquetFile
 
     try:
-        with ParquetFile(path, buffer_size=2**20) as file:
+        with ParquetFile(path, memory_map=True) as file:
             names = file.schema_arrow.names
             if column not in names:
                 raise without_column(str(path), column, names)
+            # Rows are unpacked one at a time: any may be long, and a string that is stored once may be in many.
+            numbered = pyarrow.types.is_dictionary(file.schema_arrow.field(column).type)
+            batches = file.iter_batches(ROWS_TOGETHER if numbered else 1, columns=[column], use_threads=False)
             row = 0
-            for batch in file.iter_batches(ROWS_TOGETHER, columns=[column], use_threads=False):
-                for value in batch.column(0):
+            for batch in batches:
+                for place in range(len(batch)):
                     row += 1
-                    yield text_of({column: _plain(path, value)}, column, f"{str(path)!r}, row {row:,},")
+                    value = _value(path, batch.column(0), place)
+                    yield text_of({column: value}, column, f"{str(path)!r}, row {row:,},")
+                    if isinstance(value, LongText):
+                        pyarrow.default_memory_pool().release_unused()
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the format's
             raise
         raise BadInput(f"{str(path)!r} cannot be read as .parquet ({str(error).splitlines()[0]}).") from None
 
 
-def _plain(path: Path, value) -> object:
-    """A value of Arrow as one of Python, a long string as a LongText."""
-    if value.is_valid and str(value.type) in ("string", "large_string") and (data := value.as_buffer()).size >= LONG:
-        return LongText(path, lambda: decoded(memoryview(data)))
-    return value.as_py()
+def _value(path: Path, column, place: int) -> object:
+    """A value of an array of Arrow as one of Python, a long string as a LongText of the array's own bytes."""
+    import pyarrow
+
+    if pyarrow.types.is_dictionary(column.type) and (number := column.indices[place].as_py()) is not None:
+        return _value(path, column.dictionary, number)
+    if (dtype := {"string": "<i4", "large_string": "<i8"}.get(str(column.type))) and column.null_count == 0:
+        _, offsets, data = column.buffers()
+        start, stop = np.frombuffer(offsets, dtype)[column.offset + place :][:2].tolist()
+        if stop - start >= LONG:
+            return LongText(path, lambda: decoded(memoryview(data)[start:stop]))
+    return column[place].as_py()
 
 
 READERS = {".txt": _txt, ".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}

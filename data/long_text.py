@@ -67,9 +67,9 @@ def decoded(data) -> Iterator[str]:
         yield decoder.decode(data[start : start + PART], final=start + PART >= len(data))
 
 
-def decoded_lines(path: Path, start: int, stop: int) -> Iterator[str]:
+def decoded_bytes(path: Path, start: int, stop: int) -> Iterator[str]:
     """The parts of what stands between two bytes of a file."""
-    decoder = codecs.getincrementaldecoder("utf-8-sig" if start == 0 else "utf-8")()
+    decoder = codecs.getincrementaldecoder("utf-8")()
     with open(path, "rb") as file:
         file.seek(start)
         while start < stop:
@@ -77,7 +77,8 @@ def decoded_lines(path: Path, start: int, stop: int) -> Iterator[str]:
             if not data:
                 return
             start += len(data)
-            yield decoder.decode(data, final=start == stop)
+            if part := decoder.decode(data, final=start == stop):  # not the first bytes of a character alone
+                yield part
 
 
 def long_row(path: Path, start: int, stop: int) -> dict[str, object]:
@@ -86,15 +87,27 @@ def long_row(path: Path, start: int, stop: int) -> dict[str, object]:
     Raises:
         ValueError: it is no such object.
     """
-    row: dict[str, object] = {}
-    for number, (key, value) in enumerate(_JsonObject(decoded_lines(path, start, stop)).members()):
-        row[key] = LongText(path, _member(path, start, stop, number)) if isinstance(value, Iterator) else value
+    row, end = read_object(path, start, stop)
+    if rest := _JsonObject(decoded_bytes(path, end, stop)).peek():
+        raise ValueError(f"{rest!r} stands after the end of the object")
     return row
+
+
+def read_object(path: Path, start: int, stop: int) -> tuple[dict[str, object], int]:
+    """The JSON object that begins at a byte of a file, as of `long_row`, and the byte after it; stop: the last byte.
+
+    Raises:
+        ValueError: there is no such object.
+    """
+    row, reader = {}, _JsonObject(decoded_bytes(path, start, stop))
+    for number, (key, value) in enumerate(reader.members()):
+        row[key] = LongText(path, _member(path, start, stop, number)) if isinstance(value, Iterator) else value
+    return row, start + reader.bytes_read
 
 
 def _member(path: Path, start: int, stop: int, number: int) -> Callable[[], Iterator[str]]:
     def read() -> Iterator[str]:
-        for place, (_, value) in enumerate(_JsonObject(decoded_lines(path, start, stop)).members()):
+        for place, (_, value) in enumerate(_JsonObject(decoded_bytes(path, start, stop)).members()):
             if place == number and isinstance(value, Iterator):
                 yield from value
                 return
@@ -112,36 +125,39 @@ class _JsonObject:
     )
 
     def __init__(self, parts: Iterator[str]):
-        self._parts, self._text, self._place = parts, "", 0
+        self._parts, self._text, self._place, self._dropped = parts, "", 0, 0
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of UTF-8 up to where it is read."""
+        return self._dropped + len(self._text[: self._place].encode())
 
     def members(self) -> Iterator[tuple[str, object]]:
         """(key, value) in order; a string is an iterator of its parts, which is over when the next is asked for."""
         self._expect("{")
-        if self._peek() != "}":
+        if self.peek() != "}":
             while True:
                 key = "".join(self._string())
                 self._expect(":")
-                if self._peek() == '"':
+                if self.peek() == '"':
                     value = self._string()
                     yield key, value
                     for _ in value:
                         pass
                 else:
                     yield key, self._value()
-                if self._peek() != ",":
+                if self.peek() != ",":
                     break
                 self._expect(",")
         self._expect("}")
-        if rest := self._peek():
-            raise ValueError(f"{rest!r} stands after the end of the object")
 
     def _more(self) -> bool:
         """Read on; whether there was anything."""
-        part = next(self._parts, "")
+        part, self._dropped = next(self._parts, ""), self.bytes_read
         self._text, self._place = self._text[self._place :] + part, 0
         return bool(part)
 
-    def _peek(self) -> str:
+    def peek(self) -> str:
         """The next character that is no space; empty at the end."""
         while True:
             while self._place < len(self._text) and self._text[self._place] in " \t\r\n":
@@ -150,7 +166,7 @@ class _JsonObject:
                 return self._text[self._place : self._place + 1]
 
     def _expect(self, character: str) -> None:
-        if (other := self._peek()) != character:
+        if (other := self.peek()) != character:
             raise ValueError(f"{other!r} stands where {character!r} should")
         self._place += 1
 
@@ -175,5 +191,8 @@ class _JsonObject:
                     self._place = len(self._text) - left
                     return value
             except ValueError:
+                target = 2 * (len(self._text) - self._place)  # or every part would be gone through for every further
                 if not self._more():
                     raise
+                while len(self._text) < target and self._more():
+                    pass

@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-import data.files
+import data.long_text
 from conf.base import BadInput
 from data.corpus import open_corpus, prepare
 from data.files import read
@@ -123,7 +123,7 @@ ROWS = [{"text": "a, ]}{["}, {"text": '\\ "quoted" \u2028', "n": [1, {"m": []}]}
 @pytest.mark.parametrize("together", [1, 7, 1000])
 @pytest.mark.parametrize("indent", [None, 2])
 def test_json_in_pieces_is_what_json_is(tmp_path, monkeypatch, together, indent):
-    monkeypatch.setattr(data.files, "CHARACTERS_TOGETHER", together)
+    monkeypatch.setattr(data.long_text, "PART", together)
     path = tmp_path / "a.json"
     expected = [row["text"] for row in ROWS]
     path.write_text(f" {json.dumps(ROWS, indent=indent)} \n")

@@ -1,7 +1,9 @@
 """LongRoPE's search: the evolution on fitness functions with a known best, then the whole of it on a tiny model."""
 
+import errno
 import json
 import math
+import os
 import re
 from itertools import pairwise
 
@@ -15,6 +17,7 @@ from data.corpus import prepare
 from data.retrieval import Task
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
 from experiments.lab.measure.retrieval import make_trials, needle_perplexity
+from experiments.longrope import searching
 from experiments.longrope.__main__ import run_command
 from experiments.longrope.candidates import Fitness, Texts, install_candidates, known_factors, make_space, needle_texts
 from experiments.longrope.evolution import Evolution, Individual, Scored, Space, best, evolve
@@ -281,6 +284,26 @@ def test_a_search_that_was_stopped_goes_on(base):
     assert (folder / "history.json").read_text() == saved
     assert again["methods"] == whole["methods"]
     assert again["evaluations_per_second"] and again["evaluations"] == whole["evaluations"]
+
+
+@pytest.mark.parametrize(("file", "scored"), [("history.json", 6), ("factors.yaml", 18), ("results.json", 18)])
+def test_a_disk_that_is_full_by_then_costs_no_factors(base, monkeypatch, capsys, file, scored):
+    def refusing(write):
+        def refuse(path, value):
+            if path.name == file:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            write(path, value)
+
+        return refuse
+
+    for writer in ("write_text", "write_json"):
+        monkeypatch.setattr(searching, writer, refusing(getattr(searching, writer)))
+    with pytest.raises(OSError, match="No space left on device"):
+        results(base, seed=7 + scored + len(file))
+    out = capsys.readouterr().out
+    factors = re.search(rf"Best of {scored} candidates, by a score of [\d.]+: n̂ = \d+, λ = ([\d. ]+)\n", out)[1]
+    assert len(factors.split()) > 1
+    assert ("found / it: held out" in out) == (file == "results.json")
 
 
 def test_needle_fitness_is_the_perplexity_of_the_farthest_keys(base):

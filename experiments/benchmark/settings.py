@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from conf.base import Count, Counts, Listed, PathText, Settings
+from conf.base import Count, Counts, Different, Listed, PathText, Settings
 from conf.overrides import choices
 from data.settings import DataSettings
 
@@ -12,7 +12,7 @@ SECTIONS = ("ceiling", "step", "schemes", "extensions", "attention", "levers", "
 SECTIONS += ("evaluation", "search_speed", "time_to_loss", "time_to_optimum", "sweep")
 
 
-Names = Annotated[tuple[str, ...], Listed, Field(min_length=1)]
+Names = Annotated[tuple[str, ...], Listed, Different, Field(min_length=1)]
 
 
 def _known(group: str) -> AfterValidator:
@@ -36,8 +36,8 @@ def _cell(value):
 
 
 Cell = Annotated[tuple[str, int], BeforeValidator(_cell)]
-Cells = Annotated[tuple[Cell, ...], Listed, Field(min_length=1)]
-Rates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Listed, Field(min_length=1)]
+Cells = Annotated[tuple[Cell, ...], Listed, Different, Field(min_length=1)]
+Rates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Listed, Different, Field(min_length=1)]
 
 
 class TimeToLoss(Settings):
@@ -101,7 +101,7 @@ class Rounds(Settings):
 class Benchmark(Rounds):
     """The settings of the benchmark, as in conf/benchmark.yaml."""
 
-    sections: Annotated[tuple[Literal[SECTIONS], ...], Listed, Field(min_length=1)]
+    sections: Annotated[tuple[Literal[SECTIONS], ...], Listed, Different, Field(min_length=1)]
     step_at: Cells
     schemes_at: Cells
     schemes: Annotated[Names, _known("position")]

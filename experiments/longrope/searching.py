@@ -138,7 +138,8 @@ def run_search(task: SearchTask, settings: Searching, plan, progress: Progress) 
 
     winner, path = best(history)[0], folder / "factors.yaml"
     factors = contents(winner, candidates.temperature)
-    write_text(path, yaml.safe_dump(factors, sort_keys=False, default_flow_style=None, width=120))
+    with printing_what_is_lost(history):
+        write_text(path, yaml.safe_dump(factors, sort_keys=False, default_flow_style=None, width=120))
     searched = (subject.checkpoint, {"name": "longrope", "factor": factors["factor"], "path": str(path)})
     methods = _scores(task.readings | {SEARCHED: searched}, task.texts, settings.batch_tokens, device)
     searched_on = task.texts["search"]
@@ -163,7 +164,8 @@ def run_search(task: SearchTask, settings: Searching, plan, progress: Progress) 
         "methods": methods,
     }
     refuse_non_finite(result, subject.checkpoint)
-    write_json(folder / "results.json", result)
+    with printing_what_is_lost(history, result):
+        write_json(folder / "results.json", result)
     return result | {"read_back": False}, folder
 
 
@@ -195,8 +197,26 @@ def run_evolution(
     progress.resume(history)
     for generation in evolve(space, seeds, fitness, settings, history):
         history.append(generation)
-        write_json(path, [[_to_plain(scored) for scored in generation] for generation in history])
+        with printing_what_is_lost(history):
+            write_json(path, [[_to_plain(scored) for scored in generation] for generation in history])
     return history
+
+
+@contextmanager
+def printing_what_is_lost(history: list[list[Scored]], result: dict | None = None) -> Iterator[None]:
+    """Print the best factors so far, and the table of a result, where the disk refuses them; the error goes on."""
+    try:
+        yield
+    except OSError:
+        winner = best(history)[0]
+        if result is not None:
+            print(format_table(result))
+        print(
+            f"Best of {sum(map(len, history))} candidates, by a score of {winner.score:.6g}: n̂ = "
+            f"{winner.individual.n_hat}, λ = {' '.join(f'{x:g}' for x in winner.individual.long)}",
+            flush=True,
+        )
+        raise
 
 
 def _read_history(path: Path) -> list[list[Scored]]:
