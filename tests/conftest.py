@@ -61,6 +61,7 @@ def as_found():
     os.chdir(folder)
     if getattr(sys.modules.get("wandb.sdk.wandb_setup"), "_singleton", None) is not None:
         sys.modules["wandb"].teardown()  # it keeps what the environment was when it was first asked
+    environment.pop("WANDB_SERVICE", None)  # the address of what has ended
     if dict(os.environ) != environment:
         os.environ.clear()
         os.environ.update(environment)
