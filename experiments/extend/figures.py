@@ -49,14 +49,15 @@ def study_figures(folder: Path, findings: "Findings") -> list[Path]:
 def _together(findings: "Findings", path: Path) -> Path:
     """Draw all methods at one factor, a column per scheme: perplexity by context above perplexity by steps."""
     positions, factor = findings.study.positions, findings.study.factors[0]
-    figure, axes = pyplot().subplots(2, len(positions), figsize=(5.2 * len(positions), 8), sharey=True, squeeze=False,
+    figure, axes = pyplot().subplots(2, len(positions), figsize=(max(6.4, 5.2 * len(positions)), 8), sharey=True, squeeze=False,
                                      layout="constrained")  # fmt: skip
     for (curves, recovery), position in zip(axes.T, positions, strict=True):
         _methods(curves, findings, position)
         _recovery(recovery, findings, position, factor)
     for row in axes:
         row[0].set_ylabel("perplexity (same targets)")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=min(3, 1 + len(positions)),
+                  fontsize=9)  # fmt: skip
     return write_figure(figure, path)
 
 
@@ -66,7 +67,7 @@ def _effective(findings: "Findings", path: Path) -> Path:
     from experiments.lab.measure.context import draw_effective
 
     positions, largest = findings.study.positions, max(findings.study.factors)
-    figure, panels = pyplot().subplots(1, len(positions), figsize=(5.2 * len(positions), 5.6), sharey=True,
+    figure, panels = pyplot().subplots(1, len(positions), figsize=(max(6.4, 5.2 * len(positions)), 5.6), sharey=True,
                                        squeeze=False, layout="constrained")  # fmt: skip
     for axes, position in zip(panels[0], positions, strict=True):
         curves = {}
@@ -77,7 +78,8 @@ def _effective(findings: "Findings", path: Path) -> Path:
                     curves[label] = [_effective_row(reading, context) for context in reading.contexts]
         draw_effective(axes, curves, findings.window)
         axes.set_title(f"{position}: how much of it is used")
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=min(3, 1 + len(positions)),
+                  fontsize=9)  # fmt: skip
     return write_figure(figure, path)
 
 
