@@ -46,18 +46,27 @@ def study_figures(folder: Path, findings: "Findings") -> list[Path]:
     return drawn
 
 
+def _width(positions) -> float:
+    """Inches of a figure with a column per scheme; its legend has to fit below one."""
+    return max(6.4, 5.2 * len(positions))
+
+
+def _add_legend(figure, axes) -> None:
+    columns = 3 if figure.get_figwidth() > 10 else 2
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=9)
+
+
 def _together(findings: "Findings", path: Path) -> Path:
     """Draw all methods at one factor, a column per scheme: perplexity by context above perplexity by steps."""
     positions, factor = findings.study.positions, findings.study.factors[0]
-    figure, axes = pyplot().subplots(2, len(positions), figsize=(max(6.4, 5.2 * len(positions)), 8), sharey=True, squeeze=False,
+    figure, axes = pyplot().subplots(2, len(positions), figsize=(_width(positions), 8), sharey=True, squeeze=False,
                                      layout="constrained")  # fmt: skip
     for (curves, recovery), position in zip(axes.T, positions, strict=True):
         _methods(curves, findings, position)
         _recovery(recovery, findings, position, factor)
     for row in axes:
         row[0].set_ylabel("perplexity (same targets)")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=min(3, 1 + len(positions)),
-                  fontsize=9)  # fmt: skip
+    _add_legend(figure, axes[0][0])
     return write_figure(figure, path)
 
 
@@ -67,7 +76,7 @@ def _effective(findings: "Findings", path: Path) -> Path:
     from experiments.lab.measure.context import draw_effective
 
     positions, largest = findings.study.positions, max(findings.study.factors)
-    figure, panels = pyplot().subplots(1, len(positions), figsize=(max(6.4, 5.2 * len(positions)), 5.6), sharey=True,
+    figure, panels = pyplot().subplots(1, len(positions), figsize=(_width(positions), 5.6), sharey=True,
                                        squeeze=False, layout="constrained")  # fmt: skip
     for axes, position in zip(panels[0], positions, strict=True):
         curves = {}
@@ -78,8 +87,7 @@ def _effective(findings: "Findings", path: Path) -> Path:
                     curves[label] = [_effective_row(reading, context) for context in reading.contexts]
         draw_effective(axes, curves, findings.window)
         axes.set_title(f"{position}: how much of it is used")
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=min(3, 1 + len(positions)),
-                  fontsize=9)  # fmt: skip
+    _add_legend(figure, panels[0][0])
     return write_figure(figure, path)
 
 
