@@ -176,6 +176,7 @@ def test_help_and_cfg_import_nothing_heavy():
     assert status == 0 and "window: " in out
 
 
+@pytest.mark.slow
 def test_help_opens_with_what_the_program_does():
     """With the comment of its YAML file, the groups that it has and no others, and its settings."""
     status, out, err = run_program("--help", module="experiments.by_position")

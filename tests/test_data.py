@@ -301,6 +301,7 @@ def test_hub_presets_end_at_once_without_a_network(choice, tmp_path, monkeypatch
     assert repr(options.path) in message and "data=files" in message and "\n" not in message
 
 
+@pytest.mark.slow
 def test_the_probe_gives_up_on_a_name_that_is_looked_up_for_ever(monkeypatch):
     def look_up(*_, **__):
         time.sleep(5)

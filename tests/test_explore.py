@@ -20,6 +20,8 @@ from models.positions.frequencies import phases
 from tests.browser import MISSING, open_page
 from tests.runs import ROOT
 
+pytestmark = pytest.mark.slow  # a browser is started
+
 RESULTS = ROOT / "experiments" / "results"
 PAGE = RESULTS / "explore.html"
 SECTIONS = ("clocks", "table", "shift", "rope", "seen", "stretch", "results")
@@ -101,7 +103,6 @@ def extension(name: str, factor: float, window: int, long: list[float]):
     return kind(kind.Knobs(**settings, **({"long": long} if name == "longrope" else {})), window)
 
 
-@pytest.mark.slow
 @browser
 def test_factors_temperatures_and_scores_are_the_labs(page):
     grid = list(itertools.product((32, 256, 4096, 32768), (1.0, 2.0, 8.0, 2**0.5 * 4), (32, 128), (1e4, 1e6)))
@@ -154,7 +155,6 @@ def test_an_angle_is_new_beyond_the_arc_that_was_turned(page):
     assert page.evaluate(f"lab.seen({2 * math.pi / 100}, 12345.6, 100)"), "a whole turn leaves nothing new"
 
 
-@pytest.mark.slow
 @browser
 @pytest.mark.parametrize(("width", "dark"), [(360, True), (1280, False)])
 def test_every_section_draws_asks_for_nothing_and_passes_axe(width, dark):

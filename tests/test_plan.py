@@ -157,6 +157,7 @@ def two_claims(monkeypatch):
     monkeypatch.setitem(CLAIMS, "other", Other)
 
 
+@pytest.mark.slow
 def test_claims_share_runs_and_every_run_knows_its_claims(tmp_path, two_claims):
     both = plan_of(["pair", "other"], reproduce_request(tmp_path, "[pair,other]"))
     assert len(both.runs) == 10 and both.users["alibi-nano-s2"] == ["pair", "other"]

@@ -53,7 +53,7 @@ def test_every_form_obeys_the_laws(extend, knobs, law):
 
 
 @pytest.mark.parametrize("law", ["causal", "every_parameter_learns", "past_the_window", "trains_in_chunks",
-                                 "compiles_whole"])  # fmt: skip
+                                 pytest.param("compiles_whole", marks=pytest.mark.slow)])  # fmt: skip
 def test_the_learned_form_obeys_the_others(law):
     LAWS[law](case("none", {"rows": "ssmax"}))
 
