@@ -34,7 +34,15 @@ def test_the_readme_is_short_and_quotes_the_demo_as_measured():
     by_steps = (ROOT / "experiments/results/demo-cpu/table.txt").read_text().split("\n\n")[3].rstrip().splitlines()
     for page, rows in ((README, [row for row in by_steps[1:] if row.split()[2] == "512"]),
                        (PAGES["experiments/extend/README.md"], by_steps[1:])):  # fmt: skip
-        assert "\n".join(f"    {row.rstrip()}" for row in (by_steps[0], *rows)) in page
+        assert quoted(by_steps[0], *rows) in page
+    by_steps = (ROOT / "experiments/results/demo-text-cpu/table.txt").read_text().split("\n\n")[3].rstrip().splitlines()
+    for page in (README, PAGES["experiments/extend/README.md"]):
+        assert quoted(*by_steps) in page
+
+
+def quoted(*rows):
+    """Rows of a table as a page quotes them."""
+    return "\n".join(f"    {row.rstrip()}" for row in rows)
 
 
 def test_links_lead_somewhere():
