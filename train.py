@@ -1,9 +1,7 @@
-"""The one way a model is trained: compose → build → fit → results.
+"""The one way a model is trained: compose → build → fit → results. Heavy imports wait inside functions, for --help.
 
-    python train.py position=rope model=nano seed=1
-    python train.py -m position=sinusoidal,rope seed=1,2,3
-
-Heavy imports stand inside functions, so that --help answers at once.
+python train.py position=rope model=nano seed=1
+python train.py -m position=sinusoidal,rope seed=1,2,3
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ if __name__ == "__main__":  # before what takes a moment to import
 import gc
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,19 +93,15 @@ def train(config: Config, overrides: Sequence[str] = ()) -> Result:
 
 def _run(config: Config, folder: RunFolder, place: Place) -> dict:
     """Fit and write results; whatever happens, the status says so, the loggers are closed and the memory is free."""
-    from conf.tracking import wandb_run
-    from models.progress import Metrics
+    from conf.tracking import logged
 
-    job_type = "train" if config.checkpoint is None else "finetune"
     with folder.running():
         try:
-            with wandb_run(config, folder, job_type) if config.logger.name == "wandb" else nullcontext() as run:
+            with logged(config, folder) as run:
                 results = _fit(config, folder, place, run)
                 if run is not None:
                     run.summary.update({f"final/{key}": value for key, value in results["metrics"].items()})
         finally:
-            if config.logger.name == "csv":
-                Metrics(folder.metrics).write_csv()
             gc.collect()  # Trainer and module hold each other: the next job of a multirun would begin beside them
         folder.finish(results)
     return results
@@ -179,10 +172,9 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
     results = trainer.strategy.broadcast(results)
     leave_group()
     if checkpoints.signal is not None:
-        if not place.chief:
-            sys.exit(0)  # the others must not look as if they had failed
-        folder.stop(trainer.global_step)
-        sys.exit(128 + checkpoints.signal)
+        if place.chief:
+            folder.stop(trainer.global_step)
+        sys.exit(128 + checkpoints.signal if place.chief else 0)  # the others must not look as if they had failed
     return results
 
 

@@ -31,7 +31,23 @@ def _short(tag: str) -> str:
 
 
 @contextmanager
-def wandb_run(config, folder: RunFolder, job_type: str):
+def logged(config, folder: RunFolder):
+    """The W&B run of a training run, or None with another logger; csv writes metrics.csv, however the run ends."""
+    if config.logger.name == "wandb":
+        with _wandb_run(config, folder) as run:
+            yield run
+        return
+    try:
+        yield None
+    finally:
+        if config.logger.name == "csv":
+            from models.progress import Metrics
+
+            Metrics(folder.metrics).write_csv()
+
+
+@contextmanager
+def _wandb_run(config, folder: RunFolder):
     """The W&B run of a training run; a resumed run keeps its id, so that its points join, and none of them is lost."""
     known = folder.status.get("wandb_id")
     identity = known or f"{config.group}-{config.name}-{secrets.token_hex(3)}"[-120:]
@@ -42,7 +58,7 @@ def wandb_run(config, folder: RunFolder, job_type: str):
         id=identity,
         name=config.name,
         group=config.group,
-        job_type=job_type,
+        job_type="train" if config.checkpoint is None else "finetune",
         tags=[*axes(config), *config.logger.tags],
         config=config.model_dump(mode="json"),
         resume="allow",

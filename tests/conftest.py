@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from collections import Counter
 from zlib import crc32
@@ -10,6 +11,12 @@ import pytest
 
 # Helpers whose assertions should explain themselves as those of test files do.
 pytest.register_assert_rewrite("tests.lawbook", "tests.laws_behaviour", "tests.laws_tables")
+
+
+def pytest_configure():
+    """Under nohup a hang-up is ignored, by what the tests start too: they look at what it does elsewhere."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(tryfirst=True)  # before the marks of the command line are looked for
