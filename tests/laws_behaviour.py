@@ -207,10 +207,10 @@ def trains_in_chunks(case: Case) -> None:
             result.append((loss.detach(), torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)))
         (loss, whole), (other, parts) = result
         same(other, loss)
-        for own_result, theirs in zip(parts, whole, strict=True):
-            assert (own_result is None) == (theirs is None)
-            if own_result is not None:
-                same(own_result, theirs, 1e-5)
+        for part, expected in zip(parts, whole, strict=True):
+            assert (part is None) == (expected is None)
+            if part is not None:
+                same(part, expected, 1e-5)
 
 
 @law()
@@ -236,13 +236,13 @@ def acts_in_every_layer(case: Case) -> None:
     kinds = {type(layer_of(model.position, layer)) for layer in range(layers)}
     spies = [spy(type(model.position), hook, calls) for hook in ("prepare", "embed")]
     spies += [spy(kind, hook, calls) for kind in kinds for hook in ("rotate", "bias")]
-    for item in spies:
-        item.start()
+    for patched in spies:
+        patched.start()
     try:
         model(tokens(LENGTH))
     finally:
-        for item in spies:
-            item.stop()
+        for patched in spies:
+            patched.stop()
     assert calls == {"prepare": 1, "embed": 1, "rotate": layers, "bias": layers}
 
 
