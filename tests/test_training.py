@@ -101,11 +101,11 @@ def test_arms_share_initial_weights_and_a_seed_changes_them(tmp_path):
 
 
 def wait_for(path, process):
-    for _ in range(30_000):
+    for _ in range(120_000):
         if path.exists():
             return
         assert process.poll() is None, process.output()
-        time.sleep(0.02)
+        time.sleep(0.005)
     raise AssertionError(f"{path} never came")
 
 
@@ -114,7 +114,7 @@ def wait_for(path, process):
 def test_resume_after_kill_and_sigterm_is_bit_equal(tmp_path, one_thread, optimizer):
     """Killed with SIGKILL, resumed, stopped with SIGTERM, resumed: weights and losses are the uninterrupted run's."""
     words = ("name=a", "steps=300", "checkpoint_every=10", "log_every=3", "validate_every=50")
-    words = (*words, f"optimizer={optimizer}")
+    words = (*words, f"optimizer={optimizer}", "trainer.accumulate=2")  # slow: some are left to be stopped
     run(tmp_path, *words, "group=whole")
     folder, broken = tmp_path / "broken" / "a", tiny(tmp_path, *words, "group=broken")
 
