@@ -339,6 +339,13 @@ def test_what_cannot_be_is_one_sentence(base, tmp_path):
             run_command(compose_values("longrope", options), options)
 
 
+def test_a_search_in_another_precision_is_another_search(base):
+    (exact, folder), (rounded, other) = results(base, generations=1), results(base, generations=1, precision="bfloat16")
+    assert folder != other and rounded["measured"]["precision"] == "bfloat16"
+    scores = [result["methods"]["extrapolation"]["search"]["perplexity"] for result in (exact, rounded)]
+    assert scores[0] != scores[1] == pytest.approx(scores[0], rel=0.02)
+
+
 def test_device_of_candidates_is_that_of_the_model():
     """What is shown lies where it is read (a wrong device would only show on a GPU): the meta device says so."""
     candidates, _ = install_candidates(Case("rope").model(extend="longrope", factor=3.0))

@@ -63,7 +63,7 @@ def recover(
     knobs = open_subject(checkpoint, {"name": "longrope", "path": str(factors)}, cache).config.extend
     plain = {"name": "longrope", "factor": knobs.factor, "long": list(knobs.long), "n_hat": knobs.n_hat or 0}
     plain |= {"temperature": knobs.temperature}
-    subject = open_subject(checkpoint, plain, cache, data)
+    subject = open_subject(checkpoint, plain, cache, data, settings.precision)
     config, window = subject.config, subject.config.original_window
     s, length = knobs.factor, window if settings.length is None else settings.length
     r = max(1.0, s / 2) if settings.factor is None else settings.factor

@@ -73,7 +73,7 @@ def search_factors(
     from experiments.longrope.candidates import known_factors, make_space
 
     extend = {"name": "longrope", "factor": settings.factor, "temperature": settings.temperature}
-    subject = open_subject(checkpoint, extend, cache, data)
+    subject = open_subject(checkpoint, extend, cache, data, settings.precision)
     label = f"x{settings.factor:g}-{settings.fitness}"
     folder = search_folder(subject, label, subject.key("longrope", settings))
     if result := finished_search(folder):

@@ -12,15 +12,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import yaml
+from pydantic import Field
 
 from conf.base import Count
 from conf.files import write_json, write_text
 from experiments.lab import tables
 from experiments.lab.measure.readings import can_be_written, read_result, refuse_non_finite
-from experiments.lab.measure.subject import Subject, device_and_precision
+from experiments.lab.measure.request import AutoPrecision
+from experiments.lab.measure.subject import Subject
 from experiments.longrope.evolution import STEPS, Evolution, Individual, Scored, Space, best, evolve
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class Searching(Evolution):
     tokens: Count = 8192
     segments: Count = 128
     batch_tokens: Count = 4096
+    precision: Annotated[AutoPrecision, Field(exclude=True)] = "auto"
 
     @property
     def candidates(self) -> int:
@@ -125,7 +128,7 @@ def run_search(task: SearchTask, settings: Searching, plan, progress: Progress) 
     """
     from experiments.longrope.candidates import Fitness, install_candidates
 
-    device, folder, subject = device_and_precision(), task.folder, task.subject
+    device, folder, subject = task.subject.computed, task.folder, task.subject
     about = subject.describe("longrope", "validation", "test") | {"window": subject.config.original_window}
     model = subject.model().to(device["device"])
     candidates, frequencies = install_candidates(model)
