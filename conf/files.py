@@ -1,4 +1,4 @@
-"""JSON files and folders that appear whole or not at all; a JSON file that is torn nevertheless is named."""
+"""Files and folders that appear whole or not at all; a JSON file that is torn nevertheless is named."""
 
 import json
 import os
@@ -21,11 +21,16 @@ class Torn(BadInput):
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text so that the path holds the old one or the new, and the disk has it when this returns."""
+    """Write a text by write_bytes."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file so that the path holds the old content or the new, and the disk has it when this returns."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # another process may write the same reading
     try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(partial, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -40,6 +40,8 @@ def run_command(values: dict, overrides: list[str]) -> None:
     if path is not None:
         draw_figure(result, path.with_suffix(""))
         print(f"Numbers and figure: {path.with_suffix('')}.json, .png, .svg")
+        if settings.losses:
+            print(f"Losses of all targets: {path.with_suffix('.npz')}")
     if request.logger.name == "wandb":
         with wandb_reading(request, result, "by_position", settings) as run:
             for row in result["rows"]:

@@ -49,6 +49,8 @@ def run_command(values: dict, overrides: list[str]) -> None:
         print(f"{result['run']} at step {result['step']}, read with extend={result['label']}, {settings.protocol}, "
               f"{settings.split}{', as decoded' * (name == 'decoded')}:", flush=True)  # fmt: skip
         print("\n".join([format_table(result["rows"], result["gains"]), *notes(result), describe_origin(result)]))
+        if settings.losses and path is not None:
+            print(f"Losses of all targets: {path.with_suffix('.npz')}")
         if "optimum" in result["rows"][0] and path is not None:
             title = f"{result['run']}, {settings.protocol}"
             draw_context({result["label"]: result["rows"]}, result["original_window"], title, path.with_suffix(""))

@@ -22,9 +22,10 @@ from conf.base import BadInput, Count, Settings
 from experiments.lab import tables
 from experiments.lab.canvas import log_ticks, plot_band, pyplot, write_figure
 from experiments.lab.measure import context
+from experiments.lab.measure.losses import LossFile
 from experiments.lab.measure.optimum import optimum
 from experiments.lab.measure.perplexity import by_document, cut
-from experiments.lab.measure.readings import cached_reading
+from experiments.lab.measure.readings import cached_reading, reading_path
 from experiments.lab.measure.request import AutoPrecision, Split
 from experiments.lab.measure.subject import open_subject
 from experiments.lab.statistics import Estimate, mean
@@ -41,6 +42,7 @@ class ByPosition(Settings):
     segments: Count = 512
     batch_tokens: Count = 16_384
     precision: Annotated[AutoPrecision, Field(exclude=True)] = "auto"
+    losses: bool = Field(False, exclude=True)  # those of every target are kept too (losses.py)
 
 
 def bins(context: int) -> list[tuple[int, int]]:
@@ -101,10 +103,18 @@ def measure_by_position(
     """
     from experiments.lab.measure.protocols import summarise, token_losses
 
+    subject = open_subject(checkpoint, extend, cache, data, settings.precision)
+    label = f"{settings.split}{settings.context}"
+    kept = None
+    if settings.losses:
+        kept = LossFile(reading_path(subject, "by_position", settings, label), [settings.context])
+
     def measured(model, config, corpus, device: dict) -> dict:
         segments = cut(corpus.split(settings.split), settings.context + 1, settings.segments)
         options = {"batch_tokens": settings.batch_tokens, "progress": progress, **device}
         (losses,) = token_losses(model, segments.tokens, [settings.context], "windows", **options)
+        if kept is not None:
+            kept.add(losses, segments)
         sums = by_position(losses, segments.owners)
         best = None
         if corpus.language is not None:
@@ -128,9 +138,7 @@ def measure_by_position(
             doublings.append(context.gate(paired, length))
         return about | {"doublings": doublings, "gate": doublings[-1]}
 
-    subject = open_subject(checkpoint, extend, cache, data, settings.precision)
-    label = f"{settings.split}{settings.context}"
-    return cached_reading("by_position", subject, settings, label, (settings.split,), measured)
+    return cached_reading("by_position", subject, settings, label, (settings.split,), measured, kept)
 
 
 def format_table(result: dict) -> str:

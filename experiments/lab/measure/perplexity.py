@@ -18,6 +18,7 @@ from pydantic import Field
 from conf.base import BadInput, Count, Counts, Settings
 from experiments.lab import tables
 from experiments.lab.measure import context
+from experiments.lab.measure.losses import LossFile
 from experiments.lab.measure.readings import Parts, cached_reading, reading_path
 from experiments.lab.measure.request import AutoPrecision, Pass, Split
 from experiments.lab.measure.subject import open_subject
@@ -38,6 +39,7 @@ class Measurement(Settings):
     segments: Count = 128
     batch_tokens: Count = 16_384
     precision: Annotated[AutoPrecision, Field(exclude=True)] = "auto"
+    losses: bool = Field(False, exclude=True)  # those of every target are kept too (losses.py)
 
     @property
     def label(self) -> str:
@@ -52,10 +54,11 @@ def default_contexts(window: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Segments:
-    """Disjoint stretches of documents: tokens, one (length,) array each, and the document each comes from."""
+    """Disjoint stretches of documents: tokens, one (length,) array each, the document each is of, and where in it."""
 
     tokens: list[np.ndarray]
     owners: list[int]
+    starts: list[int]
 
 
 def cut(documents: "Documents", length: int, limit: int) -> Segments:
@@ -73,7 +76,7 @@ def cut(documents: "Documents", length: int, limit: int) -> Segments:
     spread = np.unique(np.linspace(0, len(places) - 1, min(limit, len(places))).astype(int))
     chosen = [places[index] for index in spread]
     tokens = [np.asarray(documents[i][start : start + length]) for i, start in chosen]
-    return Segments(tokens, [i for i, _ in chosen])
+    return Segments(tokens, [i for i, _ in chosen], [start for _, start in chosen])
 
 
 def measure_checkpoint(
@@ -103,12 +106,14 @@ def measure_perplexity(
     from experiments.lab.measure.protocols import iterate_losses, summarise
 
     subject = open_subject(checkpoint, extend, cache, data, settings.precision)
-    parts = Parts(reading_path(subject, "perplexity", settings, settings.label))
+    path = reading_path(subject, "perplexity", settings, settings.label)
+    parts, kept = Parts(path), LossFile(path, settings.contexts) if settings.losses else None
 
     def measured(model, config, corpus, device: dict) -> dict:
         longest, width = max(settings.contexts), corpus.bytes_per_token(settings.split)
         segments = cut(corpus.split(settings.split), longest + 1, settings.segments)
-        left = [length for length in settings.contexts if str(length) not in parts.values]
+        left = [length for length in settings.contexts
+                if str(length) not in parts.values or not (kept is None or kept.has(length))]  # fmt: skip
         by_context = iterate_losses(
             model,
             segments.tokens,
@@ -125,6 +130,8 @@ def measure_perplexity(
             row = by_document(asdict(summarise(losses, width)), segments.owners)
             if corpus.language is not None:
                 (row,) = context.with_optimum([row], [losses], segments.tokens, segments.owners, corpus.language)
+            if kept is not None:
+                kept.add(losses, segments)
             parts.add(str(row["context"]), row)
         rows = [parts.values[str(length)] for length in settings.contexts]
         result = {"split": settings.split, "rows": rows, "gains": context.gains(rows)}
@@ -132,7 +139,7 @@ def measure_perplexity(
             result |= {"window": config.window, "gate": context.gate(rows, config.window)}
         return result
 
-    return cached_reading("perplexity", subject, settings, settings.label, (settings.split,), measured)
+    return cached_reading("perplexity", subject, settings, settings.label, (settings.split,), measured, kept)
 
 
 def perplexity_is_measured(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from conf.base import BadInput, Settings
 from conf.files import read_json, write_json
+from experiments.lab.measure.losses import LossFile
 from experiments.lab.measure.subject import Subject
 
 
@@ -52,13 +53,20 @@ def reading_path(subject: Subject, kind: str, settings: Settings, label: str) ->
 
 
 def cached_reading(
-    kind: str, subject: Subject, settings: Settings, label: str, splits: tuple[str, ...], measure: Callable
+    kind: str,
+    subject: Subject,
+    settings: Settings,
+    label: str,
+    splits: tuple[str, ...],
+    measure: Callable,
+    losses: LossFile | None = None,
 ) -> tuple[dict, Path | None]:
     """Return a reading and its file (None if it cannot be saved); measured only if there is no saved one.
 
     Args:
         settings: everything the measurement depends on beside its subject; label: a short name of them.
         measure: (model, config it is read with, corpus, {device, precision}) → plain values.
+        losses: the file of losses that the reading must have beside it; None: it need not.
 
     Returns:
         {"checkpoint", "run", "step", "position", "extend", "label", "original_window", "corpus", "measured",
@@ -69,8 +77,10 @@ def cached_reading(
     """
     path = reading_path(subject, kind, settings, label)
     result = read_result(path)
-    if result is not None:
+    if result is not None and (losses is None or losses.whole):
         return result | {"read_back": True}, path
+    if result is not None:
+        print(f"{path} has no losses of all targets beside it: measured again", flush=True)
     subject.require(*splits)
     keepable = can_be_written(path.parent)
     model, corpus = subject.model(), subject.corpus
