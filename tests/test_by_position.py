@@ -119,7 +119,7 @@ def read(model, texts, settings, monkeypatch, language=None):
     monkeypatch.setattr("experiments.lab.measure.by_position.open_subject", lambda *_: None)
     monkeypatch.setattr(
         "experiments.lab.measure.by_position.cached_reading",
-        lambda kind, subject, settings, label, splits, measure: measure(model, None, corpus, {}),
+        lambda kind, subject, settings, label, splits, measure, losses: measure(model, None, corpus, {}),
     )
     return measure_by_position(None, None, settings, "")
 
