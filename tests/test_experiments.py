@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from conf.base import BadInput
-from experiments.lab.measure.perplexity import Measurement, cut, default_contexts, measure_checkpoint
+from experiments.lab.measure.perplexity import Measurement, default_contexts, measure_checkpoint
 from experiments.lab.measure.request import choose_passes, read_request
+from experiments.lab.measure.segments import cut
 from experiments.lab.statistics import paired_ratio
 from models.checkpoint_files import find_checkpoint
 from tests.runs import CACHE, run_program, tiny

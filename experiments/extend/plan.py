@@ -30,8 +30,9 @@ from experiments.lab.finetuning import check_batch, checkpoint_after
 from experiments.lab.launch import Engine
 from experiments.lab.measure.held_out import count_trained_on
 from experiments.lab.measure.passkey import Passkey
-from experiments.lab.measure.perplexity import Measurement, cut
+from experiments.lab.measure.perplexity import Measurement
 from experiments.lab.measure.request import check_text
+from experiments.lab.measure.segments import cut
 from experiments.lab.plan import Plan, make_plan
 from experiments.lab.scale import Scale
 

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from conf.base import BadInput
 from data.retrieval import Task
-from experiments.lab.measure.perplexity import by_document, cut
+from experiments.lab.measure.perplexity import by_document
 from experiments.lab.measure.protocols import TokenLosses, summarise, token_losses
 from experiments.lab.measure.retrieval import make_trials
+from experiments.lab.measure.segments import cut
 from experiments.longrope.evolution import STEPS, Individual, Space
 from models.positions import EXTENSIONS
 from models.positions.frequencies import phases

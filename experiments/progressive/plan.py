@@ -86,7 +86,7 @@ def make_stages(checkpoint: Path, settings: Progressive, launcher: Launcher, job
     Raises:
         BadInput: the model was extended already or has no frequencies, or texts or batches do not fit.
     """
-    from experiments.lab.measure.perplexity import cut
+    from experiments.lab.measure.segments import cut
     from experiments.longrope import needle_texts
     from train import load_model
 

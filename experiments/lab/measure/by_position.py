@@ -24,9 +24,10 @@ from experiments.lab.canvas import log_ticks, plot_band, pyplot, write_figure
 from experiments.lab.measure import context
 from experiments.lab.measure.losses import LossFile
 from experiments.lab.measure.optimum import optimum
-from experiments.lab.measure.perplexity import by_document, cut
+from experiments.lab.measure.perplexity import by_document
 from experiments.lab.measure.readings import cached_reading, reading_path
 from experiments.lab.measure.request import AutoPrecision, Split
+from experiments.lab.measure.segments import cut
 from experiments.lab.measure.subject import open_subject
 from experiments.lab.statistics import Estimate, mean
 

@@ -27,8 +27,8 @@ import numpy as np
 from conf.files import write_bytes
 
 if TYPE_CHECKING:
-    from experiments.lab.measure.perplexity import Segments
     from experiments.lab.measure.protocols import TokenLosses
+    from experiments.lab.measure.segments import Segments
 
 OF_TARGETS = ("positions", "seen", "tokens", "nll", "top")
 

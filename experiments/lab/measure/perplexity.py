@@ -8,24 +8,21 @@ each doubling of the context is given too, and on data=chains the optimum and th
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import Field
 
-from conf.base import BadInput, Count, Counts, Settings
+from conf.base import Count, Counts, Settings
 from experiments.lab import tables
 from experiments.lab.measure import context
 from experiments.lab.measure.losses import LossFile
 from experiments.lab.measure.readings import Parts, cached_reading, reading_path
 from experiments.lab.measure.request import AutoPrecision, Pass, Split
+from experiments.lab.measure.segments import cut
 from experiments.lab.measure.subject import open_subject
 from experiments.lab.statistics import Estimate, paired_ratio
-
-if TYPE_CHECKING:
-    from data.corpus import Documents
 
 
 class Measurement(Settings):
@@ -50,33 +47,6 @@ class Measurement(Settings):
 def default_contexts(window: int) -> tuple[int, ...]:
     """Half the window, then doubled up to eight times it."""
     return tuple(dict.fromkeys(max(1, window * 2**power // 2) for power in range(5)))
-
-
-@dataclass(frozen=True)
-class Segments:
-    """Disjoint stretches of documents: tokens, one (length,) array each, the document each is of, and where in it."""
-
-    tokens: list[np.ndarray]
-    owners: list[int]
-    starts: list[int]
-
-
-def cut(documents: "Documents", length: int, limit: int) -> Segments:
-    """Cut documents into disjoint segments of `length` tokens, at most `limit`, spread evenly over the documents.
-
-    Raises:
-        BadInput: no document is that long.
-    """
-    places = [
-        (i, start) for i in documents.at_least(length) for start in range(0, len(documents[i]) - length + 1, length)
-    ]
-    if not places:
-        longest = max((len(documents[i]) for i in range(len(documents))), default=0)
-        raise BadInput(f"contexts need documents of {length} tokens, and the longest held out has {longest}")
-    spread = np.unique(np.linspace(0, len(places) - 1, min(limit, len(places))).astype(int))
-    chosen = [places[index] for index in spread]
-    tokens = [np.asarray(documents[i][start : start + length]) for i, start in chosen]
-    return Segments(tokens, [i for i, _ in chosen], [start for _, start in chosen])
 
 
 def measure_checkpoint(
