@@ -59,15 +59,17 @@ def read_scheme(plan: StudyPlan, position: str) -> list[Reading]:
 
 
 def results_folder(plan: StudyPlan, overrides: list[str]) -> Path:
-    """The folder of the results, named by the base runs and the study's own overrides."""
+    """The folder of the results, named by the base runs, without their scheme if there are several, and by the
+    study's own overrides."""
     base = plan.base
+    models = base.name if len(plan.bases) == 1 else base.name.removeprefix(f"{base.position.name}-")
     words = [
         word.removeprefix("data@").removeprefix("study.").replace("=", "")
         for word in overrides
         if word.startswith(("study.", "data@study.", "seeds=", *(plan.one_window * ("window=", "seen="))))
     ]
     labels = [re.sub(r"[^A-Za-z0-9.]+", "_", word).strip("_") for word in words]
-    name = "-".join(["study", base.name.removeprefix(f"{base.position.name}-"), *labels])
+    name = "-".join(["study", models, *labels])
     if len(name) > 160:  # the end may be what distinguishes studies
         name = f"{name[:150]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return Path(base.runs) / base.group / name
