@@ -1,4 +1,4 @@
-"""Causal attention on torch's fused kernels: whole, a few queries at a time, or over a sliding window.
+"""Causal attention on torch's fused kernels: whole, in parts, a few queries at a time, or over a sliding window.
 
 Letters in shape comments are those of models/__init__.py; E is the width of queries and keys.
 """
@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.parts import attend_in_parts, has_kernels
 from models.positions import base
 from models.positions.base import Differences, Layer, Position, row_chunks, rows_at_once, window_rows
 
@@ -27,7 +28,11 @@ def causal_attention(
     """
     length, window = q.shape[-2], position.sliding_window
     rows = rows_at_once(length, q.device)
-    if window is not None and window < length:
+    windowed = window is not None and window < length
+    fuses = mask is None and not windowed and not torch.is_grad_enabled() and has_kernels(q)
+    if fuses and (parts := position.parts(q, k, prepared)):  # of extensions that have no temperature
+        return attend_in_parts(parts, v, sink)
+    if windowed:
         return attend_in_chunks(q, k, v, position, prepared, temperature, mask, sink, window_rows(rows, window))
     if rows == length:
         return attend(q, k, v, position.bias(q, k, prepared), mask, temperature, sink)

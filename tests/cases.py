@@ -40,7 +40,8 @@ PLANNED: list[tuple[str, str | dict]] = [
 READINGS: dict[str, list[dict]] = {
     "none": [{"rows": "su"}],
     "rerope": [{"rows": {"name": "llama4", "every": 5}}],
-    "ntk": [{"form": "critical"}],
+    "dca": [{"chunk": 5}],
+    "ntk": [{"form": "critical"}, {"form": "fixed"}, {"form": "mixed"}],
     "dynamic_ntk": [{"variant": "transformers"}],
     "yarn": [{"ramp": "index"}, {"rows": "ministral"}],
     "resonance": [{"over": "ntk"}],

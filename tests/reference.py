@@ -141,22 +141,21 @@ def twin(setting: Setting, x: np.ndarray, q: np.ndarray, k: np.ndarray) -> Outpu
     )  # whose lengths are no linear function of its queries
     TWINS[setting.name](setting, outputs)
     reference_extend.sharpen(setting, outputs, setting.name == "pope")
-    if stand := reference_extend.far(setting.extend, setting.positions, setting.window):
-        add_far(setting, outputs, stand, (x, q, k))
+    for applies, *stand in reference_extend.moved(setting.extend, setting.positions, setting.window):
+        add_moved(setting, outputs, applies, stand, (x, q, k))
     return outputs
 
 
-def add_far(setting: Setting, outputs: Outputs, stand: tuple, inputs: tuple) -> None:
-    """Su 2023, Jin et al. 2024: far pairs score as if they stood elsewhere; added to the bias, less what they score."""
-    near, queries, keys = stand
+def add_moved(setting: Setting, outputs: Outputs, applies: Callable, stand: list, inputs: tuple) -> None:
+    """Some pairs score as if they stood elsewhere; added to the bias, less what they score."""
     moved = [Outputs(*(item.copy() for item in inputs), np.zeros_like(outputs.bias)) for _ in range(2)]
     reference_extend.sharpen(setting, moved[0], True)
-    for item, positions in zip(moved, (queries, keys), strict=True):
+    for item, positions in zip(moved, stand, strict=True):
         TWINS[setting.name](replace(setting, positions=positions), item)
     for h in range(setting.heads):
         for t, i in enumerate(setting.positions):
             for s in range(t + 1):
-                if i - setting.positions[s] >= near:
+                if applies(i, setting.positions[s]):
                     score = moved[0].queries[h, t] @ moved[1].keys[h, s] - outputs.queries[h, t] @ outputs.keys[h, s]
                     outputs.bias[h, t, s] += score / math.sqrt(setting.head_width)
 

@@ -89,8 +89,17 @@ def ntk(trained, extend, window, length):
     s = extend["factor"]
     if extend["form"] == "classic":
         return classic(trained, s)
+    if extend["form"] in ("fixed", "mixed"):
+        return mixed_radix(trained, s, 1 if extend["form"] == "fixed" else 0.625)
     turns = max(trained) * window / (2 * math.pi)
     return changed_base(trained, math.log(s * turns) / math.log(turns))
+
+
+def mixed_radix(trained: list[float], s: float, b: float) -> list[float]:
+    """Su 2023, kexue.fm/archives/9706: the m-th digit, n/β^(m-1), is over λ_1…λ_m = exp(a·m^b) too, s for the last."""
+    radix, a = base_of(trained) ** (1 / len(trained)), math.log(s) / len(trained) ** b
+    digits = [1 + math.log(max(trained) / w, radix) for w in trained]
+    return [w / math.exp(a * m**b) for w, m in zip(trained, digits, strict=True)]
 
 
 @of("dynamic_ntk")
@@ -190,15 +199,28 @@ def drop(trained, extend, window, length):
     return [0.0 for _ in trained]
 
 
-def far(extend: dict, positions: np.ndarray, window: int) -> tuple[int, np.ndarray, np.ndarray] | None:
-    """From how many tokens on a pair is far, and where its query and its key then stand, (T,) each; or None."""
+def moved(extend: dict, positions: np.ndarray, window: int) -> list[tuple[Callable, np.ndarray, np.ndarray]]:
+    """Which pairs (i, j) of positions stand elsewhere, and where their query and their key then stand, (T,) each."""
     if extend["name"] == "switch":
-        return far(extend["over"], positions, window) if positions.max() >= window else None
-    if extend["name"] == "rerope":
-        w = extend["near"] or window // 2
-        return w, np.full_like(positions, w), np.zeros_like(positions)
-    if extend["name"] != "self_extend":
-        return None
+        return moved(extend["over"], positions, window) if positions.max() >= window else []
+    return MOVES[extend["name"]](extend, positions, window) if extend["name"] in MOVES else []
+
+
+def rerope(extend: dict, p: np.ndarray, window: int) -> list:
+    """Su 2023: distances from w on are w."""
+    w = extend["near"] or window // 2
+    return [(lambda i, j: i - j >= w, np.full_like(p, w), np.zeros_like(p))]
+
+
+def leaky_rerope(extend: dict, p: np.ndarray, window: int) -> list:
+    """Su 2023: positions over k, those of queries w - w/k further on; the ends of s·L tokens are L - 1 apart."""
+    w = extend["near"] or window // 2
+    k = (extend["factor"] * window - 1 - w) / (window - 1 - w)
+    return [(lambda i, j: i - j >= w, p / k + w - w / k, p / k)]
+
+
+def self_extend(extend: dict, positions: np.ndarray, window: int) -> list:
+    """Jin et al. 2024: the smallest groups that fit."""
     w = extend["near"] or window // 4
 
     def stand(group: int, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -208,4 +230,16 @@ def far(extend: dict, positions: np.ndarray, window: int) -> tuple[int, np.ndarr
     group = 1
     while max(stand(group, text)[0]) - min(stand(group, text)[1]) >= window:
         group += 1
-    return w, *stand(group, positions)
+    return [(lambda i, j: i - j >= w, *stand(group, positions))]
+
+
+def dca(extend: dict, p: np.ndarray, window: int) -> list:
+    """An et al. 2024: intra-chunk scores are those of the distance; then the successive chunk, and all others."""
+    s, c = extend["chunk"] or 3 * window // 4, window
+    return [
+        (lambda i, j: i // s == j // s + 1, np.array([min(i % s + s, c - 1) for i in p]), p % s),
+        (lambda i, j: i // s > j // s + 1, np.full_like(p, c - 1), p % s),
+    ]
+
+
+MOVES = {"rerope": rerope, "leaky_rerope": leaky_rerope, "self_extend": self_extend, "dca": dca}

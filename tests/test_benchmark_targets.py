@@ -16,9 +16,10 @@ def contestant(model, window, name, over, mfu=0.5):
     return row if over is None else row | {"speed_over_bare": spread(over), "mfu": spread(mfu)}
 
 
-def beside(name, over, reference="rope"):
-    step = {} if over is None else {"seconds_over_reference": spread(over)}
-    return {"model": "micro", "window": 1024, "reference": reference, "name": name, "step": step}
+def beside(name, over, reference="rope", forward=1.0):
+    step, forward = ({} if ratio is None else {"seconds_over_reference": spread(ratio)} for ratio in (over, forward))
+    row = {"model": "micro", "window": 1024, "reference": reference, "name": name}
+    return row | {"step": step, "forward": forward}
 
 
 def reading(context, protocol, over):
@@ -49,7 +50,8 @@ ROWS = {
     "extensions": [
         beside("none", 1.0, "none"),
         beside("yarn", 1.02, "none"),
-        beside("rerope", 4.0, "none"),
+        beside("rerope", 4.0, "none", 1.2),
+        beside("dca", 3.0, "none", 1.4),
         beside("drop", 1.05, "none"),
     ],
     "evaluation": [
@@ -83,6 +85,7 @@ def test_the_row_that_decides_is_the_worst_and_for_the_optimizers_the_best():
         ("micro at 1024", 0.81, True),
         ("micro at 1024, fire", 1.4, True),
         ("micro at 1024, drop", 1.05, False),
+        ("micro at 1024, dca", 1.4, False),
         ("nano, 32768 tokens, rope, windows", 0.95, True),
         ("muon over adamw", 0.6, True),
     ]
@@ -96,14 +99,14 @@ def test_a_bound_is_met_on_the_bound(over, met):
 
 def test_a_line_says_what_was_measured_and_what_was_not(tmp_path):
     lines = saved(tmp_path, {"step": ROWS["step"][:4], "sweep": [{"kind": "rate"}]})
-    message = ["met", "met", *["not measured"] * 5]
+    message = ["met", "met", *["not measured"] * 6]
     assert len(lines) == len(message) and all(word in line for word, line in zip(message, lines, strict=True))
     assert any("nano at 256, transformers Llama" in item for item in lines[1])
 
 
 def test_rows_of_another_version_are_to_be_rerun_and_hide_no_other(tmp_path):
     lines = saved(tmp_path, {"step": ROWS["step"][:4], "schemes": [{"scheme": "fire", "step": {}}]})
-    message = ["met", "met", "not measured", "to be rerun", *["not measured"] * 3]
+    message = ["met", "met", "not measured", "to be rerun", *["not measured"] * 4]
     assert all(word in line for word, line in zip(message, lines, strict=True))
 
 

@@ -136,11 +136,11 @@ def test_self_extends_groups_and_distances_are_the_labs(page):
         theirs = page.evaluate(f"lab.groups({settings})")
         assert theirs["group"] == ours.group
         last = factor * window - 1
-        queries, keys = ours.far(torch.arange(last + 1, dtype=torch.float64)) if ours.near else (None, None)
+        moved = ours.moved(torch.arange(last + 1, dtype=torch.float64))
         for distance in {0, 1, window // 4, window // 2, last // 2, last}:
             seen = page.evaluate(f"lab.distance('self_extend', {last}, {distance}, {settings})")
-            near = ours.near is None or distance < ours.near
-            assert seen == (distance if near else int(queries[last] - keys[last - distance])), (
+            near = not moved or distance < moved[0].first
+            assert seen == (distance if near else int(moved[0].queries[last] - moved[0].keys[last - distance])), (
                 window,
                 factor,
                 distance,

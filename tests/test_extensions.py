@@ -165,6 +165,14 @@ def test_the_new_bases_of_ntk_are_the_known_ones():
     assert ratio[8].item() == pytest.approx(8, rel=1e-9)
 
 
+def test_the_mixed_radix_forms_of_ntk_divide_the_slowest_pair_by_the_factor_and_the_fastest_too():
+    plain = turned(rope(width=64))
+    fixed, mixed = (plain / turned(rope("ntk", 64, factor=8.0, form=form)) for form in ("fixed", "mixed"))
+    torch.testing.assert_close(fixed.log2(), 3 * torch.arange(1, 33).double() / 32, rtol=1e-9, atol=0)  # even steps
+    assert mixed[[0, 31]].tolist() == pytest.approx([8 ** (32**-0.625), 8], rel=1e-9)
+    assert (mixed[:-1] > fixed[:-1]).all() and (mixed.log().diff().diff() < 0).all()
+
+
 def test_dynamic_ntk_is_ntk_by_what_is_needed():
     for length in (2, 128, 129, 512):
         needed = max(1, length / 128)
@@ -207,7 +215,7 @@ def test_drop_is_no_position_at_all(case):
     assert torch.equal(case.model(extend="drop")(text), Case("none").model()(text))
 
 
-@pytest.mark.parametrize("extend", ["ntk", "dynamic_ntk", "yarn", "llama3", "longrope", "base", "self_extend"])
+@pytest.mark.parametrize("extend", ["ntk", "dynamic_ntk", "yarn", "llama3", "longrope", "base", "self_extend", "dca"])
 def test_learned_frequencies_learn_through_an_extension(extend):
     factor = {"factor": 3.0} if "factor" in EXTENSIONS[extend].Knobs.model_fields else {}
     LAWS["every_parameter_learns"](Case("learned_rope", read=(extend, factor)))
@@ -234,7 +242,7 @@ def test_an_extension_reads_any_spectrum_or_says_why_not(tmp_path, case):
         assert phase.isfinite().all() and phase.dtype == torch.float64
         if extend not in ("base", "resonance", "drop"):
             assert (phase <= plain * (1 + 1e-12)).all()  # nothing turns faster
-        if extend in ("ntk", "dynamic_ntk", "longrope"):
+        if extend in ("ntk", "dynamic_ntk", "longrope") and knobs.get("form") not in ("fixed", "mixed"):
             fastest = spectrum.table(16).argmax()
             torch.testing.assert_close(phase[:, fastest], plain[:, fastest], rtol=1e-12, atol=0)
 
@@ -245,7 +253,19 @@ def test_temperatures_are_the_published_ones_unless_set():
     for window, sharper in {4096: 1.118, 64: 1.225}.items():
         extension = rope("longrope", window=window, factor=8.0).extension
         assert extension.temperature**-0.5 == pytest.approx(sharper, abs=5e-4)
-    for name in ("none", "interpolate", "ntk", "dynamic_ntk", "llama3", "base", "self_extend", "rerope", "drop"):
+    names = (
+        "none",
+        "interpolate",
+        "ntk",
+        "dynamic_ntk",
+        "llama3",
+        "base",
+        "self_extend",
+        "rerope",
+        "leaky_rerope",
+        "dca",
+    )
+    for name in (*names, "drop"):
         knobs = {"factor": 8.0} if "factor" in EXTENSIONS[name].Knobs.model_fields else {}
         assert rope(name, **knobs).extension.temperature == 1
     for name, kind in EXTENSIONS.items():
@@ -287,6 +307,10 @@ SENTENCES = {
     ("extend=longrope", "window=1"): "extend.temperature",
     ("extend=self_extend", "extend.near=32"): "extend.near=32 must be below the window of 32",
     ("extend=rerope", "window=1"): "extend.near=1 must be below the window of 1",
+    ("extend=leaky_rerope", "extend.near=32"): "extend.near=32 must be below the window of 32",
+    ("extend=dca", "extend.chunk=32"): "extend.chunk=32 must be below the window of 32",
+    ("extend=dca", "position=alibi"): "extend=dca changes plain rotation",
+    ("extend=ntk", "extend.form=mixed", "frequencies=single_tone"): "two different frequencies",
     ("extend=yarn", "position=alibi"): "extend=yarn changes frequencies, and position=alibi has no frequencies",
     ("extend=drop", "position=learned"): "extend=drop changes plain rotation",
     ("extend=drop", "position=none"): "extend=drop",

@@ -21,7 +21,7 @@ extend=ntk extend.factor=abc | extend=ntk extend.factor=null | extend.factor=4 |
 extend=longrope extend.long=[1,2] | extend=longrope extend.long=[1,1,1,1,1,1,1,abc] | extend=longrope extend.long=3
 extend=longrope extend.path=@/inf.yaml | extend=longrope extend.path=@/str.yaml | extend=longrope extend.path=3
 extend=longrope extend.path=@/nested.yaml | extend=longrope extend.n_hat=-1 | extend=switch extend.over=banana
-extend=self_extend extend.factor=4 extend.near=99 | extend=switch extend.over=none
+extend=self_extend extend.factor=4 extend.near=99 | extend=dca extend.chunk=0 | extend=switch extend.over=none
 data=banana | data=files | data=files data.test=/nope.txt | data=files data.test=[] | data=files data.test=@/empty
 data=files data.test=3 | data=files data.test=@/text.txt | data=files data.train=@/text.txt | data=prepared
 data=prepared data.folder=/nope | data=chains | data.test=x | data=files data.test=x.txt data.tokenizer.kind=bytes

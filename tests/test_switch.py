@@ -42,7 +42,7 @@ def switched(case: Case, name: str, knobs: dict):
 def test_short_texts_are_read_as_first_trained_and_long_ones_with_the_extension(scheme, name, knobs):
     case = Case(scheme)
     model, plain, extended = switched(case, name, knobs), case.model(), case.model(extend=name, **knobs)
-    regroups = extended.position.extension.near is not None  # whose bias takes another kernel
+    regroups = bool(extended.position.extension.moved(torch.zeros(1)))  # whose bias takes another kernel
     for length in (1, WINDOW - 1, WINDOW):
         text = tokens(length, batch=2)
         if regroups:

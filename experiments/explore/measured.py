@@ -19,6 +19,8 @@ TITLES = {
     "llama3": "Llama 3",
     "self_extend": "Self-Extend",
     "rerope": "ReRoPE",
+    "leaky_rerope": "Leaky ReRoPE",
+    "dca": "Dual Chunk Attention",
 }
 
 

@@ -28,6 +28,8 @@ ZERO_SHOT = {
     "dynamic_ntk": "its frequencies follow the length of the text read, and windows of one length would teach one set",
     "self_extend": "meant for models as they were trained",
     "rerope": "meant for models as they were trained",
+    "leaky_rerope": "meant for models as they were trained",
+    "dca": "meant for models as they were trained",
 }
 OWN_KEYS = ("study", "scale", "seeds", "checkpoint", "launcher", "jobs_on_gpu")  # of the study, not of its runs
 TUNED_AT_ONE = (CONTROL, "drop")  # fine-tuned at L, whatever the factor: DroPE recalibrates where a model is at home

@@ -74,6 +74,18 @@ class Differences(NamedTuple):
         return self.queries[..., :, None] - self.keys[..., None, :]
 
 
+class Parts(NamedTuple):
+    """Queries and keys that are turned otherwise for each other the farther they are apart, in whole units of tokens.
+
+    Each of the groups holds from its first distance on, up to that of the next: the first from 0 on, and any between
+    it and the last for one distance. They have the queries and keys that are so far apart: the last Q and the first N,
+    or none.
+    """
+
+    unit: int  # tokens
+    groups: list[tuple[int, Tensor, Tensor]]  # first distance, q (B, H, Q, D) and k (B, H, N, D)
+
+
 class Position(nn.Module):
     """Tells a transformer where its tokens are.
 
@@ -180,6 +192,10 @@ class Position(nn.Module):
         """
         return None
 
+    def parts(self, q: Tensor, k: Tensor, prepared: Any) -> Parts | None:
+        """The same scores in parts for fused kernels, where `bias` replaces them by distance and nothing is learned."""
+        return None
+
 
 class Layer:
     """One layer's view of a scheme whose `prepare` returns one entry per layer, and which keys that layer sees."""
@@ -203,3 +219,6 @@ class Layer:
 
     def bias(self, q: Tensor, k: Tensor, prepared: Any, first: int = 0) -> Tensor | Differences | None:
         return self.scheme.bias(q, k, prepared[self.index], first)
+
+    def parts(self, q: Tensor, k: Tensor, prepared: Any) -> Parts | None:
+        return self.scheme.parts(q, k, prepared[self.index])

@@ -6,7 +6,7 @@ Factors are always relative to the original window, the one the model was traine
 Letters in shape comments are those of models/__init__.py.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,14 @@ def length_of(positions: Tensor) -> Tensor:
     return positions.gather(-1, last)[..., None] + 1
 
 
+class Moved(NamedTuple):
+    """Where tokens stand for each other from so many units apart on."""
+
+    first: int
+    queries: Tensor  # positions, (…, T)
+    keys: Tensor
+
+
 class Extension:
     """Plain extrapolation: positions and frequencies are what they were in training."""
 
@@ -47,7 +55,7 @@ class Extension:
     depends_on_length: bool = False  # the logits of a text change when more text follows it
     relative: bool = True  # what a relative scheme says still depends on distances alone
     temperature: float = 1.0  # t of the scores q·k/(t√D), of all channels and beside any bias, where it stretches
-    near: int | None = None  # tokens this far from the query and on stand elsewhere (`far`); None: no token does
+    unit: int = 1  # tokens; what `moved` counts
 
     def __init__(self, knobs: Any, window: int):
         """Bind the extension to the original window, in tokens."""
@@ -84,9 +92,13 @@ class Extension:
         """phase = position × frequency, extended: (…, T) and (K,) → (…, T, K) in the dtype of the positions."""
         return phases(positions, self.frequencies(frequencies, length_of(positions)))
 
-    def far(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """The positions that far queries and keys have for each other, (…, T) twice."""
-        raise NotImplementedError
+    def moved(self, positions: Tensor) -> list[Moved]:
+        """Where tokens at positions (…, T) stand for those far from them, the nearest first; nearer ones stay.
+
+        Distances are those of the positions, or of the units of several tokens that they fall in. Each holds up to
+        where the next begins, and all but the last for one distance.
+        """
+        return []
 
 
 class Stretch(Sharpened):

@@ -1,7 +1,8 @@
 """Extensions without training that regroup distances: near tokens stand where they are, far ones stand closer.
 
-What they say is positions alone; the scheme turns queries and keys to them and replaces the scores of far pairs
-through its hook `bias` (models/positions/rotate.py). The flash path is lost.
+What they say is positions alone; the scheme turns queries and keys to them (models/positions/rotate.py). Reading, each
+group of distances is a part of the attention that fused kernels compute (models/parts.py); training, the scores of far
+pairs are replaced through the hook `bias`.
 """
 
 from itertools import count
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from conf.base import BadInput, Count
-from models.positions.extensions import Extension, Stretch
+from models.positions.extensions import Extension, Moved, Stretch
 from models.positions.rows import Sharpened
 
 
@@ -20,12 +21,16 @@ class Grouped(Extension):
 
     changes = "plain rotation"
     share: float
+    knob = "near"  # what sets it
 
     def __init__(self, knobs: Any, window: int):
         super().__init__(knobs, window)
-        self.near = max(1, int(window * self.share)) if knobs.near is None else knobs.near
+        near = getattr(knobs, self.knob)
+        self.near = max(1, int(window * self.share)) if near is None else near
         if self.near >= window:
-            raise BadInput(f"extend.near={self.near} must be below the window of {window} tokens the model knows")
+            raise BadInput(
+                f"extend.{self.knob}={self.near} must be below the window of {window} tokens the model knows"
+            )
 
 
 class SelfExtend(Grouped):
@@ -47,12 +52,12 @@ class SelfExtend(Grouped):
         last, near = knobs.factor * window - 1, self.near
         self.group = next(size for size in count(1) if last // size + near - near // size < window)
         self.relative = self.group == 1  # which group a token falls into depends on where the text starts
-        if self.group == 1:
-            self.near = None
 
-    def far(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def moved(self, positions: Tensor) -> list[Moved]:
+        if self.group == 1:
+            return []
         keys = (positions / self.group).floor()
-        return keys + (self.near - self.near // self.group), keys
+        return [Moved(self.near, keys + (self.near - self.near // self.group), keys)]
 
 
 class ReRoPE(Grouped):
@@ -71,6 +76,56 @@ class ReRoPE(Grouped):
             return self.name
 
     share = 0.5
+    slope = 0.0  # 1/k, by which distances grow beyond w
 
-    def far(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.full_like(positions, self.near), torch.zeros_like(positions)
+    def moved(self, positions: Tensor) -> list[Moved]:
+        if self.slope == 1:
+            return []
+        return [Moved(self.near, self.near + self.slope * (positions - self.near), self.slope * positions)]
+
+
+class LeakyReRoPE(ReRoPE):
+    """Leaky ReRoPE: a distance m beyond w tokens is w + (m - w)/k (Su 2023, kexue.fm/archives/9708).
+
+    k is the one that brings the largest distance of s·L tokens to L - 1; at s = 1 nothing changes.
+    """
+
+    class Knobs(Stretch):
+        name: Literal["leaky_rerope"] = "leaky_rerope"
+        near: Count | None = None  # w, tokens
+
+    def __init__(self, knobs: Any, window: int):
+        super().__init__(knobs, window)
+        known, last = window - 1 - self.near, knobs.factor * window - 1 - self.near
+        self.slope = known / last if knobs.factor > 1 else 1.0
+
+
+class DualChunk(Grouped):
+    """Dual Chunk Attention: positions start anew in every chunk of s tokens (An et al. 2024, arXiv 2402.17463).
+
+    A key stands at j mod s. A query at i stands at i mod s for keys of its own chunk, where scores are as they were;
+    at min(i mod s + s, L - 1) for those of the chunk before, so that the last L - s tokens are seen where they are;
+    and at L - 1 for all others. s is three quarters of the window L unless it is set. Any length is one factor.
+    """
+
+    class Knobs(Sharpened):
+        name: Literal["dca"] = "dca"
+        chunk: Count | None = None  # s, tokens
+
+        @property
+        def stem(self) -> str:
+            return self.name
+
+    share, knob = 0.75, "chunk"
+    relative = False  # where chunks begin depends on where the text starts
+
+    def __init__(self, knobs: Any, window: int):
+        super().__init__(knobs, window)
+        self.unit = self.near
+
+    def moved(self, positions: Tensor) -> list[Moved]:
+        keys, last = positions % self.unit, self.window - 1
+        return [
+            Moved(1, (keys + self.unit).clamp(max=last), keys),
+            Moved(2, torch.full_like(positions, last), keys),
+        ]

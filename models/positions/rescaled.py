@@ -62,17 +62,32 @@ def ntk_factors(frequencies: Tensor, factor: float | Tensor, pivot: Tensor | flo
     return factor ** (torch.log(fastest / frequencies) / torch.log(fastest / pivot))
 
 
+def mixed_radix_factors(frequencies: Tensor, factor: float, power: float) -> Tensor:
+    """λ_k = s^((m/K)^power) for the m-th of K frequencies from the fastest on, m = 1 … K.
+
+    Between the fastest and the slowest, m goes by the logarithm of the frequency, as it does in a geometric spectrum.
+    """
+    fastest, count = frequencies.max(), len(frequencies)
+    place = 1 + (count - 1) * torch.log(fastest / frequencies) / torch.log(fastest / frequencies.min())
+    return factor ** ((place / count) ** power)
+
+
 class NTK(Rescaled):
-    """NTK-aware scaling: a larger base keeps the fastest pair and slows the slower ones down, the more the slower.
+    """NTK-aware scaling: slow pairs slow down, the more the slower; by default with a larger base.
 
     form classic (bloc97; YaRN, Peng et al. 2023, 3.1): base' = base · s^(d/(d-2)), so λ_i = s^(2i/(d-2)) and the
     slowest pair is divided by s. form critical (Liu et al. 2023, arXiv 2310.05209; LongRoPE2): base' = base^κ with
     κ = ln(sL/2π)/ln(L/2π), so a pair that turned once in L tokens turns once in s·L; slower ones are divided by more.
+
+    Su (2023, kexue.fm/archives/9706) reads phases as the K digits of a number, of radix base^(1/K). In two other forms
+    the m-th pair from the fastest, m = 1 … K, is divided by λ_1·…·λ_m, which is s for the slowest. form fixed: every λ
+    is s^(1/K), so the fastest pair slows down too. form mixed: λ_1·…·λ_m = exp(a·m^b) with b = 0.625, so fast pairs
+    slow down more, and the radix differs from digit to digit (also MrRoPE, arXiv 2601.22181).
     """
 
     class Knobs(Rescaled.Knobs):
         name: Literal["ntk"] = "ntk"
-        form: Literal["classic", "critical"] = "classic"
+        form: Literal["classic", "critical", "fixed", "mixed"] = "classic"
 
         @property
         def stem(self) -> str:
@@ -84,6 +99,9 @@ class NTK(Rescaled):
             raise BadInput(f"extend.form=critical needs a pair that turns more than once in {self.window} tokens")
 
     def frequencies(self, frequencies: Tensor, length: Tensor) -> Tensor:
+        if self.knobs.form in ("fixed", "mixed"):
+            power = 1.0 if self.knobs.form == "fixed" else 0.625
+            return frequencies / mixed_radix_factors(frequencies, self.knobs.factor, power)
         pivot = None if self.knobs.form == "classic" else 2 * math.pi / self.window
         return frequencies / ntk_factors(frequencies, self.knobs.factor, pivot)
 

@@ -6,6 +6,7 @@ permutation of channels (`interleaved_to_half_split`), applied alike to q and k,
 was: models trained from scratch are equivalent, and only foreign weights need their channels permuted.
 """
 
+from functools import reduce
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from conf.base import BadInput
-from models.positions.base import Position, Settings
+from models.positions.base import Parts, Position, Settings
 from models.positions.frequencies import phases
 from models.positions.rescaled import ranks
 
@@ -25,7 +26,8 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     the two dtypes and rounded back to x's.
     """
     half = cos.shape[-1]
-    a, b, rest = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)  # (B, H, T, K) twice, (B, H, T, D - 2K)
+    pairs, rest = x.split((2 * half, x.shape[-1] - 2 * half), dim=-1)
+    a, b = pairs.to(torch.promote_types(x.dtype, cos.dtype)).chunk(2, dim=-1)  # (B, H, T, K) twice
     turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
     return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
 
@@ -58,7 +60,8 @@ def interleaved_to_half_split(channels: int) -> Tensor:
 class Rotary(Position):
     """A scheme that turns q and k by position × frequency; the schemes below differ in the frequencies.
 
-    An extension may let tokens far apart stand elsewhere: their scores are then replaced through the hook `bias`.
+    An extension may let tokens far apart stand elsewhere: their scores are then replaced through the hook `bias`, or
+    left to fused kernels through the hook `parts`.
     """
 
     stretches = frozenset({"positions", "frequencies", "plain rotation"})
@@ -89,42 +92,85 @@ class Rotary(Position):
         return waves(phase)
 
     def prepare(self, positions: Tensor) -> tuple:
-        """Positions (T,) or (B, T) → cosines and sines, each (T, K) or (B, 1, T, K), and what `Far` holds if any."""
-        if self.extension.near is None:
-            return self.rotation(positions)
-        further = [self.rotation(stand - positions) for stand in self.extension.far(positions)]
-        return *self.rotation(positions), Far(positions, *further)
+        """Positions (T,) or (B, T) → cosines and sines, each (T, K) or (B, 1, T, K), and a `Regrouped` if any."""
+        turned, unit = self.rotation(positions), self.extension.unit
+        moved = [
+            Further(first, self.rotation(queries - positions), self.rotation(keys - positions))
+            for first, queries, keys in self.extension.moved(positions)
+        ]
+        if not moved:
+            return turned
+        units = positions if unit == 1 else (positions / unit).floor()
+        return *turned, Regrouped(unit, units, consecutive(positions, unit), moved)
 
     def rotate(self, q: Tensor, k: Tensor, prepared: tuple) -> tuple[Tensor, Tensor]:
         return rotate_pairs(q, *prepared[:2]), rotate_pairs(k, *prepared[:2])
 
     def bias(self, q: Tensor, k: Tensor, prepared: tuple, first: int = 0) -> Tensor | None:
         """What far scores are short of what they would be if the extension's positions were the tokens' own."""
-        return None if self.extension.near is None else prepared[-1].bias(q, k, self.extension.near, first)
+        return prepared[-1].bias(q, k, first) if isinstance(prepared[-1], Regrouped) else None
+
+    def parts(self, q: Tensor, k: Tensor, prepared: tuple) -> Parts | None:
+        return prepared[-1].parts(q, k) if isinstance(prepared[-1], Regrouped) else None
 
 
-class Far(NamedTuple):
-    """Tokens that stand elsewhere for those far from them, and how much further they turn to stand there."""
+def consecutive(positions: Tensor, unit: int) -> bool:
+    """Whether a text that is read, (T,) or (B, T), stands at one position after another from the start of a unit on.
 
-    positions: Tensor  # (T,) or (B, T)
+    Where there are gradients or a compiler, nobody asks and nothing waits for the device.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return bool((positions.diff(dim=-1) == 1).all() & (positions[..., 0] % unit == 0).all())
+
+
+class Further(NamedTuple):
+    """How much further tokens turn for those from so many units away on, to stand where the extension moves them."""
+
+    first: int
     queries: tuple[Tensor, Tensor]  # cosines and sines, (T, K) or (B, 1, T, K)
     keys: tuple[Tensor, Tensor]
 
-    def bias(self, q: Tensor, k: Tensor, near: int, first: int) -> Tensor:
-        """(score where they stand - score as they are)/√D for keys from `near` tokens before the query on, else 0.
+
+class Regrouped(NamedTuple):
+    """Tokens that stand elsewhere for those far from them."""
+
+    unit: int  # tokens
+    units: Tensor  # of which distances are differences, (T,) or (B, T)
+    consecutive: bool
+    moved: list[Further]
+
+    def parts(self, q: Tensor, k: Tensor) -> Parts | None:
+        """The parts of fused attention, of q and k (B, H, T, D) that are already rotated; None if they cannot be."""
+        if not self.consecutive:
+            return None
+        groups, length = [(0, q, k)], q.shape[-2]
+        for first, queries, keys in self.moved:
+            start = min(first * self.unit, length)
+            end = -(-(length - start) // self.unit) * self.unit
+            moved_q = rotate_pairs(q[..., start:, :], *(part[..., start:, :] for part in queries))
+            moved_k = rotate_pairs(k[..., :end, :], *(part[..., :end, :] for part in keys))
+            groups.append((first, moved_q, moved_k))
+        return Parts(self.unit, groups)
+
+    def bias(self, q: Tensor, k: Tensor, first: int) -> Tensor:
+        """(score where they stand - score as they are)/√D, which is 0 for near keys.
 
         q (B, H, Q, D) from row `first` on and k (B, H, N, D), both already rotated → (B, H, Q, N) in float32.
         """
         last = first + q.shape[-2]
-        start = last - k.shape[-2]
+        start, shifts = last - k.shape[-2], []
+        distance = (self.units[..., first:last, None] - self.units[..., None, start:last]).unsqueeze(-3)  # (…, 1, Q, N)
+        ends = [further.first for further in self.moved[1:]] + [float("inf")]
         with torch.autocast(q.device.type, enabled=False):
-            q, k = q.to(self.positions.dtype), k.to(self.positions.dtype)
-            moved_q = rotate_pairs(q, *(part[..., first:last, :] for part in self.queries))
-            moved_k = rotate_pairs(k, *(part[..., start:last, :] for part in self.keys))
-            both = torch.cat((moved_q, -q), dim=-1) * q.shape[-1] ** -0.5  # one product: its size, (Q, N), is the cost
-            shift = both @ torch.cat((moved_k, k), dim=-1).mT
-        distance = self.positions[..., first:last, None] - self.positions[..., None, start:last]  # (…, Q, N)
-        return shift.masked_fill_((distance < near).unsqueeze(-3), 0)
+            q, k = q.to(self.units.dtype), k.to(self.units.dtype)
+            for further, end in zip(self.moved, ends, strict=True):
+                moved_q = rotate_pairs(q, *(part[..., first:last, :] for part in further.queries))
+                moved_k = rotate_pairs(k, *(part[..., start:last, :] for part in further.keys))
+                both = torch.cat((moved_q, -q), dim=-1) * q.shape[-1] ** -0.5  # one product: its size is the cost
+                shift = both @ torch.cat((moved_k, k), dim=-1).mT  # (B, H, Q, N)
+                shifts.append(shift.masked_fill_((distance < further.first) | (distance >= end), 0))
+            return reduce(torch.add, shifts)
 
 
 class RoPE(Rotary):

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo
 from torch import Tensor
 
 from conf.base import BadInput, Settings, settings_of
-from models.positions.extensions import Extension, Stretch, length_of
+from models.positions.extensions import Extension, Moved, Stretch, length_of
 from models.positions.frequencies import phases
 from models.positions.tables import SINGLE_EXTENSIONS
 
@@ -49,7 +49,7 @@ class Switch(Extension):
     def __init__(self, knobs: Any, window: int):
         super().__init__(knobs, window)
         self.over = SINGLE_EXTENSIONS[knobs.over.name](knobs.over, window)
-        self.changes, self.near, self.temperature = self.over.changes, self.over.near, self.over.temperature
+        self.changes, self.unit, self.temperature = self.over.changes, self.over.unit, self.over.temperature
         if self.changes is None:
             raise BadInput(f"extend.over={knobs.over.name} has nothing to switch: it reads all as first trained")
         if self.over.depends_on_length:
@@ -71,11 +71,13 @@ class Switch(Extension):
             return 1.0
         return torch.ones_like(length).masked_fill(length > self.window, self.temperature)  # in the dtype of the length
 
-    def far(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def moved(self, positions: Tensor) -> list[Moved]:
         """In a short text far tokens stand where they are."""
         long = self._long(positions)[..., 0]
-        queries, keys = (torch.where(long, stand, positions) for stand in self.over.far(positions))
-        return queries, keys
+        return [
+            Moved(first, torch.where(long, queries, positions), torch.where(long, keys, positions))
+            for first, queries, keys in self.over.moved(positions)
+        ]
 
     def _long(self, positions: Tensor) -> Tensor:
         """Which tokens stand in a text that is read with the extension, (…, T) → (…, T, 1)."""

@@ -10,7 +10,7 @@ from models.positions.embed import Binary, Learned, Sinusoidal
 from models.positions.extensions import Drop, Extension, Interpolate
 from models.positions.fourier import FoPE
 from models.positions.gated import FoX, GrapeAP
-from models.positions.grouped import ReRoPE, SelfExtend
+from models.positions.grouped import DualChunk, LeakyReRoPE, ReRoPE, SelfExtend
 from models.positions.longrope import LongRoPE
 from models.positions.polar import PoPE
 from models.positions.rescaled import NTK, Base, DynamicNTK, Llama3, Resonance, Yarn
@@ -61,5 +61,7 @@ SINGLE_EXTENSIONS: dict[str, type[Extension]] = {
     "resonance": Resonance,
     "self_extend": SelfExtend,
     "rerope": ReRoPE,
+    "leaky_rerope": LeakyReRoPE,
+    "dca": DualChunk,
     "drop": Drop,
 }

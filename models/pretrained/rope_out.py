@@ -105,11 +105,11 @@ def _root(temperature: float) -> float:
 def _as_longrope(position: Rotary, theta: float) -> dict:
     """Fixed frequencies of any kind, as factors of a geometric spectrum of this base."""
     extension, name = position.extension, position.extension.knobs.name
-    if extension.depends_on_length or extension.near is not None or not extension.relative:
+    one = torch.ones(1, dtype=torch.float64)
+    if extension.depends_on_length or extension.moved(one) or not extension.relative:
         raise BadInput(
             f"extend={name} changes more than frequencies, which no architecture of transformers can express"
         )
-    one = torch.ones(1, dtype=torch.float64)
     with torch.no_grad():
         turned = position.phase(extension.positions(one))[0]  # (K,), per token
     if (turned <= 0).any():
