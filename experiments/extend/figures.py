@@ -18,7 +18,7 @@ OTHERS = ("#55a868", "#dd8452", "#8172b3", "#17a2b8", "#937860", "#da8bc3", "#b5
 MARKERS = "osv^D<>Pp*hX"
 
 
-FEW = 6  # methods that can share a panel
+FEW = 12  # methods that can share a panel
 
 
 def study_figures(folder: Path, findings: "Findings") -> list[Path]:
