@@ -112,8 +112,8 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
     import lightning as L
     from lightning.pytorch.loggers import WandbLogger
 
-    from data.retrieval import mixed
-    from data.windows import Batches, Windows, fixed_windows
+    from data.training import training_windows, validation_windows
+    from data.windows import Batches
     from models.checkpoint_files import numbered
     from models.checkpoints import AtomicCheckpointIO, Checkpoints
     from models.language_model import LanguageModel
@@ -136,15 +136,18 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
         gpt.compile()  # in place: the state dict keeps its names
 
     accumulate, size = config.trainer.accumulate, corpus.bytes_per_token("validation")
-    module = LanguageModel(gpt, config.optimizer, config.steps, size, record, config.seen, config.seed, place.ranks)
-    windows = Windows(corpus.split("train").tokens, config.window, config.batch // accumulate, config.seed)
-    windows = mixed(windows, corpus, config.data.retrieval, config.window, config.seed, config.original_window)
+    module = LanguageModel(
+        gpt, config.optimizer, config.steps, size, record, config.seen, config.seed, place.ranks, corpus.answered
+    )
+    windows = training_windows(
+        corpus, config.window, config.batch // accumulate, config.seed, config.data.retrieval, config.original_window
+    )
     batches = Batches(windows, config.steps * accumulate, place.rank, place.ranks, pinned=accelerator == "gpu")
-    held_out = fixed_windows(corpus.split("validation").tokens, config.window, config.validation_windows)
+    held_out = validation_windows(corpus, config.window, config.validation_windows)
 
     metrics = Metrics(folder.metrics)
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint_every, config.snapshots, folder.set_saved)
-    scoring = (held_out, config.validate_every, checkpoints.stopping)
+    scoring = (held_out, config.validate_every, checkpoints.stopping, config.stop_at)
     recorder = Recorder(metrics, config.log_every, config.batch, *scoring)  # before checkpoints: recorded, then saved
     trainer = L.Trainer(
         accelerator=accelerator,

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 from conf.base import Count, CountOrZero, Counts, PathText, Project, Settings, Tags
 from conf.validation import validate as validate  # for those who import it from here
 from data.settings import DataSettings
-from models.gpt import Shape
+from models.gpt import Shape, knob
 from models.language_model import Optimizer
 from models.positions import EXTENSIONS, SCHEMES, SEEN, SPECTRA, Plan
 
@@ -109,6 +109,8 @@ class Config(Settings):
     validation_windows: Count
     checkpoint_every: Count
     snapshots: Counts
+    # The share of exact answers in validation at which training ends, of data=tasks; None: after `steps`.
+    stop_at: float | None = knob(None, gt=0, le=1)
 
     @model_validator(mode="after")
     def _fits(self):
@@ -126,8 +128,12 @@ class Config(Settings):
             )
         if self.seen.cuts and self.data.retrieval.fraction:
             raise ValueError(f"seen={self.seen.name} would cut keys from questions: set data.retrieval.fraction=0")
+        if self.seen.cuts and self.data.source == "tasks":
+            raise ValueError(f"seen={self.seen.name} would cut answers from their questions: data=tasks is read whole")
         if getattr(self.seen, "longest", self.window) < self.window:
             raise ValueError(f"seen.longest={self.seen.longest} must be at least window={self.window}")
+        if self.stop_at is not None and self.data.source not in ("tasks", "prepared"):
+            raise ValueError(f"stop_at={self.stop_at} needs answers that can be exact, as data=tasks has them")
         if any(step > self.steps for step in self.snapshots):
             raise ValueError(f"snapshots={list(self.snapshots)} must not lie beyond steps={self.steps}")
         return self

@@ -3,17 +3,18 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from conf.base import BadInput
 from data.integrity import SPLITS, Meta, check
-from data.settings import Chains, Files, Hub, Prepared, Sotu, Tokenizer
-from data.sources import identity
+from data.settings import Chains, Files, Hub, Prepared, Sotu, Tasks, Tokenizer
+from data.sources import identity, states_of
+from data.tasks import answered
 from data.token_files import FORMAT, locked, new_folder, token_dtype
 from data.tokenizer import BYTES, STATES, ByteTokenizer, JsonTokenizer, fingerprint_of, read_json
 
@@ -45,7 +46,8 @@ class Documents:
 class Corpus:
     """Three splits of tokens and the tokenizer that made them. Only encode() and decode() need `tokenizers`.
 
-    Tokens of data=chains are states and stand for no text: nothing encodes or decodes them, and they have no bytes.
+    Tokens of data=chains and data=tasks are states and stand for no text: nothing encodes or decodes them, and they
+    have no bytes.
     """
 
     def __init__(self, folder: Path, meta: Meta):
@@ -61,8 +63,10 @@ class Corpus:
         self._bytes = {split: counts.bytes for split, counts in meta.splits.items()}
         # Of the tokenizer alone: equal tokenizers give every text the same ids. Older folders do not record it.
         self.tokenizer_fingerprint = meta.tokenizer_fingerprint or fingerprint_of(self.tokenizer_text)
-        # What the documents are, for a corpus of chains: the language that has an optimum.
-        self.language = Chains(name=meta.name, **meta.source) if meta.kind == STATES else None
+        # What the documents are, for a corpus of chains, which has an optimum, and one of a task, which has answers.
+        states = meta.source.get("source") if meta.kind == STATES else None
+        self.language = Chains(name=meta.name, **meta.source) if states == "chains" else None
+        self.task = Tasks(name=meta.name, **meta.source) if states == "tasks" else None
 
     def split(self, name: str) -> Documents:
         """The documents of train, validation or test."""
@@ -101,6 +105,11 @@ class Corpus:
         return self._tokenizer.decode(ids)
 
     @property
+    def answered(self) -> Callable | None:
+        """Tokens of rows of samples (B, T + 1) → which of their targets are answers, (B, T); None where all count."""
+        return None if self.task is None else partial(answered, self.task)
+
+    @property
     def tokenizer_json(self) -> str | None:
         """The text of its tokenizer.json; None of bytes and states, which have none."""
         if self._kind in (BYTES, STATES):
@@ -110,7 +119,8 @@ class Corpus:
     @cached_property
     def tokenizer_text(self) -> str:
         """The tokenizer, for `prepare` to tokenise another text with: a tokenizer.json as text, "bytes" or "states"."""
-        return self.tokenizer_json or (BYTES if self._kind == BYTES else f"{STATES} {self.separator}")
+        states = self.language or self.task
+        return states_of(states) if states else self.tokenizer_json or BYTES
 
     @cached_property
     def _tokenizer(self) -> ByteTokenizer | JsonTokenizer:
@@ -128,7 +138,10 @@ def open_corpus(folder: Path) -> Corpus:
 
 
 def prepare(
-    settings: Sotu | Files | Hub | Chains | Prepared, cache: Path, progress: bool = True, tokenizer: str | None = None
+    settings: Sotu | Files | Hub | Chains | Tasks | Prepared,
+    cache: Path,
+    progress: bool = True,
+    tokenizer: str | None = None,
 ) -> Corpus:
     """Tokenise a source once, and from then on only open what was written, in a folder under `cache`.
 
@@ -173,7 +186,9 @@ def prepare(
     return open_corpus(target)
 
 
-def _write(target: Path, settings: Sotu | Files | Hub | Chains, tokenizer: str | None, about: dict, progress: bool):
+def _write(
+    target: Path, settings: Sotu | Files | Hub | Chains | Tasks, tokenizer: str | None, about: dict, progress: bool
+):
     """Fill the folder `target`, unless another process did so while this one waited for it."""
     from data.tokenise import write_corpus
 
@@ -185,7 +200,7 @@ def _write(target: Path, settings: Sotu | Files | Hub | Chains, tokenizer: str |
                     raise BadInput(f"data={settings.name}: the files changed while they were read; do the same again.")
 
 
-def describe_source(settings: Sotu | Files | Hub | Chains | Prepared) -> dict[str, object]:
+def describe_source(settings: Sotu | Files | Hub | Chains | Tasks | Prepared) -> dict[str, object]:
     """What a corpus would be made of, texts and tokenizer, as plain values that count files by content.
 
     Nothing is tokenised. A run of other texts or another tokenizer is another run, wherever the files lie.
@@ -196,14 +211,14 @@ def describe_source(settings: Sotu | Files | Hub | Chains | Prepared) -> dict[st
     return {"texts": identity(settings), "tokenizer": _tokenizer_key(settings, None)}
 
 
-def _tokenizer_key(settings: Sotu | Files | Hub | Chains, given: str | None) -> dict:
+def _tokenizer_key(settings: Sotu | Files | Hub | Chains | Tasks, given: str | None) -> dict:
     """What the tokenizer is, as plain values for a cache key; a file counts by content, not by where it lies."""
-    states = f"{STATES} {settings.states}" if isinstance(settings, Chains) else None
+    states = states_of(settings) if isinstance(settings, Chains | Tasks) else None
     if states is not None and given not in (None, states):
         raise BadInput(f"data={settings.name} has {states} for tokens: a model of other tokens cannot read them.")
     if states is not None:
         return {"kind": STATES, "vocabulary": None}
-    if given is None and not isinstance(settings, Chains):
+    if given is None and not isinstance(settings, Chains | Tasks):
         key = settings.tokenizer.model_dump()
         if settings.tokenizer.kind == "file":
             key["path"] = hashlib.sha256(read_json(settings.tokenizer).encode()).hexdigest()

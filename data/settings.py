@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from conf.base import Count, CountOrZero, Settings
+from conf.base import Count, CountOrZero, Listed, Settings
 
 
 def _paths(value):
@@ -182,4 +182,31 @@ class Chains(Source):
         return self
 
 
-DataSettings = Annotated[Sotu | Files | Hub | Chains | Prepared, Field(discriminator="source")]
+class Tasks(Source):
+    """Samples of an algorithmic task, each a question and its answer (data/tasks.py); no text."""
+
+    source: Literal["tasks"]
+    task: Literal[
+        "bin_majority", "majority", "interleaved_majority", "sort", "unique_copy", "repeat_copy", "parity", "addition",
+        "flip_flop", "mqar",
+    ]  # fmt: skip
+    # The longest questions, in tokens, of training and of each range beyond it that the test split has too.
+    lengths: Annotated[tuple[Count, ...], Listed, Field(min_length=1)]
+    # Those of test are in every range.
+    documents: DocumentCounts
+    seed: CountOrZero = 0
+
+    @model_validator(mode="after")
+    def _possible(self):
+        if list(self.lengths) != sorted(set(self.lengths)) or self.lengths[0] < 4 or self.lengths[-1] > 10_000:
+            raise ValueError(f"lengths={list(self.lengths)} must be from 4 to 10000, each above the one before it")
+        if any(high - low < 3 for low, high in zip(self.lengths, self.lengths[1:], strict=False)):
+            raise ValueError(f"lengths={list(self.lengths)} must be three or more apart: some tasks have every third")
+        if self.retrieval.fraction:
+            raise ValueError("retrieval needs text to hide keys in: set data.retrieval.fraction=0 with source=tasks")
+        if self.isolate_documents:
+            raise ValueError("isolate_documents has nothing to isolate with source=tasks: every row is one document")
+        return self
+
+
+DataSettings = Annotated[Sotu | Files | Hub | Chains | Tasks | Prepared, Field(discriminator="source")]

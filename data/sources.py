@@ -17,14 +17,15 @@ from conf.base import BadInput
 from data import files
 from data.integrity import SPLITS, sha256
 from data.long_text import LongText, is_blank, parts
-from data.settings import Chains, Files, Hub, Sotu
+from data.settings import Chains, Files, Hub, Sotu, Tasks
+from data.tokenizer import STATES
 
 HELD_OUT = 0.05
 # Raise it whenever the texts of the same files would be others.
 READING = 2
 
 
-def identity(settings: Sotu | Files | Hub | Chains, progress: bool = False) -> dict:
+def identity(settings: Sotu | Files | Hub | Chains | Tasks, progress: bool = False) -> dict:
     """What the documents are, as plain values for a cache key, without reading more than bytes.
 
     Files count by content. A hub dataset cannot be hashed without fetching it, so it counts by its path, config,
@@ -154,3 +155,16 @@ def _digest(path: Path) -> str:
 def _file_texts(paths: list[Path], column: str) -> Iterator[str | LongText]:
     for path in paths:
         yield from files.read(path, column)
+
+
+def separator_of(settings: Chains | Tasks) -> int:
+    """The last token of a source whose tokens stand for no text; that of a task follows ASK and END."""
+    from data.tasks import symbols
+
+    return settings.states if isinstance(settings, Chains) else symbols(settings) + 2
+
+
+def states_of(settings: Chains | Tasks) -> str:
+    """What such a source has in place of the text of a tokenizer.json."""
+    task = "" if isinstance(settings, Chains) else f" of {settings.task}"
+    return f"{STATES} {separator_of(settings)}{task}"

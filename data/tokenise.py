@@ -13,8 +13,8 @@ from conf.base import BadInput
 from data.bpe import train_bpe
 from data.integrity import SPLITS, digest_of, fingerprint, sha256
 from data.long_text import LongText, parts
-from data.settings import Chains, Files, Hub, Sotu
-from data.sources import texts
+from data.settings import Chains, Files, Hub, Sotu, Tasks
+from data.sources import separator_of, states_of, texts
 from data.token_files import FORMAT, SplitWriter
 from data.tokenizer import BYTES, STATES, ByteTokenizer, JsonTokenizer, fingerprint_of, read_json
 
@@ -25,7 +25,7 @@ SAMPLED, SAMPLE = 64, 512
 
 
 def write_corpus(
-    folder: Path, settings: Sotu | Files | Hub | Chains, given: str | None, about: dict, progress: bool
+    folder: Path, settings: Sotu | Files | Hub | Chains | Tasks, given: str | None, about: dict, progress: bool
 ) -> None:
     """Fill an empty folder with the tokens of every split, the tokenizer and, last, meta.json.
 
@@ -36,9 +36,8 @@ def write_corpus(
     Raises:
         BadInput: the source or the tokenizer cannot be had, or a split has no text.
     """
-    if isinstance(settings, Chains):
-        counted = _write_states(folder, settings)
-        _write_meta(folder, about, settings.states + 1, settings.states, counted, STATES)
+    if isinstance(settings, Chains | Tasks):
+        _write_states(folder, settings, about)
         return
     tokenizer = _tokenizer(settings, given, progress)
     lengths = tokenizer.bytes_per_token()
@@ -68,26 +67,32 @@ def write_corpus(
     _write_meta(folder, about, tokenizer.vocabulary, tokenizer.separator, counted, tokenizer.text)
 
 
-def _write_states(folder: Path, settings: Chains) -> dict[str, dict[str, int]]:
-    """Write the documents of every split; returns what each holds."""
-    from data.chains import documents
+def _write_states(folder: Path, settings: Chains | Tasks, about: dict) -> None:
+    """Write the documents of every split and meta.json, of a source whose tokens stand for no text."""
+    from data.chains import documents as walks
+    from data.tasks import documents as samples
 
-    writers = {split: SplitWriter(folder, split, settings.states + 1, settings.states) for split in SPLITS}
-    for split, tokens in documents(settings):
+    separator = separator_of(settings)
+    documents = walks(settings) if isinstance(settings, Chains) else samples(settings)
+    writers = {split: SplitWriter(folder, split, separator + 1, separator) for split in SPLITS}
+    for split, tokens in documents:
         writers[split].begin()
         writers[split].add(tokens, 0)
-    return {split: writer.close() for split, writer in writers.items()}
+    counted = {split: writer.close() for split, writer in writers.items()}
+    _write_meta(folder, about, separator + 1, separator, counted, STATES, states_of(settings))
 
 
-def _write_meta(folder: Path, about: dict, vocabulary: int, separator: int, counted: dict, tokenizer: str) -> None:
-    """Say in meta.json what the folder holds; tokenizer: its text, which the fingerprint covers too."""
+def _write_meta(
+    folder: Path, about: dict, vocabulary: int, separator: int, counted: dict, tokenizer: str, states: str | None = None
+) -> None:
+    """Say in meta.json what the folder holds; tokenizer: its text, which the fingerprint covers too, or `states`."""
     meta = {
         "format": FORMAT,
         **about,
         "vocabulary": vocabulary,
         "separator": separator,
         "fingerprint": fingerprint(folder, tokenizer),
-        "tokenizer_fingerprint": fingerprint_of(f"{STATES} {separator}" if tokenizer == STATES else tokenizer),
+        "tokenizer_fingerprint": fingerprint_of(states or tokenizer),
         "splits": counted,
         "files": {path.name: sha256(path) for path in sorted(folder.iterdir())},
     }

@@ -1,15 +1,17 @@
 """Windows of tokens as a pure function of (seed, step), so that resuming needs one number.
 
 Letters: N tokens in the split, T the window, B the batch. A window is T + 1 tokens: T inputs and the T targets one
-token further on. Neighbouring windows share that one token, so that every token is a target once.
+token further on. Neighbouring windows share that one token, so that every token is a target once. Where documents are
+samples of a task, every row is one of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
 from conf.base import BadInput
+from data.corpus import Documents
 
 
 class Windows:
@@ -32,12 +34,9 @@ class Windows:
 
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> torch.Tensor:
         """The (B / ranks, T + 1) tokens of one step; the batches of all ranks, stacked in order, are that of one."""
-        if self._batch % ranks:
-            raise BadInput(f"A batch of {self._batch} windows cannot be shared equally by {ranks} processes.")
-        share = self._batch // ranks
-        first = step * self._batch + rank * share
-        rows = np.empty((share, self._window + 1), dtype=np.int64)
-        for row, index in zip(rows, range(first, first + share), strict=True):
+        indices = _share(self._batch, step, rank, ranks)
+        rows = np.empty((len(indices), self._window + 1), dtype=np.int64)
+        for row, index in zip(rows, indices, strict=True):
             epoch, place = divmod(index, self.epoch_length)
             start = self._starts(epoch)[place]
             row[:] = self._tokens[start : start + self._window + 1]
@@ -53,6 +52,51 @@ class Windows:
             self._epochs = {e: starts for e, starts in self._epochs.items() if abs(e - epoch) == 1}
             self._epochs[epoch] = offset + self._window * random.permutation(self.epoch_length)
         return self._epochs[epoch]
+
+
+class Samples:
+    """Batches of whole documents, one in a row: an epoch has each once, in an order drawn from (seed, epoch)."""
+
+    def __init__(self, documents: Documents, window: int, batch: int, seed: int, separator: int):
+        """Batches of documents of at most T + 1 tokens; shorter ones are filled up with the separator."""
+        self._documents, self._window, self._batch, self._seed = documents, window, batch, seed
+        self._separator = separator
+        self._orders: dict[int, np.ndarray] = {}
+
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> torch.Tensor:
+        """The (B / ranks, T + 1) tokens of one step, as of Windows."""
+        places = [divmod(index, len(self._documents)) for index in _share(self._batch, step, rank, ranks)]
+        documents = [int(self._order(epoch)[place]) for epoch, place in places]
+        return sample_rows(self._documents, documents, self._window, self._separator)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            self._orders = {e: order for e, order in self._orders.items() if abs(e - epoch) == 1}
+            self._orders[epoch] = np.random.default_rng([self._seed, epoch]).permutation(len(self._documents))
+        return self._orders[epoch]
+
+
+def sample_rows(documents: Documents, numbers: Sequence[int], window: int, separator: int) -> torch.Tensor:
+    """Some documents as rows, (n, T + 1), filled up with the separator.
+
+    Raises:
+        BadInput: one is longer.
+    """
+    rows = np.full((len(numbers), window + 1), separator, dtype=np.int64)
+    for row, number in zip(rows, numbers, strict=True):
+        document = documents[number]
+        if len(document) > window + 1:
+            raise BadInput(f"window={window} is too short for a sample of {len(document)} tokens: one less is read")
+        row[: len(document)] = document
+    return torch.from_numpy(rows)
+
+
+def _share(batch: int, step: int, rank: int, ranks: int) -> range:
+    """The numbers of the rows of one step that a process reads, counted over all steps."""
+    if batch % ranks:
+        raise BadInput(f"A batch of {batch} windows cannot be shared equally by {ranks} processes.")
+    share = batch // ranks
+    return range(step * batch + rank * share, step * batch + (rank + 1) * share)
 
 
 def fixed_windows(tokens: np.ndarray, window: int, count: int) -> torch.Tensor:

@@ -83,7 +83,7 @@ class Checkpoints(L.Callback):
             return  # between two optimizer steps
         step = trainer.global_step
         self._agree()
-        last = step == trainer.max_steps
+        last = step == trainer.max_steps or trainer.should_stop  # the Recorder, which comes before, may end the run
         if step in self.snapshots:
             self._save(trainer, self.snapshot(step), whole=True, weights_only=True)
         if self.signal is not None:

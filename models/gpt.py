@@ -225,17 +225,27 @@ class GPT(nn.Module):
         """What turns states into logits, (V, C)."""
         return self.embedding.weight if self.head is None else self.head.weight
 
-    def forward(self, tokens: Tensor, positions: Tensor | None = None, targets: Tensor | None = None):
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        targets: Tensor | None = None,
+        counted: Tensor | None = None,
+    ):
         """Tokens (B, T) → logits (B, T, V).
 
         With targets (B, T) → their mean negative log-likelihood, and that of each, (B, T), which has no gradient; the
         logits are then never whole. Here and not beside the model, so that compiling and sharding it include the loss.
+        counted: (B, T) bool, the targets in the mean; those of no other are computed, and count 0.
         """
         hidden = self.hidden(tokens, positions)
         if targets is None:
             return self.logits(hidden)
-        mean, nll = next_token_loss(hidden.flatten(0, 1), self.head_weight, targets.flatten())
-        return mean, nll.view_as(targets)
+        if counted is None:
+            mean, nll = next_token_loss(hidden.flatten(0, 1), self.head_weight, targets.flatten())
+            return mean, nll.view_as(targets)
+        mean, nll = next_token_loss(hidden[counted], self.head_weight, targets[counted])
+        return mean, nll.new_zeros(targets.shape).masked_scatter(counted, nll)
 
 
 def isolate_documents(tokens: Tensor, separator: int) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,13 @@
 
 import math
 import zlib
+from collections.abc import Callable
 from typing import Literal
 
 import lightning as L
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -43,6 +45,8 @@ def learning_rate_scale(step: int, steps: int, settings: Optimizer) -> float:
 class LanguageModel(L.LightningModule):
     """Trains a GPT on windows of tokens; each batch is (B, T + 1), inputs and targets overlapping.
 
+    Of samples of a task the answers alone are targets.
+
     Nothing in a step waits for the device: the loss and the gradient norm stay tensors until somebody reads them.
     """
 
@@ -56,6 +60,7 @@ class LanguageModel(L.LightningModule):
         seen: Seen | None = None,
         seed: int = 0,
         ranks: int = 1,
+        answered: Callable[[Tensor], Tensor] | None = None,
     ):
         """Wrap a GPT.
 
@@ -67,10 +72,11 @@ class LanguageModel(L.LightningModule):
             steps: optimizer steps of the whole run, the length of the schedule.
             bytes_per_token: (V,), the UTF-8 length of every token, for bits per byte; None where tokens are no text.
             record: plain values that travel in every checkpoint under "lab", enough to rebuild the model.
+            answered: tokens (B, T + 1) → which of the targets are learned, (B, T) bool; None for all.
         """
         super().__init__()
         self.gpt, self.optimizer_settings, self.steps, self.record = gpt, optimizer, steps, record
-        self.seen, self.seed, self.ranks = seen or Contiguous(), seed, ranks
+        self.seen, self.seed, self.ranks, self.answered = seen or Contiguous(), seed, ranks, answered
         self.bytes_per_token = None if bytes_per_token is None else torch.as_tensor(bytes_per_token).double()
         self.loss = self.gradient_norm = torch.tensor(float("nan"), dtype=torch.float32)
         self.finite = ""  # the last loss that was seen to be finite, in words
@@ -81,10 +87,15 @@ class LanguageModel(L.LightningModule):
         if self.device_mesh is None:  # sharded weights take all processes, also one that has no such window
             parts = [part for part in parts if len(part)]
         positions, targets = self._positions(batch, batch_index), batch[:, 1:].numel()
-        means = [(part[:, 1:].numel(), self.gpt(part[:, :-1], positions, targets=part[:, 1:])[0]) for part in parts]
+        means = [(part[:, 1:].numel(), self._read(part, positions)[0]) for part in parts]
         loss = sum(count / targets * mean for count, mean in means)
         self.loss = loss.detach()
         return loss
+
+    def _read(self, tokens: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Tokens (B, T + 1) → the mean loss of what is learned, and the losses of all targets, (B, T)."""
+        answers = self.answered(tokens) if self.answered else None
+        return self.gpt(tokens[:, :-1], positions, targets=tokens[:, 1:], counted=answers)
 
     def _positions(self, batch: Tensor, batch_index: int) -> Tensor | None:
         """The positions of this batch, (B, T), a function of the seed and the number of the step; None for 0 … T - 1.
@@ -149,24 +160,45 @@ class LanguageModel(L.LightningModule):
         self.finite = f", after a loss of {loss:.3f} at step {step}"
 
     def score(self, batch: Tensor) -> Tensor:
-        """Sums over the targets of windows (B, T + 1): nats, tokens and bytes (0 if no text), (3,) float64.
+        """Sums over the targets of windows (B, T + 1), (5,) float64: nats, tokens and bytes (0 if no text); and where
+        answers are learned alone, over these, and how many rows have no wrong token, of how many (0 else).
 
         Separators are no targets, here as in readings, where they open a document: that one ends is not text.
         """
+        if self.answered is not None:
+            return self._score_answers(batch, self.answered(batch))
         targets = batch[:, 1:]
         scored = targets != self.record.get("separator", -1)
-        nats = (self.gpt(batch[:, :-1], targets=targets)[1].double() * scored).sum()
-        width = nats.new_zeros(())
+        nats = (self._read(batch)[1].double() * scored).sum()
+        width = rows = nats.new_zeros(())
         if self.bytes_per_token is not None:
             width = self.bytes_per_token.to(targets.device)[targets].sum()
-        return torch.stack((nats, scored.sum().double(), width))
+        return torch.stack((nats, scored.sum().double(), width, rows, rows))
+
+    def _score_answers(self, batch: Tensor, answers: Tensor) -> Tensor:
+        logits, targets = self.gpt(batch[:, :-1]), batch[:, 1:]
+        nats = F.cross_entropy(logits[answers].float(), targets[answers], reduction="sum")
+        exact, rows = exact_rows(logits, targets, answers).sum(), torch.full_like(nats, len(batch))
+        return torch.stack((nats, answers.sum(), torch.zeros_like(nats), exact, rows)).double()
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["lab"] = self.record
 
 
-def summarise(nats: float, tokens: float, width: float) -> dict[str, float]:
-    """Metrics from sums over targets: nll (nats per token), perplexity, and bits per byte if there are bytes."""
+def exact_rows(logits: Tensor, targets: Tensor, answers: Tensor) -> Tensor:
+    """Which rows have the right token in front at every answer, (B,) bool; greedy decoding then gives the answer.
+
+    Args:
+        logits: (B, T, V); targets, answers: (B, T), of which bool.
+    """
+    return ((logits.argmax(-1) == targets) | ~answers).all(1)
+
+
+def summarise(nats: float, tokens: float, width: float, exact: float = 0, rows: float = 0) -> dict[str, float]:
+    """Metrics from sums over targets: nll (nats per token) and perplexity, bits per byte if there are bytes, and the
+    share of exact answers if there are rows with answers.
+    """
     nll = nats / tokens
     values = {"nll": nll, "perplexity": math.exp(min(nll, 700.0))}
+    values |= {"exact": exact / rows} if rows else {}
     return values | {"bits_per_byte": nats / math.log(2) / width} if width else values

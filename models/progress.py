@@ -81,6 +81,7 @@ class Recorder(L.Callback):
         validation: torch.Tensor,
         validate_every: int,
         stopping: Callable[[], bool] = lambda: False,
+        stop_at: float | None = None,
     ):
         """Record to `metrics`.
 
@@ -90,6 +91,7 @@ class Recorder(L.Callback):
             validation: windows (n, T + 1), scored every `validate_every` steps.
             stopping: whether the run is to stop; a validation then ends, and is made up for when the run resumes. Not
                 the one after the last step, which no step follows.
+            stop_at: the share of exact answers at which training ends, before the last step.
         """
         self.metrics, self.every, self.batch = metrics, every, batch
         self.validation, self.validate_every = validation, validate_every
@@ -98,13 +100,14 @@ class Recorder(L.Callback):
         self.sum, self.count = torch.zeros((), dtype=torch.float64), 0
         self.latest: dict[str, float] = {}
         self.stopping, self.due = stopping, False  # due: the validation of the step at which the run was stopped
+        self.stop_at, self.finished = stop_at, False
 
     def state_dict(self) -> dict:
-        return {"sum": float(self._mean(self.sum)), "count": self.count, "due": self.due}
+        return {"sum": float(self._mean(self.sum)), "count": self.count, "due": self.due, "finished": self.finished}
 
     def load_state_dict(self, state: dict) -> None:
         self.sum, self.count = torch.tensor(state["sum"], dtype=torch.float64), state["count"]
-        self.due = state.get("due", False)
+        self.due, self.finished = state.get("due", False), state.get("finished", False)
 
     def on_train_start(self, trainer, module) -> None:
         if trainer.is_global_zero:
@@ -116,6 +119,7 @@ class Recorder(L.Callback):
         self.ceiling = matmul_rate(module.device, dtype) * trainer.world_size
         if self.due:
             self._record_validation(trainer, module)
+        trainer.should_stop = self.finished
         reset_peak_memory(module.device)
         self._restart_clock(trainer)
 
@@ -141,6 +145,8 @@ class Recorder(L.Callback):
                 step = trainer.global_step
                 raise Diverged(f"diverged: the validation loss is {scores['nll']} at step {step}" + module.finite)
             self._log(trainer, {f"validation/{key}": value for key, value in scores.items()})
+            if self.stop_at is not None and scores.get("exact", 0.0) >= self.stop_at:
+                trainer.should_stop = self.finished = True
 
     def _training(self, trainer, module) -> dict[str, float]:
         loss = float(self._mean(self.sum / self.count))
@@ -164,7 +170,7 @@ class Recorder(L.Callback):
         This is done in a callback instead of Lightning's validation loop, so that a checkpoint of the same step comes
         after it and a resumed run neither repeats nor misses it.
         """
-        sums = torch.zeros(3, dtype=torch.float64, device=module.device)
+        sums = torch.zeros(5, dtype=torch.float64, device=module.device)
         module.eval()
         for windows in self.validation.split(self.batch):
             if trainer.global_step < trainer.max_steps and self.stopping():
@@ -219,6 +225,8 @@ class Bar(TQDMProgressBar):
 def describe(metrics: dict[str, float]) -> str:
     """Describe the final metrics of a run."""
     words = f"validation perplexity {metrics['validation/perplexity']:.2f}"
+    if "validation/exact" in metrics:
+        words += f", {metrics['validation/exact']:.1%} of the answers exact"
     if "validation/bits_per_byte" in metrics:  # tokens that are no text have none
         words += f", {metrics['validation/bits_per_byte']:.3f} bits per byte"
     return f"{words} after {metrics['tokens']:,} tokens"

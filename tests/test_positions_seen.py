@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from conf.base import BadInput
-from models.positions.seen import SEEN, Contiguous, Mixed, Randomized, Skipwise
+from models.positions.seen import SEEN, Contiguous, Mixed, Offset, Randomized, Skipwise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LENGTH, LONGEST, BATCH = 16, 64, 400
-DRAWN = [Randomized(longest=LONGEST), Skipwise(longest=LONGEST)]
+SPREAD = [Randomized(longest=LONGEST), Skipwise(longest=LONGEST)]
+DRAWN = [*SPREAD, Offset(longest=LONGEST)]
 
 
 def draw(settings, seed: int = 0, batch: int = BATCH) -> torch.Tensor:
@@ -41,7 +42,7 @@ def test_positions_are_a_function_of_the_generator(settings):
     assert not torch.equal(draw(settings, seed=1), draw(settings, seed=2))
 
 
-@pytest.mark.parametrize("settings", DRAWN, ids=lambda s: s.name)
+@pytest.mark.parametrize("settings", SPREAD, ids=lambda s: s.name)
 def test_training_on_short_windows_meets_every_distance_of_the_long_one(settings):
     seen = set()
     for seed in range(BATCH):
@@ -71,6 +72,15 @@ def test_skipwise_windows_are_two_chunks_and_the_first_starts_at_zero():
     assert min(gaps) == 0 and max(gaps) == LONGEST - LENGTH  # both ends are reached
     cuts = {row.argmax().item() + 1 for row in positions.diff() if row.max() > 1}
     assert cuts == set(range(1, LENGTH))
+
+
+def test_an_offset_moves_each_window_as_a_whole_to_every_place_alike():
+    positions = draw(Offset(longest=LONGEST), batch=20_000)
+    assert (positions.diff() == 1).all()
+    counts = positions[:, 0].int().bincount(minlength=LONGEST - LENGTH + 1)
+    assert len(counts) == LONGEST - LENGTH + 1  # the last window ends at the end of the range
+    expected = 20_000 / len(counts)
+    assert ((counts - expected).abs() < 5 * expected**0.5).all()
 
 
 def test_a_randomized_batch_shares_its_positions_and_covers_the_range_evenly():

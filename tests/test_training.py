@@ -254,7 +254,7 @@ def test_positions_seen_reach_the_model_and_are_a_function_of_seed_and_batch(tmp
     assert torch.equal(read[3], torch.arange(32.0))  # measured where it stands
 
 
-@pytest.mark.parametrize("way", ["skipwise", "randomized"])
+@pytest.mark.parametrize("way", ["skipwise", "randomized", "offset"])
 @pytest.mark.parametrize(("ranks", "passes"), [(1, 2), (2, 1), (2, 2), (1, 4)])
 def test_neither_passes_nor_processes_change_the_positions_seen(tmp_path, way, ranks, passes):
     config = compose(tiny(tmp_path, f"seen={way}", "seen.longest=500"))
@@ -282,7 +282,7 @@ def test_separators_are_no_targets_of_validation(tmp_path):
     batch[0, 5] = batch[2, 1] = 256
     batch[1, 0] = 256  # an input only
     nll = module.gpt(batch[:, :-1], targets=batch[:, 1:])[1]
-    nats, tokens, _ = module.score(batch).tolist()
+    nats, tokens, *_ = module.score(batch).tolist()
     assert tokens == 3 * 32 - 2
     assert nats == pytest.approx(float(nll.double().sum() - nll[0, 4] - nll[2, 0]), rel=1e-6)
 

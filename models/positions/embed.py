@@ -48,6 +48,8 @@ class Sinusoidal(Added):
 class Learned(Added):
     """One learned vector per position of the window, added to the embeddings (GPT, BERT; Gehring et al. 2017).
 
+    A table of more rows than the window has tokens is for training that moves the window about in it (seen=offset).
+
     PE(p) = √C · table[p]. The factor is the one token embeddings carry (√C unless model.embedding_scale is set), so
     that the two start alike (normal, 0.02) and learn at the same rate, as in GPT-2. Between two rows the table is
     interpolated linearly, which is how position interpolation stretches it: positions divided by s read rows up to s
@@ -56,13 +58,14 @@ class Learned(Added):
 
     class Knobs(Settings):
         name: Literal["learned"] = "learned"
+        rows: int | None = Field(None, ge=1, le=2**20, exclude_if=lambda value: value is None)
 
     stretches = frozenset({"positions"})
     exempt: ClassVar = {"past_the_window": "the table ends with the window it was trained on, and the scheme says so"}
 
     def __init__(self, knobs, geometry, spectrum, extension):
         super().__init__(knobs, geometry, spectrum, extension)
-        self.table = nn.Parameter(torch.zeros(geometry.window, geometry.width))
+        self.table = nn.Parameter(torch.zeros(knobs.rows or geometry.window, geometry.width))
 
     def initialise(self, draw) -> None:
         with torch.no_grad():

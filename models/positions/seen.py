@@ -82,6 +82,22 @@ class Skipwise(Seen):
         return (slots + gap * (slots >= cut)).to(torch.float32)
 
 
+class Offset(Seen):
+    """The window moved on by a random offset, so that it stands anywhere below `longest` (Huang et al. 2024, 2.1).
+
+    Per sequence, uniform over 0 … longest - T. What absolute positions are read at beyond the window, they were trained
+    at: with samples of at most T tokens and longest = T + S, every position below S is one that samples start at.
+    """
+
+    name: Literal["offset"] = "offset"
+    longest: Longest = 2048
+
+    def positions(self, length: int, batch: int, generator: torch.Generator) -> Tensor:
+        _fits(self, length)
+        offset = torch.randint(self.longest - length + 1, (batch, 1), generator=generator)
+        return (torch.arange(length) + offset).to(torch.float32)
+
+
 class Mixed(Seen):
     """A share of the windows cut into chunks of L tokens that are read as first trained, the others whole.
 
@@ -125,6 +141,7 @@ SEEN: dict[str, type[Settings]] = {
     "contiguous": Contiguous,
     "randomized": Randomized,
     "skipwise": Skipwise,
+    "offset": Offset,
     "mixed": Mixed,
 }
 STRETCHED = ("skipwise", "randomized")  # they see positions of a longer range than their windows
