@@ -213,3 +213,12 @@ def answered(settings: Tasks, tokens: "Tensor") -> "Tensor":
     if settings.task == "mqar":
         return asked & (targets >= count // 2) & (targets < count)
     return asked & (targets != count + 2)
+
+
+def question_length(settings: Tasks, document: np.ndarray) -> int:
+    """The length n of the question in a document with its separator."""
+    if settings.task == "flip_flop":
+        return len(document) - 1
+    if settings.task == "addition":
+        return int(np.argmax(document == EQUALS))  # = is in the question
+    return int(np.argmax(document == symbols(settings))) - 1

@@ -312,7 +312,8 @@ def test_claims_that_need_text_have_it_at_a_scale_of_chains(tmp_path):
     request = validate(Request, compose_values("reproduce", overrides))
     for claim in CLAIMS.values():
         for runs in arms_of(claim(), request).values():
-            assert {run.data.source for run in runs} == {"sotu" if claim.needs == "text" else "chains"}
+            needed = {"text": "sotu", "tasks": "tasks"}.get(claim.needs, "chains")
+            assert {run.data.source for run in runs} == {needed}
     options = validate(Request, compose_values("reproduce", [*overrides, 'train=["data=files","data.train=a.txt"]']))
     (run, *_) = arms_of(CLAIMS["effective_window"](), options)["retrieving"]
     assert run.data.source == "files"

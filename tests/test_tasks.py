@@ -11,7 +11,18 @@ from pydantic import TypeAdapter, ValidationError
 from conf.base import BadInput
 from data.corpus import open_corpus, prepare
 from data.settings import DataSettings
-from data.tasks import EQUALS, READ, TASKS, WRITE, answered, documents, lengths_of, longest_document, symbols
+from data.tasks import (
+    EQUALS,
+    READ,
+    TASKS,
+    WRITE,
+    answered,
+    documents,
+    lengths_of,
+    longest_document,
+    question_length,
+    symbols,
+)
 from data.training import training_windows, validation_windows
 from data.windows import Samples
 
@@ -110,6 +121,7 @@ def test_lengths_are_uniform_and_no_range_has_those_of_another(name):
     found: dict[str, list] = {"train": [], "validation": [], "test": []}
     for split, tokens in documents(settings):
         n = len(tokens) if name == "flip_flop" else len(read(settings, tokens)[0])
+        assert question_length(settings, np.array([symbols(settings) + 2, *tokens])) == n
         found[split].append(n)
     assert len(found["test"]) == 3 * COUNTS["test"]
     for place, lengths in enumerate(by_range):

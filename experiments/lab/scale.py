@@ -12,6 +12,7 @@ class Scale(Settings):
     """A scale: seeds for a verdict, stretches of held-out text for a measurement, overrides of every run.
 
     corpora: further overrides on another corpus than that of `train`, by its name in conf/data.
+    tasks: on a task of data=tasks, by its name.
     """
 
     name: str
@@ -19,10 +20,17 @@ class Scale(Settings):
     segments: Count
     train: Words
     corpora: dict[str, Words] = Field(default_factory=dict)
+    tasks: dict[str, Words] = Field(default_factory=dict)
 
     def on(self, corpus: str | None) -> list[str]:
         """The overrides that change the corpus of `train` to another one; None: it stays."""
         return [] if corpus is None else [f"data={corpus}", *self.corpora.get(corpus, ())]
+
+    def on_task(self, words: Sequence[str], given: Sequence[str] = ()) -> list[str]:
+        """The overrides for the task that one of `words` names, but of keys that `given` sets already."""
+        task = next((word.partition("=")[2] for word in words if key_of(word) == "data.task"), None)
+        keys = set(map(key_of, given))
+        return [word for word in self.tasks.get(task or "", ()) if key_of(word) not in keys]
 
     def compatible_with(self, words: Sequence[str]) -> list[str]:
         """The overrides of `train` that apply together with `words`, which win; without keys that then do not exist."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # An arm with this override is fine-tuned from another one, run by run of the same seed: from its end, or with a share
 # behind a slash, as in @rope/0.25, from the snapshot nearest to that share of its steps.
 FROM = "checkpoint=@"
-CORPORA = {"text": "sotu", "chains": "chains"}  # of claims that need one or the other, where all runs have the other
+CORPORA = {"text": "sotu", "chains": "chains", "tasks": "tasks"}  # of claims that need one, where all runs have another
 # As train.py names runs, but two arms of claims may differ in what is recorded alone.
 OUT_OF_NAMES = UNNAMED - {"log_every", "validate_every", "validation_windows", "checkpoint_every", "snapshots"}
 
@@ -64,7 +64,8 @@ def arms_of(claim: Claim, request: Request, known: dict[str, "Config"] | None = 
         BadInput: an arm cannot be composed, or is fine-tuned from a missing arm or from itself.
     """
     (common, shared), other = _common(request, request.corpus), []
-    if claim.needs is not None and (claim.needs == "chains") != (common["data"]["source"] == "chains"):
+    source = common["data"]["source"]
+    if claim.needs not in (None, source if source in ("chains", "tasks") else "text"):
         (common, shared), other = _common(request, CORPORA[claim.needs]), [f"data={CORPORA[claim.needs]}"]
     arms = claim.arms(common["window"])
     fixed = {"group": request.group or f"claims-{request.label}", "checkpoint": None}
@@ -78,7 +79,7 @@ def arms_of(claim: Claim, request: Request, known: dict[str, "Config"] | None = 
             raise BadInput(f"{FROM}{arm}: an arm is fine-tuned from another of its claim: {', '.join(arms)}")
         start, share = origin(arms[arm])
         changes = [override for override in arms[arm] if not override.startswith(FROM)]
-        values = compose_values("config", [*shared, *changes]) | fixed
+        values = compose_values("config", [*shared, *request.scale.on_task(changes, request.train), *changes]) | fixed
         if start is None:
             words = [*other, *effective_overrides(changes, common)]  # named by a corpus that other claims do not have
             runs = [_from_scratch(values | {"seed": seed + 1}, words) for seed in range(request.count)]

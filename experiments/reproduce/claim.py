@@ -9,6 +9,7 @@ from experiments.lab.statistics import Comparison, holm
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from experiments.lab.plan import Arms
     from experiments.reproduce.evidence import Evidence
 
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
@@ -52,7 +53,7 @@ class Claim:
     rule: ClassVar[str]  # `judge`, in words
     paper: ClassVar[str]  # the paper's numbers, for comparison
     settle: ClassVar[str]  # what it would take to settle it
-    needs: ClassVar[Literal["text", "chains"] | None] = None  # the corpus without which its arms ask nothing
+    needs: ClassVar[Literal["text", "chains", "tasks"] | None] = None  # the corpus without which its arms ask nothing
     not_at: ClassVar[tuple[str, ...]] = ()  # scales at which claim=all leaves it out, as it cannot be settled there
     changed: ClassVar[str] = ""  # what of the rule was written anew, before which runs, and why
 
@@ -64,6 +65,12 @@ class Claim:
         experiments/lab/finetuning.py, and everything else is the other arm's.
         """
         return {}
+
+    def measure_gate(self, evidence: "Evidence", arms: "Arms") -> dict | None:
+        """Measure whether the models can answer the question: as gate.py has it, whether they use their window."""
+        from experiments.reproduce.gate import measure_gate
+
+        return measure_gate(evidence, arms)
 
     def measure(self, evidence: "Evidence") -> Findings:
         """Measure the trained models."""

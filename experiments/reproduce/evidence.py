@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.lab.measure.by_position import ByPosition, measure_by_position
+from experiments.lab.measure.exact import measure_exact
 from experiments.lab.measure.passkey import Passkey, measure_passkey
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
 from experiments.lab.measure.readings import read_back_note
+from experiments.tasks import Accuracy, accuracies
 
 if TYPE_CHECKING:
     from conf.schema import Config
@@ -129,6 +131,10 @@ class Evidence:
             )
             readings.append(measure_passkey(checkpoint, extension(extend, factor), settings, self.config.cache)[0])
         return readings
+
+    def exact(self, arm: str) -> list[Accuracy]:
+        """Exact answers of an arm on its task, by range of lengths."""
+        return accuracies([measure_exact(checkpoint, self.config.cache) for checkpoint in self.checkpoints(arm)])
 
     def curve(self, arm: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps (n,) and the validation loss at each by seed, (S, n), nats per token."""

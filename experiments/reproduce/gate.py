@@ -34,6 +34,10 @@ def describe_gate(gate: dict | None) -> str:
     if gate is None:
         return ""
     rows, failing = gate["arms"], [row["arm"] for row in gate["arms"] if not row["passed"]]
+    if "learned" in rows[0]:  # of a task
+        if not failing:
+            return "The gate holds: on every task most seeds have learned the range of training."
+        return f"THE GATE FAILS for {', '.join(failing)}: most seeds have not learned the range of training."
     least = min(rows, key=lambda row: row["gain"]["value"])
     spans = sorted({(row["from"], row["to"]) for row in rows})
     span = " and ".join(f"from {half} to {whole}" for half, whole in spans)

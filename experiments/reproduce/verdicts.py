@@ -64,12 +64,11 @@ def conclude(name: str, request: Request, arms: Arms, trained: dict[str, list["R
     from experiments.lab.canvas import save
     from experiments.reproduce.claims import CLAIMS
     from experiments.reproduce.evidence import Evidence
-    from experiments.reproduce.gate import measure_gate
 
     claim = CLAIMS[name]()
     first = next((arm[0] for arm in arms.values() if arm[0].checkpoint is None), None)
     evidence = Evidence(trained, first, request.scale.segments)
-    gate, findings = measure_gate(evidence, arms), claim.measure(evidence)
+    gate, findings = claim.measure_gate(evidence, arms), claim.measure(evidence)
     verdicts = claim.judge(findings)
     if arms:
         verdicts = require_seeds(verdicts, request.count, request.scale.seeds)

@@ -83,7 +83,7 @@ class Skipwise(Seen):
 
 
 class Offset(Seen):
-    """The window moved on by a random offset, so that it stands anywhere below `longest` (Huang et al. 2024, 2.1).
+    """The window moved on by a random offset, so that it stands anywhere below `longest` (Huang et al. 2024).
 
     Per sequence, uniform over 0 … longest - T. What absolute positions are read at beyond the window, they were trained
     at: with samples of at most T tokens and longest = T + S, every position below S is one that samples start at.

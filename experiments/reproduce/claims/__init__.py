@@ -7,6 +7,7 @@ from experiments.reproduce.claims.dependency_width import DependencyWidth
 from experiments.reproduce.claims.effective_window import EffectiveWindow
 from experiments.reproduce.claims.extrapolation import Extrapolation
 from experiments.reproduce.claims.finetuning import Finetuning
+from experiments.reproduce.claims.length_generalization import LengthGeneralization
 from experiments.reproduce.claims.locality import Locality
 from experiments.reproduce.claims.position_free import PositionFree
 from experiments.reproduce.claims.search import SearchClaim
@@ -27,4 +28,5 @@ CLAIMS: dict[str, type[Claim]] = {
     "dependency_width": DependencyWidth,
     "locality": Locality,
     "turn": Turn,
+    "length_generalization": LengthGeneralization,
 }

@@ -1,0 +1,79 @@
+"""Exact answers to the questions of a task, by the length of the question (data/tasks.py).
+
+The whole answer counts, END with it, or all answers where there are several; a sample is read in one pass, which is
+right wherever greedy decoding is, at positions 0, 1, …
+"""
+
+from pathlib import Path
+
+import torch
+
+from conf.base import BadInput, Settings
+from experiments.lab.measure.readings import cached_reading
+from experiments.lab.measure.subject import open_subject
+
+BATCH_TOKENS = 8192
+
+
+class Exact(Settings):
+    """The settings of the measurement: none."""
+
+
+def measure_exact(checkpoint: Path, cache: str) -> dict:
+    """Measure, or read back, which samples of the test split a checkpoint answers exactly.
+
+    Returns:
+        What every reading has, and "ranges": for each range of lengths {"low", "high": of questions, "lengths": the
+        length of each question, "exact": 1 or 0 for each}.
+
+    Raises:
+        BadInput: the checkpoint was not trained on a task, or cannot read so far.
+    """
+
+    def measured(model, config, corpus, device) -> dict:
+        return {"ranges": read_ranges(model, corpus, **device)}
+
+    subject = open_subject(checkpoint, None, cache)
+    if subject.corpus.task is None:
+        raise BadInput(f"checkpoint={checkpoint} was trained on data={subject.corpus.name}, which is no task")
+    return cached_reading("tasks", subject, Exact(), "exact", ("test",), measured)[0]
+
+
+@torch.inference_mode()
+def read_ranges(model, corpus, device: str, precision: str) -> list[dict]:
+    """Answer the samples of the test split; rows as of `measure_exact`."""
+    from data.tasks import answered, lengths_of, question_length
+    from data.windows import sample_rows
+    from models.language_model import exact_rows
+
+    model.eval()
+    task, documents, ranges = corpus.task, corpus.split("test"), []
+    count = task.documents.test
+    for place in range(len(task.lengths)):
+        numbers = range(place * count, (place + 1) * count)
+        lengths = [question_length(task, documents[number]) for number in numbers]
+        exact = torch.zeros(count, dtype=torch.bool)
+        order = sorted(range(count), key=lengths.__getitem__)  # rows of a batch are about as long
+        longest = max(len(documents[number]) for number in numbers)
+        for start in range(0, count, rows := max(1, BATCH_TOKENS // longest)):
+            some = order[start : start + rows]
+            window = max(len(documents[numbers[i]]) for i in some) - 1
+            batch = sample_rows(documents, [numbers[i] for i in some], window, corpus.separator).to(device)
+            with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+                logits = model(batch[:, :-1])
+            exact[some] = exact_rows(logits, batch[:, 1:], answered(task, batch)).cpu()
+        choices = lengths_of(task, place)
+        ranges.append(
+            {"low": choices[0], "high": task.lengths[place], "lengths": lengths, "exact": exact.int().tolist()}
+        )
+    return ranges
+
+
+def tokens_read(task) -> dict[int, int]:
+    """Tokens of the test split by the longest sample of each range, about, to price a reading."""
+    from data.tasks import longest_document
+
+    return {
+        longest_document(task, place): task.documents.test * longest_document(task, place)
+        for place in range(len(task.lengths))
+    }
