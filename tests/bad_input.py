@@ -41,6 +41,7 @@ FREE = {
     "extend_study": ("scale.", "launcher.options", "from", *(f"{group}." for group in GROUPS)),
     "reproduce": ("launcher.options",),
     "progressive": ("launcher.options",),
+    "tasks": ("launcher.options",),
     "pretrained": ("data.", "from", "name", "otherwise"),
 }
 

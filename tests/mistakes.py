@@ -6,11 +6,11 @@ checkpoint; {link}: a link that leads nowhere; {nothing}: where nothing is; {cac
 
 ALL = (
     "config perplexity by_position passkey longrope progressive extend_study reproduce cost benchmark figures "
-    "report dashboard explore pretrained"
+    "report dashboard explore pretrained tasks"
 )
 READERS = "perplexity by_position passkey longrope progressive"
 BYTES = "data.tokenizer.kind=bytes  data.tokenizer.vocabulary=null  cache={cache}"  # nothing to learn first
-LOGGED = "config perplexity by_position passkey longrope progressive reproduce"
+LOGGED = "config perplexity by_position passkey longrope progressive reproduce tasks"
 
 MISTAKES = [
     # No setting at all, or one that there is not.
@@ -44,8 +44,8 @@ MISTAKES = [
     ("config", "optimizer=sgd", "optimizer=sgd"),
     (LOGGED, "logger=tensorboard", "logger=tensorboard"),
     ("perplexity by_position passkey", "extend=yarrn", "did you mean yarn?"),
-    ("extend_study reproduce", "scale=huge", "scale=huge"),
-    ("reproduce", "launcher=pigeon", "launcher=pigeon"),
+    ("extend_study reproduce tasks", "scale=huge", "scale=huge"),
+    ("reproduce tasks", "launcher=pigeon", "launcher=pigeon"),
     ("config", "model=null", "model=null"),
     ("config", "position=null", "position=null"),
     ("config", "trainer=null", "trainer=null"),
@@ -197,6 +197,23 @@ MISTAKES = [
     ("reproduce", "seeds=-1", "seeds=-1"),
     ("reproduce", "jobs_on_gpu=0", "jobs_on_gpu=0"),
     ("reproduce", "launcher.jobs=0", "launcher.jobs=0"),
+    ("tasks", "tasks=[sorting]", "tasks=sorting"),
+    ("tasks", "tasks=[]", "tasks=[]"),
+    ("tasks", "tasks=[sort,sort]", "tasks: it has sort twice"),
+    ("tasks", "tasks=3", "tasks=3"),
+    ("tasks", "schemes=[ropee]", "schemes=ropee"),
+    ("tasks", "schemes=[]", "schemes=[]"),
+    ("tasks", "schemes=[rope,rope]", "schemes: it has rope twice"),
+    ("tasks", "schemes=[learned]", "learned+offset"),
+    ("tasks", "lengths=[50,40]", "lengths=[50, 40]"),
+    ("tasks", "lengths=[2,9]", "lengths=[2, 9]"),
+    ("tasks", "lengths=[50,51]", "lengths=[50, 51]"),
+    ("tasks", "seeds=0", "seeds=0"),
+    ("tasks", "jobs_on_gpu=0", "jobs_on_gpu=0"),
+    ("tasks", "train=[steps]", "steps"),
+    ("tasks", "train=[position.nope=1]", "position.nope"),
+    ("tasks", "train=['data=chains']", "train=data=chains"),
+    ("tasks", "group=a/b", "group: 'a/b'"),
     ("cost", "model=huge  {bytes}", "model=huge"),
     ("cost", "window=0", "window=0"),
     ("cost", "factors=[1]", "factors"),
@@ -245,6 +262,21 @@ MISTAKES = [
     ("config", "extend.factor=2", "extend.factor"),
     ("config", "seen=skipwise  seen.longest=16", "seen.longest=16"),
     ("config", "seen=mixed  window=3", "window=3"),
+    ("config", "seen=offset  seen.longest=16", "seen.longest=16"),
+    ("config", "position=learned  position.rows=0", "position.rows=0"),
+    ("config", "stop_at=0.5", "stop_at=0.5 needs answers"),
+    ("config", "data=tasks  stop_at=2", "stop_at=2"),
+    ("config", "data=tasks  data.task=riddle", "data.task='riddle'"),
+    ("config", "data=tasks  data.lengths=[50,51]", "lengths=[50, 51]"),
+    ("config", "data=tasks  data.isolate_documents=true", "isolate_documents"),
+    ("config", "data=tasks  data.retrieval.fraction=0.5", "data.retrieval.fraction=0"),
+    ("config", "data=tasks  seen=mixed", "read whole"),
+    (
+        "config",
+        "data=tasks  data.documents.train=8  data.documents.validation=8  data.documents.test=8  window=50  "
+        "cache={cache}  logger=none",
+        "window must be 102",
+    ),
     ("config", "trainer.accumulate=3", "trainer.accumulate"),
     ("config", "trainer=fsdp  optimizer=muon", "optimizer=muon"),
     ("config", "trainer.precision=fp8", "trainer.precision"),
@@ -328,11 +360,11 @@ MISTAKES = [
     ("cost benchmark", "folder=/dev/null/x  {bytes}", "/dev/null/x"),
     ("figures", "folder={readme}  only=codes", "README.md of something else"),
     ("figures cost benchmark", "folder=''", "folder=''"),
-    ("figures cost benchmark reproduce", "cache=''", "cache=''"),
+    ("figures cost benchmark reproduce tasks", "cache=''", "cache=''"),
     ("explore report reproduce", "results=''", "results=''"),
     ("explore", "out=''", "out=''"),
     ("report", "readme=''", "readme=''"),
-    ("reproduce", "runs=''", "runs=''"),
+    ("reproduce tasks", "runs=''", "runs=''"),
     ("cost", "factors=[1,1]", "twice"),
     ("cost", "factors=[1,1e18]", "above a million"),
     ("figures", "folder={file}  only=codes", "{file}"),

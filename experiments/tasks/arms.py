@@ -4,15 +4,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
-from conf.base import BadInput, Count, Counts, Different, PathText, Words
+from conf.base import Count, Counts, Different, PathText, Words
 from experiments.lab.launch import Engine
-from experiments.lab.scale import Scale
+from experiments.lab.scale import Scale, key_of
 from experiments.tasks.published import LENGTHS
 
 if TYPE_CHECKING:
     from conf.schema import Config
 
 OFFSET = "+offset"
+ARM = ("data", "data.task", "data.lengths", "position", "window", "seen")  # keys that tell arms apart
 Names = Annotated[Words, Different, Field(min_length=1)]
 
 
@@ -42,6 +43,8 @@ class Request(Engine):
             raise ValueError(f"schemes={unknown[0]} is not known; allowed: {', '.join(schemes)}, each {OFFSET}, all")
         if "learned" in self.schemes:
             raise ValueError(f"schemes=learned ends with the window it is trained at: take learned{OFFSET}")
+        if clash := [word for word in self.train if key_of(word) in ARM]:
+            raise ValueError(f"train={clash[0]} is not the same for every run: tasks=, schemes= and lengths= set it")
         return self
 
     @property
@@ -116,8 +119,6 @@ def task_runs(request: Request, task: str, scheme: str) -> list["Config"]:
     values = compose_values("config", words)
     values |= {key: getattr(request, key) for key in ("trainer", "logger", "runs", "cache")}
     values |= {"group": request.group or f"tasks-{request.scale.name}", "checkpoint": None}
-    if not values["data"].get("task"):
-        raise BadInput(f"train={list(request.train)} changes the data: every run is on data=tasks")
     own = labels([*request.train, *(word for word in arm if word.startswith("data.lengths"))], UNNAMED)
     runs = [resolve({**values, "seed": seed + 1}, words) for seed in range(request.seeds)]
     return [run.model_copy(update={"name": joined([task, scheme.replace("+", "-"), *own], run.seed)}) for run in runs]

@@ -103,6 +103,7 @@ def _architecture(gpt: GPT) -> str:
         needs["head_width=null"] = shape.channels == shape.width
         if name == "gpt2":
             needs["parallel=false"] = not shape.parallel
+            needs["position.rows=null"] = scheme.rows is None
     if name != "qwen3":
         needs[
             "qk_norm=false" if name != "smollm3" else "qk_norm=false beside layers without positions"

@@ -6,8 +6,6 @@ right wherever greedy decoding is, at positions 0, 1, …
 
 from pathlib import Path
 
-import torch
-
 from conf.base import BadInput, Settings
 from experiments.lab.measure.readings import cached_reading
 from experiments.lab.measure.subject import open_subject
@@ -39,34 +37,39 @@ def measure_exact(checkpoint: Path, cache: str) -> dict:
     return cached_reading("tasks", subject, Exact(), "exact", ("test",), measured)[0]
 
 
-@torch.inference_mode()
 def read_ranges(model, corpus, device: str, precision: str) -> list[dict]:
     """Answer the samples of the test split; rows as of `measure_exact`."""
-    from data.tasks import answered, lengths_of, question_length
-    from data.windows import sample_rows
-    from models.language_model import exact_rows
+    import torch
+
+    from data.tasks import lengths_of, question_length
 
     model.eval()
     task, documents, ranges = corpus.task, corpus.split("test"), []
     count = task.documents.test
-    for place in range(len(task.lengths)):
+    for place, high in enumerate(task.lengths):
         numbers = range(place * count, (place + 1) * count)
         lengths = [question_length(task, documents[number]) for number in numbers]
-        exact = torch.zeros(count, dtype=torch.bool)
-        order = sorted(range(count), key=lengths.__getitem__)  # rows of a batch are about as long
-        longest = max(len(documents[number]) for number in numbers)
-        for start in range(0, count, rows := max(1, BATCH_TOKENS // longest)):
-            some = order[start : start + rows]
-            window = max(len(documents[numbers[i]]) for i in some) - 1
-            batch = sample_rows(documents, [numbers[i] for i in some], window, corpus.separator).to(device)
-            with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
-                logits = model(batch[:, :-1])
-            exact[some] = exact_rows(logits, batch[:, 1:], answered(task, batch)).cpu()
-        choices = lengths_of(task, place)
-        ranges.append(
-            {"low": choices[0], "high": task.lengths[place], "lengths": lengths, "exact": exact.int().tolist()}
-        )
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+            exact = _answer(model, corpus, numbers, device)
+        ranges.append({"low": lengths_of(task, place)[0], "high": high, "lengths": lengths, "exact": exact})
     return ranges
+
+
+def _answer(model, corpus, numbers: range, device: str) -> list[int]:
+    """Whether each of these documents of the test split is answered exactly, 1 or 0; those about as long together."""
+    from data.tasks import answered
+    from data.windows import sample_rows
+    from models.language_model import exact_rows
+
+    documents, exact = corpus.split("test"), {}
+    order = sorted(numbers, key=lambda number: len(documents[number]))
+    rows = max(1, BATCH_TOKENS // len(documents[order[-1]]))
+    for start in range(0, len(order), rows):
+        some = order[start : start + rows]
+        batch = sample_rows(documents, some, len(documents[some[-1]]) - 1, corpus.separator).to(device)
+        right = exact_rows(model(batch[:, :-1]), batch[:, 1:], answered(corpus.task, batch))
+        exact |= dict(zip(some, right.int().tolist(), strict=True))
+    return [exact[number] for number in numbers]
 
 
 def tokens_read(task) -> dict[int, int]:
