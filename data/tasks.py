@@ -55,8 +55,9 @@ class Draws:
 
     def below(self, limit: int, count: int | None = None):
         """A whole number from 0 to limit - 1, or (count,) of them."""
-        number = self._raw(count) % np.uint64(limit) if count is not None else self._raw() % limit
-        return number.astype(np.int64) if count is not None else int(number)
+        if count is None:
+            return int(self._raw()) % limit
+        return (np.asarray(self._raw(count)) % np.uint64(limit)).astype(np.int64)
 
     def order(self, count: int) -> np.ndarray:
         """The numbers 0 … count - 1 in random order, (count,)."""

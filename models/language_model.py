@@ -88,7 +88,7 @@ class LanguageModel(L.LightningModule):
             parts = [part for part in parts if len(part)]
         positions, targets = self._positions(batch, batch_index), batch[:, 1:].numel()
         means = [(part[:, 1:].numel(), self._read(part, positions)[0]) for part in parts]
-        loss = sum(count / targets * mean for count, mean in means)
+        loss = torch.stack([count / targets * mean for count, mean in means]).sum()
         self.loss = loss.detach()
         return loss
 
