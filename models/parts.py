@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.positions.base import Parts, row_chunks
+from models.positions.base import Parts
 
 Piece = tuple[int, Tensor, Tensor]  # the first of R queries, what they get (B, H, R, D), their sums (B, H, R)
 
@@ -72,9 +72,16 @@ def pieces(q: Tensor, k: Tensor, v: Tensor, unit: int, first: int, end: int | No
         return
     if end is None and unit == 1:
         yield part(slice(0, rows), slice(0, rows), order="past")
-    elif end is None:
-        for row, last in row_chunks(rows, unit):
-            yield part(slice(row, last), slice(0, row + unit))
+    elif (
+        end is None
+    ):  # keys of the block of the same place, and of all before it: by halves, since large calls are fast
+        for row, last, blocks in equal_blocks(rows, unit):
+            yield part(slice(row, last), slice(row, row + blocks * unit), blocks)
+        size = unit
+        while size < rows:
+            for row in range(size, rows, 2 * size):
+                yield part(slice(row, min(row + size, rows)), slice(row - size, row))
+            size *= 2
     elif end == first + 1:
         for row, last, blocks in equal_blocks(rows, unit):
             keys = slice(row, row + blocks * unit if first else last)
