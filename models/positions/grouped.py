@@ -114,7 +114,7 @@ class DualChunk(Grouped):
 
         @property
         def stem(self) -> str:
-            return self.name
+            return f"{self.name}{self.chunk or ''}"
 
     share, knob = 0.75, "chunk"
     relative = False  # where chunks begin depends on where the text starts
