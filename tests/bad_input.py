@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # By configuration, the command's name and what has to be given; {run}: the folder of a finished run.
 GIVEN = {
     "config": ("runs={scratch}",),
-    **dict.fromkeys(("perplexity", "by_position", "passkey", "longrope", "progressive"), ("checkpoint={run}",)),
+    **dict.fromkeys(
+        ("perplexity", "by_position", "passkey", "longppl", "longrope", "progressive"), ("checkpoint={run}",)
+    ),
     "reproduce": ("claim=bound",),
 }
 

@@ -46,9 +46,9 @@ def read_back_note(results: Sequence[dict]) -> str:
     return f" ({share}read back, measured {oldest} UTC or later, commit {', '.join(commits)})"
 
 
-def reading_path(subject: Subject, kind: str, settings: Settings, label: str) -> Path:
-    """The file of a reading; label: a short name of its settings."""
-    name = f"{subject.checkpoint.stem}-{subject.config.extend.label}-{label}-{subject.key(kind, settings)}.json"
+def reading_path(subject: Subject, kind: str, settings: Settings, label: str, **more) -> Path:
+    """The file of a reading; label: a short name of its settings; more: what else it depends on."""
+    name = f"{subject.checkpoint.stem}-{subject.config.extend.label}-{label}-{subject.key(kind, settings, **more)}.json"
     return subject.folder(kind) / name
 
 
@@ -60,6 +60,7 @@ def cached_reading(
     splits: tuple[str, ...],
     measure: Callable,
     losses: LossFile | None = None,
+    **more,
 ) -> tuple[dict, Path | None]:
     """Return a reading and its file (None if it cannot be saved); measured only if there is no saved one.
 
@@ -67,6 +68,7 @@ def cached_reading(
         settings: everything the measurement depends on beside its subject; label: a short name of them.
         measure: (model, config it is read with, corpus, {device, precision}) → plain values.
         losses: the file of losses that the reading must have beside it; None: it need not.
+        more: values beyond these settings that the measurement depends on.
 
     Returns:
         {"checkpoint", "run", "step", "position", "extend", "label", "original_window", "corpus", "measured",
@@ -75,7 +77,7 @@ def cached_reading(
     Raises:
         BadInput: the text cannot be had, or what was measured is not finite.
     """
-    path = reading_path(subject, kind, settings, label)
+    path = reading_path(subject, kind, settings, label, **more)
     result = read_result(path)
     if result is not None and (losses is None or losses.whole):
         return result | {"read_back": True}, path

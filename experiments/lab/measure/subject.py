@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from models.gpt import GPT
 
 # Versions of the measurements; raise a number whenever the same settings would give another result.
-VERSIONS = {"perplexity": 2, "by_position": 3, "passkey": 2, "longrope": 2, "progressive": 2, "tasks": 1}
+VERSIONS = {"perplexity": 2, "by_position": 3, "passkey": 2, "longppl": 1, "longrope": 2, "progressive": 2, "tasks": 1}
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,18 @@ class Subject:
             return trained_corpus(self.checkpoint, self.config, self.record, self.cache)
         return other_corpus(self.checkpoint, self.config, self.record, self.data, self.cache)
 
+    @property
+    def text(self) -> str:
+        """The fingerprint of the text."""
+        return self.record["corpus"] if self.data is None else self.corpus.fingerprint
+
     def key(self, kind: str, settings: Settings, **more) -> str:
         """A digest of everything a reading of this kind depends on; more: values beyond these settings."""
         depends_on = {
             "version": VERSIONS[kind],
             "checkpoint": self.content,
             "extend": _without_paths(self.config.extend.model_dump(mode="json")),
-            "corpus": self.record["corpus"] if self.data is None else self.corpus.fingerprint,
+            "corpus": self.text,
             "settings": settings.model_dump(mode="json"),
             **self.computed,
             **more,
