@@ -136,9 +136,8 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
         gpt.compile()  # in place: the state dict keeps its names
 
     accumulate, size = config.trainer.accumulate, corpus.bytes_per_token("validation")
-    module = LanguageModel(
-        gpt, config.optimizer, config.steps, size, record, config.seen, config.seed, place.ranks, corpus.answered
-    )
+    how = (config.seen, config.seed, place.ranks, corpus.answered, config.longce)
+    module = LanguageModel(gpt, config.optimizer, config.steps, size, record, *how)
     windows = training_windows(
         corpus, config.window, config.batch // accumulate, config.seed, config.data.retrieval, config.original_window
     )

@@ -10,6 +10,7 @@ from conf.validation import validate as validate  # for those who import it from
 from data.settings import DataSettings
 from models.gpt import Shape, knob
 from models.language_model import Optimizer
+from models.longce import LongCE
 from models.positions import EXTENSIONS, SCHEMES, SEEN, SPECTRA, Plan
 
 
@@ -97,6 +98,7 @@ class Config(Settings):
     seen: SeenSettings  # positions of the tokens of a training window; measuring is always contiguous
     data: DataSettings
     optimizer: Optimizer
+    longce: LongCE = Field(LongCE(), exclude_if=lambda longce: longce == LongCE())  # younger than the first runs
     trainer: Trainer
     logger: Logger
 
@@ -134,6 +136,10 @@ class Config(Settings):
             raise ValueError(f"seen.longest={self.seen.longest} must be at least window={self.window}")
         if self.stop_at is not None and self.data.source not in ("tasks", "prepared"):
             raise ValueError(f"stop_at={self.stop_at} needs answers that can be exact, as data=tasks has them")
+        if self.longce.short is not None and self.longce.short >= self.window:
+            raise ValueError(f"longce.short={self.longce.short} must be below window={self.window}")
+        if self.longce.short is not None and self.seen.name != "contiguous":
+            raise ValueError(f"longce.short={self.longce.short} reads short contexts contiguously: set seen=contiguous")
         if any(step > self.steps for step in self.snapshots):
             raise ValueError(f"snapshots={list(self.snapshots)} must not lie beyond steps={self.steps}")
         return self

@@ -231,20 +231,24 @@ class GPT(nn.Module):
         positions: Tensor | None = None,
         targets: Tensor | None = None,
         counted: Tensor | None = None,
+        **weighted,
     ):
         """Tokens (B, T) → logits (B, T, V).
 
         With targets (B, T) → their mean negative log-likelihood, and that of each, (B, T), which has no gradient; the
         logits are then never whole. Here and not beside the model, so that compiling and sharding it include the loss.
         counted: (B, T) bool, the targets in the mean; those of no other are computed, and count 0.
+        weighted: short, (B, T), and limit, as for `next_token_loss`, of all targets.
         """
         hidden = self.hidden(tokens, positions)
         if targets is None:
             return self.logits(hidden)
         if counted is None:
-            mean, nll = next_token_loss(hidden.flatten(0, 1), self.head_weight, targets.flatten())
+            weighted |= {"short": weighted["short"].flatten()} if weighted else {}
+            mean, nll = next_token_loss(hidden.flatten(0, 1), self.head_weight, targets.flatten(), **weighted)
             return mean, nll.view_as(targets)
-        mean, nll = next_token_loss(hidden[counted], self.head_weight, targets[counted])
+        weighted |= {"short": weighted["short"][counted]} if weighted else {}
+        mean, nll = next_token_loss(hidden[counted], self.head_weight, targets[counted], **weighted)
         return mean, nll.new_zeros(targets.shape).masked_scatter(counted, nll)
 
 

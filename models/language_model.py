@@ -14,6 +14,7 @@ from torch import Tensor
 
 from conf.base import CountOrZero, Diverged, Settings
 from models.gpt import GPT
+from models.longce import LongCE
 from models.optimizers import Together, muon
 from models.positions.seen import Contiguous, Seen
 
@@ -61,6 +62,7 @@ class LanguageModel(L.LightningModule):
         seed: int = 0,
         ranks: int = 1,
         answered: Callable[[Tensor], Tensor] | None = None,
+        longce: LongCE | None = None,
     ):
         """Wrap a GPT.
 
@@ -69,6 +71,7 @@ class LanguageModel(L.LightningModule):
                 the seed and the number of the batch, or which windows are cut; None for 0 … T - 1. Validation is
                 always contiguous.
             ranks: processes that share every batch.
+            longce: how targets weigh by what far context gives them; None for all alike.
             steps: optimizer steps of the whole run, the length of the schedule.
             bytes_per_token: (V,), the UTF-8 length of every token, for bits per byte; None where tokens are no text.
             record: plain values that travel in every checkpoint under "lab", enough to rebuild the model.
@@ -77,6 +80,7 @@ class LanguageModel(L.LightningModule):
         super().__init__()
         self.gpt, self.optimizer_settings, self.steps, self.record = gpt, optimizer, steps, record
         self.seen, self.seed, self.ranks, self.answered = seen or Contiguous(), seed, ranks, answered
+        self.longce = longce or LongCE()
         self.bytes_per_token = None if bytes_per_token is None else torch.as_tensor(bytes_per_token).double()
         self.loss = self.gradient_norm = torch.tensor(float("nan"), dtype=torch.float32)
         self.finite = ""  # the last loss that was seen to be finite, in words
@@ -87,15 +91,18 @@ class LanguageModel(L.LightningModule):
         if self.device_mesh is None:  # sharded weights take all processes, also one that has no such window
             parts = [part for part in parts if len(part)]
         positions, targets = self._positions(batch, batch_index), batch[:, 1:].numel()
-        means = [(part[:, 1:].numel(), self._read(part, positions)[0]) for part in parts]
+        means = [
+            (part[:, 1:].numel(), self._read(part, positions, **self.longce.weighted(self.gpt, part))[0])
+            for part in parts
+        ]
         loss = torch.stack([count / targets * mean for count, mean in means]).sum()
         self.loss = loss.detach()
         return loss
 
-    def _read(self, tokens: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _read(self, tokens: Tensor, positions: Tensor | None = None, **weighted) -> tuple[Tensor, Tensor]:
         """Tokens (B, T + 1) → the mean loss of what is learned, and the losses of all targets, (B, T)."""
         answers = self.answered(tokens) if self.answered else None
-        return self.gpt(tokens[:, :-1], positions, targets=tokens[:, 1:], counted=answers)
+        return self.gpt(tokens[:, :-1], positions, targets=tokens[:, 1:], counted=answers, **weighted)
 
     def _positions(self, batch: Tensor, batch_index: int) -> Tensor | None:
         """The positions of this batch, (B, T), a function of the seed and the number of the step; None for 0 … T - 1.
@@ -107,7 +114,7 @@ class LanguageModel(L.LightningModule):
         step, turn = divmod(batch_index, passes)
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{step}".encode()))
         parts = self.ranks * passes
-        positions = self.seen.positions(batch.shape[1] - 1, len(batch) * parts, generator)
+        positions = self.seen.positions(batch.shape[1] - 1, len(batch) * parts, generator, step / self.steps)
         if positions is None:
             return None
         return positions.chunk(parts)[turn * self.ranks + self.global_rank].to(batch.device)

@@ -5,12 +5,12 @@ checkpoint; {link}: a link that leads nowhere; {nothing}: where nothing is; {cac
 """
 
 ALL = (
-    "config perplexity by_position passkey longrope progressive extend_study reproduce cost benchmark figures "
+    "config perplexity by_position passkey longppl longrope progressive extend_study reproduce cost benchmark figures "
     "report dashboard explore pretrained tasks"
 )
-READERS = "perplexity by_position passkey longrope progressive"
+READERS = "perplexity by_position passkey longppl longrope progressive"
 BYTES = "data.tokenizer.kind=bytes  data.tokenizer.vocabulary=null  cache={cache}"  # nothing to learn first
-LOGGED = "config perplexity by_position passkey longrope progressive reproduce tasks"
+LOGGED = "config perplexity by_position passkey longppl longrope progressive reproduce tasks"
 
 MISTAKES = [
     # No setting at all, or one that there is not.
@@ -150,6 +150,19 @@ MISTAKES = [
     ("passkey", "keys=0", "keys=0"),
     ("passkey", "template=novel", "template"),
     ("passkey", "seed=-1", "seed=-1"),
+    ("longppl", "length=0", "length=0"),
+    ("longppl", "length=10000000", "10000001"),
+    ("longppl", "short=64  stride=32  length=80", "short=64 and stride=32 make windows of 95 tokens"),
+    ("longppl", "short=0", "short=0"),
+    ("longppl", "stride=0", "stride=0"),
+    ("longppl", "gain=nan", "gain=nan"),
+    ("longppl", "loss=0", "loss=0"),
+    ("longppl", "segments=0", "segments=0"),
+    ("longppl", "evaluator={nothing}", "{nothing}"),
+    ("longppl", "evaluator={torn}", "{torn}"),
+    ("longppl", "evaluator=3", "evaluator=3"),
+    ("longppl", "evaluator=''", "evaluator="),
+    ("longppl", "extend@evaluator_extend=yarrn", "did you mean yarn?"),
     ("longrope", "factor=inf", "factor=inf"),
     ("longrope", "factor=nan", "factor=nan"),
     ("longrope", "factor=0", "factor"),
@@ -261,6 +274,13 @@ MISTAKES = [
     ("config", "position=alibi  extend=yarn", "extend=yarn"),
     ("config", "extend.factor=2", "extend.factor"),
     ("config", "seen=skipwise  seen.longest=16", "seen.longest=16"),
+    ("config", "seen=curriculum  seen.longest=16", "seen.longest=16"),
+    ("config", "seen=curriculum  seen.stages=1", "seen.stages=1"),
+    ("config", "seen=random_floats  seen.longest=16", "seen.longest=16"),
+    ("config", "position=none  extend=dynamic_interpolate", "no positions"),
+    ("config", "longce.short=256", "longce.short=256 must be below window=256"),
+    ("config", "longce.stride=4", "longce.stride=4 needs longce.short"),
+    ("config", "longce.short=64  seen=randomized", "set seen=contiguous"),
     ("config", "seen=mixed  window=3", "window=3"),
     ("config", "seen=offset  seen.longest=16", "seen.longest=16"),
     ("config", "position=learned  position.rows=0", "position.rows=0"),

@@ -29,9 +29,11 @@ def frequencies(extend: dict, trained: list[float], window: int, length: float) 
 
 
 def positions(extend: dict, given: np.ndarray, window: int) -> np.ndarray:
-    """Where tokens stand: Chen et al. 2023, eq. 4, divides by s; no other extension moves them."""
+    """Where tokens stand: Chen et al. 2023, eq. 4, divides by s; Shimizu et al. 2026 by n/L, for longer texts."""
     if extend["name"] == "switch":
         return positions(extend["over"], given, window) if given.max() >= window else given
+    if extend["name"] == "dynamic_interpolate":
+        return given / max(1, (math.floor(given.max()) + 1) / window)
     return given / extend["factor"] if extend["name"] == "interpolate" else given
 
 

@@ -4,21 +4,22 @@ import pytest
 import torch
 
 from conf.base import BadInput
-from models.positions.seen import SEEN, Contiguous, Mixed, Offset, Randomized, Skipwise
+from models.positions import EXTENSIONS
+from models.positions.seen import SEEN, Contiguous, Curriculum, Mixed, Offset, RandomFloats, Randomized, Skipwise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LENGTH, LONGEST, BATCH = 16, 64, 400
-SPREAD = [Randomized(longest=LONGEST), Skipwise(longest=LONGEST)]
-DRAWN = [*SPREAD, Offset(longest=LONGEST)]
+SPREAD = [Randomized(longest=LONGEST), Curriculum(longest=LONGEST), Skipwise(longest=LONGEST)]
+DRAWN = [*SPREAD, Offset(longest=LONGEST)]  # whole numbers
 
 
-def draw(settings, seed: int = 0, batch: int = BATCH) -> torch.Tensor:
-    return settings.positions(LENGTH, batch, torch.Generator().manual_seed(seed))
+def draw(settings, seed: int = 0, batch: int = BATCH, done: float = 0.99) -> torch.Tensor:
+    return settings.positions(LENGTH, batch, torch.Generator().manual_seed(seed), done)
 
 
 def test_every_way_is_looked_at():
-    assert {Contiguous, Mixed, *map(type, DRAWN)} == set(SEEN.values())  # mixed: tests/test_mixed.py
+    assert {Contiguous, Mixed, RandomFloats, *map(type, DRAWN)} == set(SEEN.values())  # mixed: tests/test_mixed.py
 
 
 @pytest.mark.parametrize("settings", [Contiguous(), Mixed()], ids=lambda s: s.name)
@@ -91,3 +92,35 @@ def test_a_randomized_batch_shares_its_positions_and_covers_the_range_evenly():
         counts[draw(Randomized(longest=LONGEST), seed=seed, batch=1)[0].long()] += 1
     expected = BATCH * LENGTH / LONGEST
     assert (counts - expected).abs().max() < 5 * expected**0.5
+
+
+def test_the_range_of_a_curriculum_grows_in_equal_steps_from_the_window():
+    settings = Curriculum(longest=LONGEST, stages=4)
+    for done, reached in ((0.0, 16), (0.24, 16), (0.25, 32), (0.5, 48), (0.74, 48), (0.75, 64), (0.99, 64)):
+        ends = {draw(settings, seed, batch=1, done=done).max().int().item() for seed in range(BATCH)}
+        assert max(ends) == reached - 1 and (len(ends) > 1 or reached == LENGTH)
+        same = Randomized(longest=reached).positions(LENGTH, 2, torch.Generator().manual_seed(3))
+        assert torch.equal(draw(settings, 3, batch=2, done=done), same)
+
+
+def test_random_floats_are_sorted_uniform_draws_of_each_sequence():
+    positions = draw(RandomFloats(longest=LONGEST))
+    assert positions.shape == (BATCH, LENGTH) and positions.dtype == torch.float32
+    assert (positions.diff() >= 0).all() and positions.min() >= 0 and positions.max() < LONGEST
+    assert torch.equal(positions, draw(RandomFloats(longest=LONGEST)))
+    assert not torch.equal(positions[0], positions[1])
+    expected = LONGEST * torch.arange(1, LENGTH + 1) / (LENGTH + 1)  # of order statistics
+    assert (positions.mean(dim=0) - expected).abs().max() < 5 * LONGEST / 2 / (LENGTH * BATCH) ** 0.5
+
+
+@pytest.mark.parametrize("length", [3, LENGTH, LENGTH + 1, 5 * LENGTH])
+def test_a_text_of_any_length_is_read_where_random_floats_were_trained(length):
+    """Shimizu et al. 2026: token i of n at (2i - 1)/(2 max(L, n)) of the range, but for half a spacing."""
+    kind = EXTENSIONS["dynamic_interpolate"]
+    extension = kind(kind.Knobs(), LENGTH)
+    places = extension.positions(torch.arange(float(length), dtype=torch.float64))
+    longer = max(LENGTH, length)
+    published = LENGTH * (2 * torch.arange(1.0, length + 1, dtype=torch.float64) - 1) / (2 * longer)
+    torch.testing.assert_close(places, published - LENGTH / longer / 2, rtol=1e-12, atol=1e-12)
+    trained = draw(RandomFloats(longest=LENGTH))
+    assert torch.equal(extension.positions(trained), trained)  # as it is trained

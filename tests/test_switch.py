@@ -16,7 +16,8 @@ LONG = 3 * WINDOW
 SWITCHED = [
     (name, knobs)
     for name, knobs in readings()
-    if name not in ("none", "dynamic_ntk", "switch") and not knobs["rows"]  # which have no switch, or are one
+    if name not in ("none", "dynamic_interpolate", "dynamic_ntk", "switch")
+    and not knobs["rows"]  # which have no switch, or are one
 ]
 SWITCHED += [("yarn", {"factor": 3.0, "temperature": 0.5})]
 POSITIONS = [  # schemes without frequencies, and with several tables

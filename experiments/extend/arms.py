@@ -26,6 +26,7 @@ DECODED = "-decoded"  # after the name of a method that depends on the length of
 # Methods that are never fine-tuned, and why.
 ZERO_SHOT = {
     "dynamic_ntk": "its frequencies follow the length of the text read, and windows of one length would teach one set",
+    "dynamic_interpolate": "its positions follow the length of the text read, as do the frequencies of dynamic_ntk",
     "self_extend": "meant for models as they were trained",
     "rerope": "meant for models as they were trained",
     "leaky_rerope": "meant for models as they were trained",

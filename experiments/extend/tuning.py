@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Where an existing base model comes from, beside checkpoint= (conf/pretrained.yaml).
 IMPORTED = ("from", "pretrained", "otherwise", "name", "original_window", "tokenizer")
-OF_TUNING = ("optimizer", "batch", "window", "seen", "data", "seed")
+OF_TUNING = ("optimizer", "longce", "batch", "window", "seen", "data", "seed")
 OF_TUNING += ("log_every", "validate_every", "validation_windows", "checkpoint_every")
 ALLOWED = (*OF_TUNING, "trainer", "logger", "cache", "runs", "group", "hydra", "experiment")
 ELSEWHERE = {

@@ -126,6 +126,30 @@ class Interpolate(Extension):
         return positions / self.knobs.factor
 
 
+class DynamicInterpolate(Extension):
+    """Position Interpolation by what the text read needs: the positions of n tokens divided by max(1, n/L).
+
+    So a model reads that was trained by Random Float Sampling (seen=random_floats; Shimizu et al. 2026, arXiv
+    2602.14050): token i = 1 … n at (2i - 1)/(2 max(L, n)) of the range it was trained on. Here it stands half a spacing
+    earlier, as in plain counting within the window, which schemes that see distances alone cannot tell.
+    """
+
+    class Knobs(Sharpened):
+        name: Literal["dynamic_interpolate"] = "dynamic_interpolate"
+
+        @property
+        def stem(self) -> str:
+            return self.name
+
+    changes = "positions"
+    depends_on_length = True
+    relative = False  # later positions mean a longer text
+
+    def positions(self, positions: Tensor) -> Tensor:
+        length = length_of(positions)[..., 0].floor()  # of random floats below L, at most L
+        return positions / (length / self.window).clamp(min=1)
+
+
 class Drop(Extension):
     """DroPE: the rotation a model was trained with is taken away, and then it is fine-tuned briefly (2512.12167).
 

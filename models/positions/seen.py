@@ -3,7 +3,7 @@
 A model that trains on windows of T tokens can still meet every position up to `longest`, and so every distance,
 without the cost of a longer window; and one that is fine-tuned on longer windows can go on meeting those it was first
 trained on. Evaluation is always contiguous. Each way is its own settings and a pure function of a generator on the CPU,
-or of the number of a window; positions are whole numbers, strictly increasing, in float32, exact up to 2^24.
+or of the number of a window; positions rise, in float32, exact up to 2^24 where they are whole numbers.
 
 Letters in shape comments are those of models/__init__.py; L: tokens of the window first trained on.
 """
@@ -37,8 +37,11 @@ class Seen(Settings):
         """Windows (B, T + 1) with the numbers first … first + B - 1 in training → the sequences to read, by length."""
         return (windows,)
 
-    def positions(self, length: int, batch: int, generator: torch.Generator) -> Tensor | None:
-        """Positions of a batch of windows, (B, T) in float32; None where the model counts for itself."""
+    def positions(self, length: int, batch: int, generator: torch.Generator, done: float = 0.0) -> Tensor | None:
+        """Positions of a batch of windows, (B, T) in float32; None where the model counts for itself.
+
+        done: the share of the run's steps that is over, below 1.
+        """
         return None
 
 
@@ -57,10 +60,42 @@ class Randomized(Seen):
     name: Literal["randomized"] = "randomized"
     longest: Longest = 2048
 
-    def positions(self, length: int, batch: int, generator: torch.Generator) -> Tensor:
+    def positions(self, length: int, batch: int, generator: torch.Generator, done: float = 0.0) -> Tensor:
         _fits(self, length)
-        sample = torch.randperm(self.longest, generator=generator)[:length].sort().values
-        return sample.to(torch.float32).expand(batch, length)
+        return _sample(self.longest, length, generator).expand(batch, length)
+
+
+class Curriculum(Seen):
+    """Randomized positions whose range grows over the run, from the window itself to `longest`, in equal steps.
+
+    The curriculum of Randomized YaRN (Mehta et al. 2026, arXiv 2606.23687, 2.2), which draws T of the first L_t
+    positions with L_t growing by epoch (8K, 16K, 24K, …), the texts being as short as ever; with extend=yarn. Here
+    every stage has as many steps as the others, whatever epochs they come to.
+    """
+
+    name: Literal["curriculum"] = "curriculum"
+    longest: Longest = 2048
+    stages: int = Field(4, ge=2, le=2**24)
+
+    def positions(self, length: int, batch: int, generator: torch.Generator, done: float = 0.0) -> Tensor:
+        _fits(self, length)
+        stage = int(done * self.stages)
+        reached = length + (self.longest - length) * stage // (self.stages - 1)
+        return _sample(reached, length, generator).expand(batch, length)
+
+
+class RandomFloats(Seen):
+    """T uniform draws from [0, longest), in order: any spacing, and no position that is only met beyond the window.
+
+    Random Float Sampling (Shimizu et al. 2026, arXiv 2602.14050), which draws them from [0, 1); fresh for every
+    sequence. Trained at longest = window and read with extend=dynamic_interpolate, texts of any length stand there.
+    """
+
+    name: Literal["random_floats"] = "random_floats"
+    longest: Longest = 2048
+
+    def positions(self, length: int, batch: int, generator: torch.Generator, done: float = 0.0) -> Tensor:
+        return torch.rand(batch, length, generator=generator).mul(self.longest).sort(dim=-1).values
 
 
 class Skipwise(Seen):
@@ -74,7 +109,7 @@ class Skipwise(Seen):
     name: Literal["skipwise"] = "skipwise"
     longest: Longest = 2048
 
-    def positions(self, length: int, batch: int, generator: torch.Generator) -> Tensor:
+    def positions(self, length: int, batch: int, generator: torch.Generator, done: float = 0.0) -> Tensor:
         _fits(self, length)
         cut = torch.randint(1, max(length, 2), (batch, 1), generator=generator)
         gap = torch.randint(self.longest - length + 1, (batch, 1), generator=generator)
@@ -92,7 +127,7 @@ class Offset(Seen):
     name: Literal["offset"] = "offset"
     longest: Longest = 2048
 
-    def positions(self, length: int, batch: int, generator: torch.Generator) -> Tensor:
+    def positions(self, length: int, batch: int, generator: torch.Generator, done: float = 0.0) -> Tensor:
         _fits(self, length)
         offset = torch.randint(self.longest - length + 1, (batch, 1), generator=generator)
         return (torch.arange(length) + offset).to(torch.float32)
@@ -132,6 +167,11 @@ class Mixed(Seen):
         return chunks.flatten(0, 1), windows[~short]
 
 
+def _sample(reached: int, length: int, generator: torch.Generator) -> Tensor:
+    """T of the positions 0 … reached - 1, in order, (T,) in float32."""
+    return torch.randperm(reached, generator=generator)[:length].sort().values.to(torch.float32)
+
+
 def _fits(settings: Any, length: int) -> None:
     if settings.longest < length:
         raise BadInput(f"seen.longest={settings.longest} is shorter than a window of {length} tokens")
@@ -140,8 +180,11 @@ def _fits(settings: Any, length: int) -> None:
 SEEN: dict[str, type[Settings]] = {
     "contiguous": Contiguous,
     "randomized": Randomized,
+    "curriculum": Curriculum,
+    "random_floats": RandomFloats,
     "skipwise": Skipwise,
     "offset": Offset,
     "mixed": Mixed,
 }
-STRETCHED = ("skipwise", "randomized")  # they see positions of a longer range than their windows
+# They see positions of a longer range than their windows.
+STRETCHED = ("skipwise", "randomized", "curriculum", "random_floats")

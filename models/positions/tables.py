@@ -7,7 +7,7 @@ from models.positions.base import Position
 from models.positions.bias import FIRE, T5, ALiBi, Kerple
 from models.positions.contextual import CoPE
 from models.positions.embed import Binary, Learned, Sinusoidal
-from models.positions.extensions import Drop, Extension, Interpolate
+from models.positions.extensions import Drop, DynamicInterpolate, Extension, Interpolate
 from models.positions.fourier import FoPE
 from models.positions.gated import FoX, GrapeAP
 from models.positions.grouped import DualChunk, LeakyReRoPE, ReRoPE, SelfExtend
@@ -52,6 +52,7 @@ SINGLE_SCHEMES: dict[str, type[Position]] = {
 SINGLE_EXTENSIONS: dict[str, type[Extension]] = {
     "none": Extension,
     "interpolate": Interpolate,
+    "dynamic_interpolate": DynamicInterpolate,
     "ntk": NTK,
     "dynamic_ntk": DynamicNTK,
     "yarn": Yarn,
