@@ -15,7 +15,7 @@ methods compare under one evaluator.
 import hashlib
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -27,6 +27,7 @@ from experiments.lab.measure.readings import cached_reading, reading_path
 from experiments.lab.measure.request import AutoPrecision, Split
 from experiments.lab.measure.segments import Segments, cut
 from experiments.lab.measure.subject import Subject, open_subject
+from experiments.lab.measure.windows import Protocol
 from experiments.lab.statistics import mean
 
 
@@ -65,6 +66,14 @@ class LongPPL(Contrast):
     @property
     def contrast(self) -> Contrast:
         return Contrast(**{key: getattr(self, key) for key in Contrast.model_fields})
+
+
+class Layout(NamedTuple):
+    """How targets are read (windows.py)."""
+
+    protocol: Protocol
+    context: int
+    stride: int
 
 
 def key_tokens(short: np.ndarray, full: np.ndarray, gain: float, loss: float) -> np.ndarray:
@@ -106,8 +115,9 @@ def measure_longppl(
     def measured(model, config, corpus, device: dict) -> dict:
         segments = cut(corpus.split(settings.split), settings.length + 1, settings.segments)
         options = {"batch_tokens": settings.batch_tokens, "progress": progress, **device}
-        contrast, whole = settings.contrast, ("fixed_targets", settings.length, settings.length - settings.short + 1)
-        short = _losses(judge, subject, contrast, ("sliding", settings.window, settings.stride), segments, options)
+        contrast, after_short = settings.contrast, Layout("sliding", settings.window, settings.stride)
+        whole = Layout("fixed_targets", settings.length, settings.length - settings.short + 1)
+        short = _losses(judge, subject, contrast, after_short, segments, options)
         full = _losses(judge, subject, contrast, whole, segments, options)
         own = _losses(subject, subject, contrast, whole, segments, options)
         key = key_tokens(short, full, settings.gain, settings.loss)
@@ -116,9 +126,8 @@ def measure_longppl(
         rows = {"key": _row(own, key, segments), "all": _row(own, np.ones_like(key), segments)}
         return about | {"share": float(key.mean()), **rows}
 
-    depends_on = {"evaluator": judge.key("longppl", settings.contrast)}
-    label = f"{settings.split}{settings.length}"
-    return cached_reading("longppl", subject, settings, label, (settings.split,), measured, **depends_on)
+    label, chosen_by = f"{settings.split}{settings.length}", judge.key("longppl", settings.contrast)
+    return cached_reading("longppl", subject, settings, label, (settings.split,), measured, evaluator=chosen_by)
 
 
 def _check_tokens(judge: Subject, subject: Subject) -> None:
@@ -133,15 +142,15 @@ def _check_tokens(judge: Subject, subject: Subject) -> None:
 
 
 def _losses(
-    reader: Subject, subject: Subject, settings: Contrast, how: tuple[str, int, int], segments: Segments, options: dict
+    reader: Subject, subject: Subject, settings: Contrast, layout: Layout, segments: Segments, options: dict
 ) -> np.ndarray:
     """Losses of the targets from K on, (S, N), by a reader of the subject's text, read back or measured and kept.
 
-    So other thresholds, and other models under one evaluator, cost nothing more. how: protocol, context and stride.
+    So other thresholds, and other models under one evaluator, cost nothing more.
     """
     from experiments.lab.measure.protocols import token_losses
 
-    protocol, context, stride = how
+    protocol, context, stride = layout
     label = f"{protocol}-{settings.split}{settings.length}"
     kept = LossFile(reading_path(reader, "longppl", settings, label, text=subject.text), [context])
     if not kept.whole:
