@@ -47,15 +47,14 @@ def test_every_method_has_its_arms_or_a_sentence(tmp_path, position):
         assert [at[method, factor] for factor in (2, 4, 8, 16)] == [(0, *tuned)] * 4 and (method, 1) not in at
     for method in ("none", "base", "none-rowssu"):
         assert at[method, 1] == zero and [at[method, factor] for factor in (2, 4, 8, 16)] == [tuned] * 4
-    assert at["dynamic_ntk", 1] == zero and at["control", 1] == tuned
-    assert not any(
-        arm.tuning for arm in result if arm.method in ("dynamic_ntk", "self_extend", "rerope", "leaky_rerope", "dca")
-    )
+    assert at["dynamic_ntk", 1] == at["dynamic_interpolate", 1] == zero and at["control", 1] == tuned
+    never = ("dynamic_ntk", "dynamic_interpolate", "self_extend", "rerope", "leaky_rerope", "dca")
+    assert not any(arm.tuning for arm in result if arm.method in never)
     if position == "rope":
-        assert left_out == [] and len(at) == 56
+        assert left_out == [] and len(at) == 57
         assert at["drop", 1] == (0, *tuned) and at["rerope", 1] == at["dca", 1] == at["self_extend", 16] == zero
     else:
-        assert len(left_out) == 5 and len(at) == 45
+        assert len(left_out) == 5 and len(at) == 46
         assert all("position=sinusoidal has no plain rotation" in sentence for sentence in left_out)
     assert all(arm.extend.get("factor", arm.factor) == arm.factor for arm in result)
 
