@@ -3,7 +3,8 @@
 The weight of a target is min(exp(loss_short - loss_full), limit), without a gradient, where loss_short is the model's
 present loss after a short context, K … K + S - 1 tokens (windows moved by S, as in the authors' code); the first K - 1
 targets of a window, which have no other context, weigh 1. The mean is over all targets, so the loss is not that of a
-run without. Each step computes (K + S - 1)/S·T more tokens of every T forward, at S = K/4 nearly five times as many.
+run without. A step reads (K + S - 1)/S times its tokens once more, without gradients: it takes 2.3 times the CPU time
+at S = K/4, and 1.6 times at S = K (`nano`, 4 windows of 1,024 tokens, K = 64 and 256).
 """
 
 import torch
