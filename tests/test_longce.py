@@ -76,6 +76,7 @@ def test_weights_hold_in_pieces_and_where_a_ratio_overflows(monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_off_is_the_same_run_to_the_bit_and_on_is_another(tmp_path):
     def weights(*overrides):
         result = train(compose(tiny(tmp_path, "steps=2", *overrides)))

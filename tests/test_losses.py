@@ -130,6 +130,7 @@ def test_losses_that_are_no_numbers_are_not_kept(lone):
     assert not list(lone.parent.rglob("*.npz"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["perplexity", "by_position"])
 def test_commands_name_the_file(base, command):
     words = [f"checkpoint={base.folder}", f"cache={CACHE}", "segments=3", "logger=none", "losses=true"]
