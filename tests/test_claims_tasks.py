@@ -76,7 +76,7 @@ def test_its_runs_are_on_tasks_at_the_scale_s_settings(tmp_path):
     pico = runs("scale=pico")
     assert len(pico) == 2 * len(TASKS) and {run.data.source for run in pico.values()} == {"tasks"}
     sort, copy = pico["sort, absolute"], pico["unique_copy, none"]
-    assert (sort.window, sort.steps, sort.model.layers, sort.seen.name, sort.stop_at) == (102, 6000, 1, "offset", 1.0)
+    assert (sort.window, sort.steps, sort.model.layers, sort.seen.name, sort.stop_at) == (102, 6000, 2, "offset", 1.0)
     assert (copy.model.layers, copy.position.name, pico["unique_copy, absolute"].model.layers) == (4, "none", 2)
     assert runs("scale=pico", "train=['steps=70']")["sort, none"].steps == 70
     assert {run.steps for run in runs().values()} == {6}  # tiny
