@@ -194,6 +194,7 @@ def test_from_plan_to_page_and_read_back(tmp_path, capsys):
     for turn in (1, 2):
         run_command(compose_values("tasks", words), words)
         out = capsys.readouterr().out
+        assert ("of the answers exact after 6 steps" in out) == (turn == 1)
         assert ("read back" in out) == (turn == 2) and ("All of it is there already" in out) == (turn == 2)
     (folder,) = (tmp_path / "tasks-tiny").glob("tasks-*")
     assert {path.name for path in folder.iterdir()} == {

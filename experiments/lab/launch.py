@@ -214,7 +214,10 @@ class Progress:
             outcome = f"failed: {status['error']}"
         else:
             self.done += tokens(config)
-            outcome = f"validation perplexity {RunFolder.of(config).results['metrics']['validation/perplexity']:.3f}"
+            metrics = RunFolder.of(config).results["metrics"]
+            outcome = f"validation perplexity {metrics['validation/perplexity']:.3f}"
+            if "validation/exact" in metrics:
+                outcome = f"{metrics['validation/exact']:.1%} of the answers exact after {metrics['step']} steps"
         ahead = ""
         if self.done and self.left:
             seconds = self.left / self.done * (time.perf_counter() - self.began)
