@@ -51,6 +51,9 @@ class Accuracy:
         return Accuracy(self.low, self.high, self.lengths, self.exact[list(seeds)])
 
 
+Measured = dict[str, dict[str, list[Accuracy]]]  # by task, scheme and range
+
+
 def accuracies(readings: Sequence[dict]) -> list[Accuracy]:
     """The accuracies of an arm by range, from its readings (`measure_exact`), one for each seed."""
     return [

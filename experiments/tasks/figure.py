@@ -7,7 +7,7 @@ from experiments.lab.canvas import COLOURS, pyplot, write_figure
 from experiments.tasks.published import published_share
 
 if TYPE_CHECKING:
-    from experiments.tasks.study import Measured
+    from experiments.tasks.accuracy import Measured
 
 
 def tasks_figure(path: Path, measured: "Measured") -> None:

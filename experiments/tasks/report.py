@@ -8,7 +8,7 @@ from experiments.tasks.accuracy import FIT, fitted
 from experiments.tasks.published import published_share
 
 if TYPE_CHECKING:
-    from experiments.tasks.study import Measured
+    from experiments.tasks.accuracy import Measured
 
 READS = 0.9  # share of exact answers from which a scheme is said to read a range
 

@@ -25,15 +25,13 @@ from experiments.lab.measure.exact import measure_exact, tokens_read
 from experiments.lab.measure.readings import read_back_note
 from experiments.lab.plan import Plan, carry_out, describe, make_plan, missing
 from experiments.lab.speed import reading_seconds
-from experiments.tasks.accuracy import Accuracy, accuracies
+from experiments.tasks.accuracy import Accuracy, Measured, accuracies
 from experiments.tasks.arms import Request, task_runs
 from experiments.tasks.report import sentences, summary_rows, table
 
 if TYPE_CHECKING:
     from conf.schema import Config
     from train import Result
-
-Measured = dict[str, dict[str, list[Accuracy]]]  # by task, scheme and range
 
 
 def make_task_plan(request: Request) -> Plan:
