@@ -57,13 +57,15 @@ def _add_legend(figure, axes) -> None:
 
 
 def _together(findings: "Findings", path: Path) -> Path:
-    """Draw all methods at one factor, a column per scheme: perplexity by context above perplexity by steps."""
+    """Draw all methods at one factor, a column per scheme: perplexity by context, and below it by steps, if any."""
     positions, factor = findings.study.positions, findings.study.factors[0]
-    figure, axes = pyplot().subplots(2, len(positions), figsize=(_width(positions), 8), sharey=True, squeeze=False,
-                                     layout="constrained")  # fmt: skip
-    for (curves, recovery), position in zip(axes.T, positions, strict=True):
-        _methods(curves, findings, position)
-        _recovery(recovery, findings, position, factor)
+    rows = 2 if len(findings.steps) > 1 else 1
+    figure, axes = pyplot().subplots(rows, len(positions), figsize=(_width(positions), 1 + 3.5 * rows), sharey=True,
+                                     squeeze=False, layout="constrained")  # fmt: skip
+    for column, position in zip(axes.T, positions, strict=True):
+        _methods(column[0], findings, position)
+        if rows == 2:
+            _recovery(column[1], findings, position, factor)
     for row in axes:
         row[0].set_ylabel("perplexity (same targets)")
     _add_legend(figure, axes[0][0])
