@@ -61,12 +61,12 @@ class Corpus:
         self.fingerprint = meta.fingerprint
         self._kind = meta.kind
         self._bytes = {split: counts.bytes for split, counts in meta.splits.items()}
-        # Of the tokenizer alone: equal tokenizers give every text the same ids. Older folders do not record it.
-        self.tokenizer_fingerprint = meta.tokenizer_fingerprint or fingerprint_of(self.tokenizer_text)
         # What the documents are, for a corpus of chains, which has an optimum, and one of a task, which has answers.
         states = meta.source.get("source") if meta.kind == STATES else None
         self.language = Chains(name=meta.name, **meta.source) if states == "chains" else None
         self.task = Tasks(name=meta.name, **meta.source) if states == "tasks" else None
+        # Of the tokenizer alone: equal tokenizers give every text the same ids. Older folders do not record it.
+        self.tokenizer_fingerprint = meta.tokenizer_fingerprint or fingerprint_of(self.tokenizer_text)
 
     def split(self, name: str) -> Documents:
         """The documents of train, validation or test."""
