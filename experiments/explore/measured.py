@@ -52,7 +52,7 @@ def _read(path: Path, part: Callable[[dict], Any]) -> Any:
 
 def _studies(results: dict) -> list[dict]:
     """The curves of a study (its summary.json), one entry for every positional scheme."""
-    base, entries = results["base"], []
+    base, text, entries = results["base"], results["text"]["name"], []
     tokens = base["batch"] * base["window"] * base["steps"]
     in_all = f", {tokens:,} in all" if base["steps"] > 1 else ""  # of an imported model it is not known
     for position in results["study"]["positions"]:
@@ -62,7 +62,7 @@ def _studies(results: dict) -> list[dict]:
         methods = list(dict.fromkeys(curve["method"] for curve in curves))
         entries.append(
             {
-                "title": f"{position}, {base['model']['name']} on {results['text']['name']}, windows of {base['window']}",
+                "title": f"{position}, {base['model']['name']} on {text}, windows of {base['window']}",
                 "window": base["window"],
                 "steps": sorted({curve["steps"] for curve in curves}),
                 "methods": [[method, TITLES.get(method, method)] for method in methods],
