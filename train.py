@@ -136,11 +136,10 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
         gpt.compile()  # in place: the state dict keeps its names
 
     accumulate, size = config.trainer.accumulate, corpus.bytes_per_token("validation")
-    how = (config.seen, config.seed, place.ranks, corpus.answered, config.longce)
-    module = LanguageModel(gpt, config.optimizer, config.steps, size, record, *how)
-    windows = training_windows(
-        corpus, config.window, config.batch // accumulate, config.seed, config.data.retrieval, config.original_window
-    )
+    learning = (config.seen, config.seed, place.ranks, corpus.answered, config.longce)
+    module = LanguageModel(gpt, config.optimizer, config.steps, size, record, *learning)
+    rows, retrieval = config.batch // accumulate, config.data.retrieval
+    windows = training_windows(corpus, config.window, rows, config.seed, retrieval, config.original_window)
     batches = Batches(windows, config.steps * accumulate, place.rank, place.ranks, pinned=accelerator == "gpu")
     held_out = validation_windows(corpus, config.window, config.validation_windows)
 
