@@ -72,9 +72,8 @@ def pieces(q: Tensor, k: Tensor, v: Tensor, unit: int, first: int, end: int | No
         return
     if end is None and unit == 1:
         yield part(slice(0, rows), slice(0, rows), order="past")
-    elif (
-        end is None
-    ):  # keys of the block of the same place, and of all before it: by halves, since large calls are fast
+    elif end is None:
+        # Keys of the block of the same place, and of all before it: by halves, since large calls are fast.
         for row, last, blocks in equal_blocks(rows, unit):
             yield part(slice(row, last), slice(row, row + blocks * unit), blocks)
         size = unit
