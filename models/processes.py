@@ -4,16 +4,26 @@ import logging
 import os
 import warnings
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import torch
-from lightning.fabric.plugins.environments import (
-    ClusterEnvironment,
-    LightningEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
+from lightning_utilities.core.imports import RequirementCache
 
 from conf.base import BadInput
+
+
+def _wanted(package: RequirementCache, available=RequirementCache.__bool__) -> bool:
+    return not str(package.requirement).startswith(("matplotlib", "rich", "transformers")) and available(package)
+
+
+# Where these are installed, Lightning and its metrics import them for nothing: a third of the start of a run.
+with patch.object(RequirementCache, "__bool__", _wanted):
+    from lightning.fabric.plugins.environments import (
+        ClusterEnvironment,
+        LightningEnvironment,
+        SLURMEnvironment,
+        TorchElasticEnvironment,
+    )
 
 
 @dataclass(frozen=True)
