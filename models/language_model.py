@@ -15,7 +15,7 @@ from torch import Tensor
 from conf.base import CountOrZero, Diverged, Settings
 from models.gpt import GPT
 from models.longce import LongCE
-from models.optimizers import Together, muon
+from models.optimizers import Muon, Together
 from models.positions.seen import Contiguous, Seen
 
 
@@ -143,7 +143,7 @@ class LanguageModel(L.LightningModule):
             fused=True,
         )
         if matrices:
-            optimizer = Together(muon(matrices, settings.lr, settings.weight_decay), optimizer)
+            optimizer = Together(Muon(matrices, settings.lr, settings.weight_decay), optimizer)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_scale(step, self.steps, settings)
         )

@@ -14,6 +14,7 @@ from conf.base import BadInput
 from models.checkpoint_files import latest, load_checkpoint
 from models.gpt import GPT
 from models.language_model import LanguageModel, Optimizer, learning_rate_scale
+from models.optimizers import Muon
 from models.progress import Metrics
 from tests.runs import command, finish, tiny
 from train import build_model, compose, load_model, train
@@ -239,6 +240,24 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(tmp_path):
         if id(p) in matrices:  # nearly orthogonal, and of AdamW's size
             values = torch.linalg.svdvals(step / (0.2 * max(p.shape) ** 0.5))
             assert ((values > 0.6) & (values < 1.3)).float().mean() > 0.9, name
+
+
+def test_matrices_in_batches_step_as_torchs_muon_takes_them_one_by_one():
+    shapes = ((16, 16), (48, 16), (16, 64), (48, 16), (16, 16), (64, 16))
+    draw = torch.Generator().manual_seed(0)
+    ours, theirs = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    batched = Muon(ours, 1e-2, 0.1)
+    single = torch.optim.Muon(theirs, lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        before = [matrix.detach().clone() for matrix in theirs]
+        for one, other in zip(ours[1:], theirs[1:], strict=True):  # the first has no gradient
+            one.grad = other.grad = torch.randn(one.shape, generator=draw)
+        batched.step()
+        single.step()
+        for one, other, was in zip(ours, theirs, before, strict=True):
+            assert (one - other).norm() <= 1e-2 * (other - was).norm()  # bfloat16
+    assert torch.equal(ours[0], torch.ones(16, 16))
+    single.load_state_dict(batched.state_dict())  # and the other way: a run that torch's began goes on
 
 
 def test_positions_seen_reach_the_model_and_are_a_function_of_seed_and_batch(tmp_path):
