@@ -74,7 +74,7 @@ def compose_values(config_name: str, overrides: Sequence[str], whole: bool = Tru
         ConfigLoaderImpl._apply_overrides_to_config(settings, config)
         return plain(config, whole)
     except (HydraException, OmegaConfBaseException) as error:
-        raise BadInput(explain(error, _defaults(config_name))) from None
+        raise BadInput(explain(error, _known(config_name, overrides))) from None
 
 
 @cache
@@ -91,9 +91,13 @@ def _choose(config_name: str, *choices: str):
         GlobalHydra.instance().clear()
 
 
-@cache
-def _defaults(config_name: str) -> dict:
-    return compose_values(config_name, [], whole=False)
+def _known(config_name: str, overrides: Sequence[str]) -> dict:
+    """The settings that there are with those choices of groups among the overrides that can be."""
+    chosen = [word for word in overrides if (FOLDER / word.replace("=", "/", 1)).with_suffix(".yaml").is_file()]
+    try:
+        return compose_values(config_name, chosen, whole=False) if chosen != list(overrides) else {}
+    except BadInput:
+        return compose_values(config_name, [], whole=False)
 
 
 @contextmanager
@@ -199,7 +203,7 @@ def _run(config_name: str, run: Callable[[dict, list[str]], None]) -> None:
     try:
         job()
     except (HydraException, OmegaConfBaseException) as error:
-        raise BadInput(explain(error, _defaults(config_name))) from None
+        raise BadInput(explain(error, _known(config_name, allowed))) from None
     if raised:
         raise raised[0]
 

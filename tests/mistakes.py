@@ -20,6 +20,8 @@ MISTAKES = [
     (ALL, "~nothing", "nothing"),
     ("config extend_study", "optimizer.lrr=1", "did you mean lr?"),
     ("config extend_study", "data.tokenizer.size=3", "vocabulary"),
+    ("config", "extend=dca  extend.factor=2", "allowed there: name, chunk, rows"),
+    ("perplexity passkey", "extend=dca  extend.factor=2", "allowed there: name, chunk, rows"),
     ("config", "factor=2", "factor is not a setting"),
     ("config", "fraction=1", "did you mean position.fraction?"),
     ("config", "windw=16", "did you mean window?"),
