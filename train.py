@@ -7,9 +7,9 @@ python train.py -m position=sinusoidal,rope seed=1,2,3
 from __future__ import annotations
 
 if __name__ == "__main__":  # before what takes a moment to import
-    from conf.signals import end_at_once
+    from conf.start import begin
 
-    end_at_once()
+    begin()
 
 import gc
 import sys

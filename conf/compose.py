@@ -23,6 +23,7 @@ from conf import signals
 from conf.base import BadInput, Settings
 from conf.help import help_override
 from conf.overrides import FOLDER, check, explain, parse, swept_keys
+from conf.start import imported
 from conf.validation import validate
 
 # How torch says on a CPU that there is no room for a tensor, or none anywhere for one of that size.
@@ -105,6 +106,7 @@ def program() -> Iterator[None]:
     """What every program of the lab does around its work: bad input, a system that refuses files or memory, a reader
     that has gone and a signal end in one sentence, or in silence, and a status; other errors keep their traceback.
     """
+    imported()
     try:
         with signals.handlers(signals.leave):
             yield

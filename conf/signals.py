@@ -35,13 +35,8 @@ def handlers(handler) -> Iterator[None]:
             signal.signal(number, previous)
 
 
-def end_at_once() -> None:
-    """From here on a signal ends the command by a sentence and its status: there is nothing to put in order yet."""
-    for number in handled():
-        signal.signal(number, _end_at_once)
-
-
-def _end_at_once(number: int, frame) -> None:
+def end_at_once(number: int, frame) -> None:
+    """End the command by a sentence and its status, while there is nothing to put in order yet."""
     say(f"stopped by {signal.Signals(number).name} before anything was begun")
     os._exit(128 + number)
 

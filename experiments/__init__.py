@@ -3,6 +3,6 @@
 import sys
 
 if sys.argv[:1] == ["-m"]:  # while Python looks for python -m experiments.<command>
-    from conf.signals import end_at_once
+    from conf.start import begin
 
-    end_at_once()
+    begin()

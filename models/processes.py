@@ -6,18 +6,19 @@ import warnings
 from dataclasses import dataclass
 from unittest.mock import patch
 
-import torch
 from lightning_utilities.core.imports import RequirementCache
 
 from conf.base import BadInput
+from conf.start import importing
 
 
 def _wanted(package: RequirementCache, available=RequirementCache.__bool__) -> bool:
     return not str(package.requirement).startswith(("matplotlib", "rich", "transformers")) and available(package)
 
 
-# Where these are installed, Lightning and its metrics import them for nothing: a third of the start of a run.
-with patch.object(RequirementCache, "__bool__", _wanted):
+# Where those are installed, Lightning and its metrics import them for nothing: a third of the start of a run.
+with importing("lightning"), patch.object(RequirementCache, "__bool__", _wanted):
+    import torch
     from lightning.fabric.plugins.environments import (
         ClusterEnvironment,
         LightningEnvironment,

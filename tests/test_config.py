@@ -1,8 +1,12 @@
 """Configuration: every choice works, and every mistake gets its sentence."""
 
 import ast
+import atexit
+import gc
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import import_module
 from string import Template
 
@@ -11,10 +15,11 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from conf.base import BadInput
-from conf.compose import FOLDER, compose_values
+from conf.compose import FOLDER, compose_values, program
 from conf.help import help_override, help_text
 from conf.names import run_name
 from conf.overrides import choices
+from conf.start import begin, importing
 from tests.runs import ROOT, command, finish, run_program, tiny
 from train import build_model, compose
 
@@ -183,6 +188,29 @@ def test_a_run_imports_nothing_that_happens_to_be_installed():
     code = f"import sys, models.processes, lightning, models.checkpoints, models.language_model, models.restore; {seen}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_garbage_is_looked_for_again_once_a_program_works(monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(atexit, "register", lambda *_: None)
+    try:
+        begin()
+        assert not gc.isenabled()
+        with importing("nothing of that name"):
+            assert not gc.isenabled()
+        assert not gc.isenabled(), "the program has not begun to work"
+        with program():
+            assert gc.isenabled() and gc.get_freeze_count()
+            with importing("torch"):
+                assert gc.isenabled(), "it is there already"
+            gc.unfreeze()
+            with suppress(ImportError), importing("nothing of that name"):
+                assert not gc.isenabled()
+                import nothing_of_that_name  # noqa: F401
+            assert gc.isenabled() and gc.get_freeze_count()
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 @pytest.mark.slow
