@@ -9,13 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from conf.base import BadInput
 from models.checkpoint_files import latest, load_checkpoint
 from models.gpt import GPT
 from models.language_model import LanguageModel, Optimizer, learning_rate_scale
 from models.optimizers import Muon
-from models.progress import Metrics
+from models.progress import Metrics, Recorder
 from tests.runs import command, finish, tiny
 from train import build_model, compose, load_model, train
 
@@ -321,6 +322,26 @@ def test_compiled_and_eager_share_their_state_dict(tmp_path):
     model.compile(backend="eager")
     model(torch.zeros(1, 4, dtype=torch.long))
     assert set(model.state_dict()) == names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more", [(), ("seen=skipwise",), ("seen=curriculum",), ("extend=dynamic_ntk",), ("position=fire",)], ids=str
+)
+def test_nothing_is_compiled_again_after_the_first_step_and_validation(tmp_path, monkeypatch, more):
+    """Whatever lengths validation ends with and positions do."""
+    graphs, ends = [], Recorder.on_train_batch_end
+
+    def counting(self, *words, **options):
+        ends(self, *words, **options)
+        graphs.append(counters["stats"]["unique_graphs"])
+
+    torch._dynamo.reset()
+    counters.clear()
+    monkeypatch.setattr(Recorder, "on_train_batch_end", counting)
+    monkeypatch.setattr(GPT, "compile", lambda self: torch.nn.Module.compile(self, backend="eager"))
+    run(tmp_path, "trainer.compile=true", "steps=8", "validate_every=2", "validation_windows=7", *more)
+    assert 1 <= graphs[0] <= graphs[1] == graphs[-1] <= 3 and not counters["graph_break"]
 
 
 def test_numbers_too_small_to_matter_are_flushed(tmp_path):
