@@ -97,6 +97,18 @@ def test_no_reader_beats_the_optimum_by_more_than_chance():
     assert "nats a token below the optimum" in beats(rows_of(cheating))
 
 
+def test_a_single_document_passes_nothing_and_no_interval_is_shown():
+    rows = [
+        {"context": length, "document_nll": [nats], "document_tokens": [8], "documents": [0]}
+        for length, nats in ((32, 24.0), (64, 16.0))
+    ]
+    gate = context.gate(rows, 64)
+    assert gate == {"from": 32, "to": 64, "value": 1.0, "low": None, "high": None, "passed": False}
+    assert "it gains 1.000 nats a token, in a single document" in context.gate_sentence(gate, 64)
+    known = context.effective_context([5.0], [4.0], np.array([[8.0], [6.0], [4.0]])[:, :1], 2)
+    assert "[" not in context.format_length(known, 2)
+
+
 def test_gains_are_paired_and_the_gate_asks_the_last_doubling_inside_the_window():
     random = np.random.default_rng(0)
     hard = random.normal(3, 1, size=40)  # documents differ by far more than contexts do

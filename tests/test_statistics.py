@@ -14,9 +14,22 @@ from experiments.lab.statistics import (
     contrast,
     first_crossing,
     holm,
+    mean,
+    paired_ratio,
 )
 
 DOCUMENTS = 20
+
+
+def test_a_single_document_has_no_interval():
+    """Resampled it would have one of no width, and whatever it shows would look certain."""
+    rows = [{"token_set": "a", "document_nll": [nats], "document_tokens": [4]} for nats in (8.0, 4.0)]
+    ratio = paired_ratio(*rows)
+    assert ratio.value == pytest.approx(math.e) and not ratio.low > 1 and not ratio.high < 1
+    assert str(ratio) == "2.718" and ratio.plain() == {"value": ratio.value, "low": None, "high": None}
+    assert Estimate.of(ratio.plain() | {"from": 8}) == ratio
+    two = mean([8.0, 4.0], [4, 4])
+    assert str(two) == "1.500 [1.000, 2.000]" and Estimate.of(two.plain()) == two
 
 
 def losses(random, seeds, by_seed, by_document, by_both, mean=0.0):

@@ -514,6 +514,19 @@ def test_the_sentences_say_what_was_found_whatever_it_is(result):
 
 
 @pytest.mark.slow
+def test_a_study_of_a_single_document_tells_no_arms_apart(tmp_path):
+    (tmp_path / "one.txt").write_text("All that is known of one book is known of no other. " * 40)
+    words = [*tiny(tmp_path, "group=one"), "study.positions=[rope]", "study.extends=[none,interpolate]"]
+    words += ["study.factors=[2]", "study.tuned=[]", "study.segments=8", "data@study.data=files"]
+    status, out, err = run_program(*words, f"study.data.test={tmp_path}/one.txt", module="experiments.extend")
+    assert status == 0, err
+    assert "All of one model and a single document: there are no intervals" in out
+    assert "shows no use of context beyond" in out and "(no different: " in out
+    summary = json.loads((study_folder(tmp_path, "one")[0] / "summary.json").read_text())
+    assert all(row["documents"] == 1 and row["low"] is None for r in summary["readings"] for row in r["rows"])
+
+
+@pytest.mark.slow
 def test_a_study_of_chains_shows_who_reads_how_far(tmp_path):
     words = [item for item in tiny(tmp_path, "group=far") if not item.startswith(("data.", "cache="))]
     words += ["data=chains", "data.length=300", "data.documents={train: 4, validation: 2, test: 4}"]

@@ -87,13 +87,10 @@ def from_folder(path: Path) -> Recorded:
 
 def _point(row: dict) -> Point:
     """A row of a reading, with its interval from resampling documents."""
-    import numpy as np
-
     from experiments.lab.statistics import mean
 
-    nats = mean(row["document_nll"], row["document_tokens"])
-    low, high = np.exp((nats.low, nats.high)).tolist()
-    return Point(row["context"], row["perplexity"], low, high, row["token_set"])
+    perplexity = mean(row["document_nll"], row["document_tokens"]).exp().plain()
+    return Point(row["context"], row["perplexity"], perplexity["low"], perplexity["high"], row["token_set"])
 
 
 def from_offline(file: Path, source: str) -> Recorded:

@@ -178,8 +178,8 @@ def summarise(results: dict) -> dict:
 
 
 def _summary(row: dict) -> dict:
-    nats = document_mean(row["document_nll"], row["document_tokens"])
+    perplexity = document_mean(row["document_nll"], row["document_tokens"]).exp().plain()
     summary = {key: value for key, value in row.items() if not key.startswith("document")}
     if "optimum" in row:
         summary["optimum"] = {"perplexity": row["optimum"]["perplexity"]}
-    return summary | {"documents": len(row["documents"]), "low": math.exp(nats.low), "high": math.exp(nats.high)}
+    return summary | {"documents": len(row["documents"]), "low": perplexity["low"], "high": perplexity["high"]}

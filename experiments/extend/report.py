@@ -123,6 +123,8 @@ def tables(findings: Findings) -> str:
 def sentences(findings: Findings) -> str:
     """Summarise a study: whether context is used, and the best method at each window after each step."""
     lines = []
+    if len(findings.readings[0].models) == 1 and len(findings.readings[0].models[0].rows[0]["document_nll"]) == 1:
+        lines.append("All of one model and a single document: there are no intervals, and no two arms are told apart.")
     for position in findings.study.positions:
         base, whole = findings.base(position), findings.reach(1)
         first, *_ = inside = [context for context in findings.contexts if context <= whole]

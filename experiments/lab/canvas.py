@@ -63,7 +63,9 @@ def plain_numbers(axes: "Axes") -> None:
 
 def plot_band(axes: "Axes", x: Sequence[float], ends, colour, label: str, style: str = "-") -> None:
     """Plot the rows of `ends`, (n, 3): value, low and high, as a curve with a band."""
-    value, low, high = zip(*ends, strict=True)
+    import numpy as np
+
+    value, low, high = np.array(ends, dtype=float).T  # None, where there is no interval, is nan
     axes.plot(x, value, style, color=colour, marker="o", label=label)
     axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
 

@@ -19,14 +19,35 @@ NORMAL = 1.959963984540054  # standard deviations that hold 95 % of a normal dis
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval."""
+    """A number with its 95 % interval; of a single document, which tells nothing of others, the ends are infinite."""
 
     value: float
     low: float
     high: float
 
+    @classmethod
+    def of(cls, row: dict) -> "Estimate":
+        """An estimate from what `plain` made of it, whatever else is in the row."""
+        low, high = row["low"], row["high"]
+        return cls(row["value"], -np.inf if low is None else low, np.inf if high is None else high)
+
+    @property
+    def known(self) -> bool:
+        """Whether it has an interval."""
+        return self.low > -np.inf
+
+    def exp(self) -> "Estimate":
+        """The estimate of e to the power of this number, as a perplexity or a ratio of two from nats."""
+        value, low, high = np.exp(np.minimum((self.value, self.low, self.high), 700.0)).tolist()
+        return Estimate(value, low, high) if self.known else Estimate(value, -np.inf, np.inf)
+
+    def plain(self) -> dict:
+        """{"value", "low", "high"} for JSON, which has no infinite numbers: ends of no interval are None."""
+        low, high = (self.low, self.high) if self.known else (None, None)
+        return {"value": self.value, "low": low, "high": high}
+
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]" if self.known else f"{self.value:.3f}"
 
 
 def paired_ratio(row: dict, reference: dict, draws: int = DRAWS, seed: int = 0) -> Estimate:
@@ -41,8 +62,7 @@ def paired_ratio(row: dict, reference: dict, draws: int = DRAWS, seed: int = 0) 
     if row["token_set"] != reference["token_set"]:
         raise ValueError("a paired comparison needs rows that scored the same targets")
     nats = np.subtract(row["document_nll"], reference["document_nll"])  # (D,)
-    difference = mean(nats, row["document_tokens"], draws, seed)
-    return Estimate(*np.exp((difference.value, difference.low, difference.high)).tolist())
+    return mean(nats, row["document_tokens"], draws, seed).exp()
 
 
 def mean(sums, counts, draws: int = DRAWS, seed: int = 0) -> Estimate:
@@ -53,6 +73,8 @@ def mean(sums, counts, draws: int = DRAWS, seed: int = 0) -> Estimate:
 def bootstrap(statistic, columns, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """A statistic of columns (D,), reduced along the last axis, and its percentile interval over resampled rows."""
     table = np.asarray(columns, dtype=np.float64)  # (columns, D)
+    if table.shape[1] == 1:
+        return Estimate(float(statistic(*table)), -np.inf, np.inf)
     picks = np.random.default_rng(seed).integers(0, table.shape[1], size=(draws, table.shape[1]))
     low, high = np.percentile(statistic(*(column[picks] for column in table)), (2.5, 97.5))
     return Estimate(float(statistic(*table)), float(low), float(high))
@@ -88,7 +110,7 @@ class Comparison:
     @property
     def ratio(self) -> Estimate:
         """The arm's perplexity over the reference's."""
-        return Estimate(*np.exp((self.difference.value, self.difference.low, self.difference.high)).tolist())
+        return self.difference.exp()
 
     def word(self, p: float | None = None) -> str:
         """ "lower" or "higher" if significant, "equal" if equivalence is, else "open"; p: an adjusted p value."""

@@ -1,7 +1,7 @@
 """The results of a progressive extension: readings compared in pairs over documents, as a table and sentences."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from experiments.lab.statistics import Estimate, paired_ratio
 from experiments.lab.tables import format_table
@@ -44,7 +44,7 @@ def path_ratios(readings: Sequence[PathReading]) -> dict[str, dict[int, dict]]:
         "recovered / base": (last(readings, "recovered"), last(readings, "base")),
     }
     return {
-        name: {row["context"]: asdict(paired_ratio(row, other)) for row, other in zip(a.rows, b.rows, strict=True)}
+        name: {row["context"]: paired_ratio(row, other).plain() for row, other in zip(a.rows, b.rows, strict=True)}
         for name, (a, b) in pairs.items()
     }
 
@@ -62,7 +62,7 @@ def sentences(result: dict) -> str:
     window, longest, ratios = result["window"], result["window"] * result["factors"][-1], result["ratios"]
 
     def at(name: str, context: int) -> Estimate:
-        return Estimate(**ratios[name][context])
+        return Estimate.of(ratios[name][context])
 
     ratio = at("progressive / direct", longest)
     verdict = "better" if ratio.high < 1 else "worse" if ratio.low > 1 else "no different"

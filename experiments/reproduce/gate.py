@@ -41,15 +41,16 @@ def describe_gate(gate: dict | None) -> str:
     least = min(rows, key=lambda row: row["gain"]["value"])
     spans = sorted({(row["from"], row["to"]) for row in rows})
     span = " and ".join(f"from {half} to {whole}" for half, whole in spans)
-    gain = f"{span} tokens of context they gain {Estimate(**least['gain'])} nats a token or more"
+    gain = f"{span} tokens of context they gain {Estimate.of(least['gain'])} nats a token or more"
     if not failing:
         return f"The gate holds: all models use their whole window, {gain}."
     if len(failing) == len(rows):
         return (
             f"THE GATE FAILS: no model shows use of the second half of its window ({span} tokens, {least['arm']}: "
-            f"{Estimate(**least['gain'])} nats a token), so what longer contexts do to them says little."
+            f"{Estimate.of(least['gain'])} nats a token), so what longer contexts do to them says little."
         )
     return (
         f"THE GATE FAILS for {', '.join(failing)}: no use of the second half of the window shows ({span} tokens, "
-        f"{least['arm']}: {Estimate(**least['gain'])} nats a token). It holds for the other {len(rows) - len(failing)}."
+        f"{least['arm']}: {Estimate.of(least['gain'])} nats a token). "
+        f"It holds for the other {len(rows) - len(failing)}."
     )

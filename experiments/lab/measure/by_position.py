@@ -124,7 +124,8 @@ def measure_by_position(
         rows = []
         for place, (low, high) in enumerate(sums.bins):
             loss = sums.interval(place)
-            row = {"low": low, "high": high, "nll": loss.value, "interval": [loss.low, loss.high]}
+            ends = loss.plain()
+            row = {"low": low, "high": high, "nll": loss.value, "interval": [ends["low"], ends["high"]]}
             row |= {"perplexity": math.exp(min(loss.value, 700.0)), "targets": int(sums.targets[:, place].sum())}
             columns = {"document_nll": sums.nll, "document_targets": sums.targets}
             if best is not None:
@@ -146,11 +147,13 @@ def format_table(result: dict) -> str:
     """Format context seen, loss with its interval, perplexity and targets in columns, and the gate in a sentence."""
     known = "optimum" in result["rows"][0]
     columns = {"context seen": "{low}-{high}", "nats": "{nll:.3f}"}
-    columns |= {"interval": "[{interval[0]:.3f}, {interval[1]:.3f}]"} | ({"optimum": "{optimum:.3f}"} if known else {})
+    if result["documents"] > 1:
+        columns["interval"] = "[{interval[0]:.3f}, {interval[1]:.3f}]"
+    columns |= {"optimum": "{optimum:.3f}"} if known else {}
     lines = [tables.format_rows(result["rows"], columns | {"perplexity": "{perplexity:.3f}", "targets": "{targets:,}"})]
     if len(result["doublings"]) > 1:
-        columns = {"of the same targets": "{from} → {to}", "gain, nats": "{value:.3f}"}
-        lines.append(tables.format_rows(result["doublings"], columns | {"interval": "[{low:.3f}, {high:.3f}]"}))
+        columns = {"of the same targets": "{from} → {to}", "gain, nats": lambda row: str(Estimate.of(row))}
+        lines.append(tables.format_rows(result["doublings"], columns))
     lines.append(context.gate_sentence(result["gate"], result["context"]))
     if known and (sentence := context.beats_the_optimum({row["high"]: row["excess"] for row in result["rows"]})):
         lines.append(sentence)
@@ -197,7 +200,7 @@ def draw_figure(result: dict, path: Path) -> None:
     figure, axes = pyplot().subplots(figsize=(6, 4), layout="constrained")
     for row in result["rows"]:
         span = (row["low"] - 0.5, row["high"] + 0.5)
-        axes.fill_between(span, *row["interval"], color="#4c72b0", alpha=0.25, linewidth=0)
+        axes.fill_between(span, *np.array(row["interval"], dtype=float), color="#4c72b0", alpha=0.25, linewidth=0)
         axes.plot(span, (row["nll"], row["nll"]), color="#4c72b0")
         if "optimum" in row:
             label = "the best reader" if row is result["rows"][0] else None

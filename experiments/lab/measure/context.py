@@ -8,7 +8,6 @@ Letters in shape comments: D documents, N draws, G lengths of context.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +39,7 @@ def gains(rows: Sequence[dict]) -> list[dict]:
     """
     ordered = sorted(rows, key=lambda row: row["context"])
     return [
-        {"from": short["context"], "to": long["context"], **asdict(_gain(short, long))}
+        {"from": short["context"], "to": long["context"], **_gain(short, long).plain()}
         for short, long in pairwise(ordered)
     ]
 
@@ -58,7 +57,7 @@ def gate(rows: Sequence[dict], window: int) -> dict | None:
 
     Returns:
         {"from", "to", "value", "low", "high", "passed"}; None where the window or its half was not measured. A single
-        document has no interval, and passes nothing.
+        document has no interval, low and high are None, and passes nothing.
     """
     at = {row["context"]: row for row in rows}
     if window not in at or window // 2 not in at:
@@ -67,8 +66,8 @@ def gate(rows: Sequence[dict], window: int) -> dict | None:
     return {
         "from": window // 2,
         "to": window,
-        **asdict(gain),
-        "passed": gain.low > 0 and len(at[window]["documents"]) > 1,
+        **gain.plain(),
+        "passed": gain.low > 0,
     }
 
 
@@ -79,8 +78,10 @@ def gate_sentence(result: dict | None, window: int) -> str:
             f"Whether the model uses its window of {window} tokens was not measured: name {window // 2} and {window}."
         )
     verdict = "uses all" if result["passed"] else "shows no use of the second half of"
-    gain = Estimate(result["value"], result["low"], result["high"])
-    return f"Read so, the model {verdict} {window} tokens: from {result['from']} on it gains {gain} nats a token."
+    gain = Estimate.of(result)
+    alone = "" if gain.known else ", in a single document, which has no interval"
+    gained = f"from {result['from']} on it gains {gain} nats a token{alone}"
+    return f"Read so, the model {verdict} {window} tokens: {gained}."
 
 
 def lengths(context: int) -> list[int]:
@@ -119,7 +120,7 @@ def with_optimum(
                     "perplexity": float(np.exp(nll / row["tokens"])),
                     "document_nll": best.tolist(),
                 },
-                "effective_context": asdict(effective_context(row["document_nll"], tokens, curve, row["context"])),
+                "effective_context": effective_context(row["document_nll"], tokens, curve, row["context"]).plain(),
                 "excess": excess(np.asarray(row["document_nll"]) - best, tokens),
             }
         )
@@ -185,7 +186,7 @@ def format_length(length: Estimate, context: int) -> str:
     value, low, high = (
         f"≥{tokens:.0f}" if tokens >= context * (1 - 1e-9) else f"{tokens:.0f}" for tokens in vars(length).values()
     )
-    return f"{value} [{low}, {high}]"
+    return f"{value} [{low}, {high}]" if length.known else value
 
 
 def figure(curves: dict[str, Sequence[dict]], window: int, title: str, path: Path) -> None:
@@ -209,7 +210,9 @@ def draw_effective(axes: "Axes", curves: dict[str, Sequence[dict]], window: int)
     axes.axvline(window, color="black", linewidth=0.8, linestyle=":", label="trained window")
     for colour, (label, rows) in zip(COLOURS * len(curves), curves.items(), strict=False):
         given = [row["context"] for row in rows]
-        value, low, high = ([row["effective_context"][key] for row in rows] for key in ("value", "low", "high"))
+        value, low, high = (
+            np.array([row["effective_context"][key] for row in rows], dtype=float) for key in ("value", "low", "high")
+        )
         axes.plot(given, value, marker="o", markersize=3, color=colour, label=label)
         axes.fill_between(given, low, high, color=colour, alpha=0.2, linewidth=0)
     log_ticks(axes, contexts)

@@ -173,11 +173,10 @@ def _row(nll: np.ndarray, chosen: np.ndarray, segments: Segments) -> dict | None
     documents, sums, counts = (column[counts > 0] for column in (documents, sums, counts))
     if not len(documents):
         return None
-    loss = mean(sums, counts)
-    perplexity, *interval = np.exp(np.minimum([loss.value, loss.low, loss.high], 700.0)).tolist()
+    perplexity = mean(sums, counts).exp().plain()
     return {
-        "perplexity": perplexity,
-        "interval": interval,
+        "perplexity": perplexity["value"],
+        "interval": [perplexity["low"], perplexity["high"]],
         "nll": math.fsum(sums),
         "tokens": int(counts.sum()),
         "token_set": hashlib.sha256(np.packbits(chosen).tobytes()).hexdigest(),
@@ -189,11 +188,11 @@ def _row(nll: np.ndarray, chosen: np.ndarray, segments: Segments) -> dict | None
 
 def format_table(result: dict) -> str:
     """Format the perplexity of key tokens and of all targets in columns, and what key tokens are in a sentence."""
-    rows = [
-        [name, f"{row['tokens']:,}", f"{row['perplexity']:.3f}", "[{:.3f}, {:.3f}]".format(*row["interval"]),
-         len(row["documents"])]
-        for name, row in (("key tokens", result["key"]), ("all", result["all"])) if row is not None
-    ]  # fmt: skip
+    rows = []
+    for name, row in (("key tokens", result["key"]), ("all", result["all"])):
+        if row is not None:
+            interval = "" if None in row["interval"] else "[{:.3f}, {:.3f}]".format(*row["interval"])
+            rows.append([name, f"{row['tokens']:,}", f"{row['perplexity']:.3f}", interval, len(row["documents"])])
     table = tables.format_table(["targets", "tokens", "perplexity", "interval", "documents"], rows)
     judge, first = result["evaluator"], result["short"] - 1
     share = "No" if result["key"] is None else f"{100 * result['share']:.2f} % of the"

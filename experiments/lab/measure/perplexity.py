@@ -133,12 +133,12 @@ def by_document(row: dict, owners: list[int]) -> dict:
 
 def format_table(rows: list[dict], gains: Sequence[dict] = ()) -> str:
     """Format a line per context length: perplexity, bits per byte of text or the optimum of chains, and the gain."""
-    gained = {gain["to"]: Estimate(gain["value"], gain["low"], gain["high"]) for gain in gains}
+    gained = {gain["to"]: Estimate.of(gain) for gain in gains}
     columns = {"context": "{context}", "perplexity": "{perplexity:.3f}"}
     if "optimum" in rows[0]:
         columns["optimum"] = "{optimum[perplexity]:.3f}"
         columns["effective context"] = lambda row: context.format_length(
-            Estimate(**row["effective_context"]), row["context"]
+            Estimate.of(row["effective_context"]), row["context"]
         )
     if rows[0]["bits_per_byte"] is not None:
         columns["bits/byte"] = "{bits_per_byte:.4f}"
