@@ -182,12 +182,12 @@ def _settings(method: str | dict) -> dict:
 
 
 def _label(method: str | dict) -> str:
-    """A method's name, and the settings it was given, in a file name; a file's own without its folders."""
-    settings = _settings(method)
-    if isinstance(settings.get("path"), str):
-        settings = settings | {"path": Path(settings["path"]).stem}
-    knobs = [re.sub(r"[^A-Za-z0-9.]+", "_", f"{key}{value}") for key, value in settings.items() if key != "name"]
-    return "-".join([settings["name"], *knobs])
+    """A method's name, and the settings it was given, in a file name; of a file that a search wrote, that it did."""
+    name, path, knobs = _settings(method).get("name"), _settings(method).get("path"), []
+    if isinstance(path, str):
+        knobs.append("searched" if Path(path).name == "factors.yaml" else Path(path).stem)
+    knobs += [f"{key}{value}" for key, value in _settings(method).items() if key not in ("name", "path")]
+    return "-".join([name, *(re.sub(r"[^A-Za-z0-9.]+", "_", knob) for knob in knobs)])
 
 
 def _takes_factor(method: str | dict) -> bool:

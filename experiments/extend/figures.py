@@ -17,8 +17,7 @@ LABELS = {PLAIN: "extrapolation", "interpolate": "interpolation", CONTROL: "cont
 OTHERS = ("#55a868", "#dd8452", "#8172b3", "#17a2b8", "#937860", "#da8bc3", "#b5a100", "#2f4b26", "#64b5cd", "#111111")
 MARKERS = "osv^D<>Pp*hX"
 
-
-FEW = 12  # methods that can share a panel
+FEW = len(COLOURS) + len(OTHERS)  # methods that can share a panel
 
 
 def study_figures(folder: Path, findings: "Findings") -> list[Path]:
