@@ -19,6 +19,7 @@ TITLES = {
     "yarn": "YaRN",
     "yarn-rampindex": "YaRN, ramp over pairs",
     "llama3": "Llama 3",
+    "longrope-searched": "LongRoPE, searched factors",
     "self_extend": "Self-Extend",
     "rerope": "ReRoPE",
     "leaky_rerope": "Leaky ReRoPE",
