@@ -82,7 +82,8 @@ def _curve(reading: dict) -> dict:
     """Perplexity by context, [context, value, low, high], with 95 % over documents."""
     points, effective = [], []
     for row in reading["rows"]:
-        points.append([row["context"], *(round(row[key], 4) for key in ("perplexity", "low", "high"))])
+        value, *ends = (row[key] for key in ("perplexity", "low", "high"))  # a single document has no interval
+        points.append([row["context"], *(round(value if end is None else end, 4) for end in (value, *ends))])
         if "effective_context" in row:
             effective.append([row["context"], round(row["effective_context"]["value"], 2)])
     return {"method": reading["arm"], "steps": reading["steps"], "points": points, "effective": effective}
