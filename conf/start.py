@@ -1,11 +1,8 @@
-"""How a program starts: what it does before it imports what takes a moment, and how it imports that."""
+"""How a program starts, before it imports what takes a moment, and after it has."""
 
 import atexit
 import gc
 import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from conf.signals import end_at_once, handled
 
@@ -27,17 +24,3 @@ def imported() -> None:
     if not gc.isenabled():
         gc.freeze()
         gc.enable()
-
-
-@contextmanager
-def importing(package: str) -> Iterator[None]:
-    """Import a package that takes a moment, and whatever else the block imports, as at the begin of a program."""
-    if package in sys.modules or not gc.isenabled():
-        yield
-        return
-    gc.collect()  # what is garbage now would stay
-    gc.disable()
-    try:
-        yield
-    finally:
-        imported()

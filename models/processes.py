@@ -1,23 +1,40 @@
 """The rank of this process among those that train one model together, and the device it trains on."""
 
+import gc
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from unittest.mock import patch
 
 from lightning_utilities.core.imports import RequirementCache
 
 from conf.base import BadInput
-from conf.start import importing
 
 
 def _wanted(package: RequirementCache, available=RequirementCache.__bool__) -> bool:
     return not str(package.requirement).startswith(("matplotlib", "rich", "transformers")) and available(package)
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage is looked for while the block imports what takes a moment, nor later among what it made."""
+    if not gc.isenabled():  # at the start of a program (conf/start.py)
+        yield
+        return
+    gc.collect()  # what is garbage now would stay
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 # Where those are installed, Lightning and its metrics import them for nothing: a third of the start of a run.
-with importing("lightning"), patch.object(RequirementCache, "__bool__", _wanted):
+with uncollected(), patch.object(RequirementCache, "__bool__", _wanted):
     import torch
     from lightning.fabric.plugins.environments import (
         ClusterEnvironment,

@@ -21,13 +21,19 @@ def recorded(tmp_path_factory):
     """Two runs that differ in the base alone, each read at three contexts; everything logged offline too."""
     from train import compose, train
 
-    place, folders = tmp_path_factory.mktemp("runs"), []
+    place, folders, offline = tmp_path_factory.mktemp("runs"), [], []
+
+    def logged():
+        """The offline run since the last look: two that begin within a second have names in no order."""
+        offline.extend(set((place / "wandb").glob("offline-run-*")) - set(offline))
+
     for name, base in (("usual", 10_000), ("small", 500)):
         words = tiny(place, "logger=wandb", "logger.mode=offline", f"name={name}", f"frequencies.base={base}")
         folders.append(train(compose(words)).folder)
+        logged()
         options = [f"checkpoint={folders[-1]}", f"runs={place}", f"cache={CACHE}", "logger.mode=offline", "segments=8"]
         perplexity.run_command(compose_values("perplexity", [*options, "contexts=[16,32,64]", "stride=8"]), [])
-    offline = sorted((place / "wandb").glob("offline-run-*"))
+        logged()
     return (
         folders,
         [item for item in offline if "default-" in item.name],

@@ -19,7 +19,8 @@ from conf.compose import FOLDER, compose_values, program
 from conf.help import help_override, help_text
 from conf.names import run_name
 from conf.overrides import choices
-from conf.start import begin, importing
+from conf.start import begin
+from models.processes import uncollected
 from tests.runs import ROOT, command, finish, run_program, tiny
 from train import build_model, compose
 
@@ -196,17 +197,15 @@ def test_garbage_is_looked_for_again_once_a_program_works(monkeypatch):
     try:
         begin()
         assert not gc.isenabled()
-        with importing("nothing of that name"):
+        with uncollected():
             assert not gc.isenabled()
         assert not gc.isenabled(), "the program has not begun to work"
         with program():
             assert gc.isenabled() and gc.get_freeze_count()
-            with importing("torch"):
-                assert gc.isenabled(), "it is there already"
             gc.unfreeze()
-            with suppress(ImportError), importing("nothing of that name"):
+            with suppress(ImportError), uncollected():
                 assert not gc.isenabled()
-                import nothing_of_that_name  # noqa: F401
+                raise ImportError
             assert gc.isenabled() and gc.get_freeze_count()
     finally:
         gc.enable()

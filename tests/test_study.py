@@ -83,7 +83,7 @@ SENTENCES = {
     "study.segments=many": "study.segments='many'",
     "study.extends=[none,yarm]": "study.extends=yarm is not known; allowed: none, interpolate",
     "study.extends=[yarn]": "study.extends must have none",
-    "study.extends=[none,{name: longrope, path: a/f.yaml},{name: longrope, path: b/f.yaml}]": "longrope-pathf twice",
+    "study.extends=[none,{name: longrope, path: a/f.yaml},{name: longrope, path: b/f.yaml}]": "longrope-f twice",
     "study.extends=[none,{name: ntk, factor: 4}]": "study.factors",
 }
 
@@ -341,10 +341,10 @@ def test_what_follows_the_length_is_read_twice_and_said_to_be(tmp_path):
                  "study.trials=4", "data.retrieval.fraction=0.5")  # fmt: skip
     status, out, err = run_program(*words, module="experiments.extend")
     assert status == 0, err
-    assert "read twice, whole and as decoded: dynamic_ntk, longrope-pathfound: " in out
+    assert "read twice, whole and as decoded: dynamic_ntk, longrope-found: " in out
     folder, results = study_folder(tmp_path, "twice")
     result = {(r["arm"], r["steps"]): r for r in results["readings"]}
-    longrope = "longrope-pathfound-decoded"
+    longrope = "longrope-found-decoded"
     assert {arm for arm, _ in result if arm.endswith("-decoded")} == {"dynamic_ntk-decoded", longrope}
     assert (longrope, 1) in result and ("dynamic_ntk-decoded", 1) not in result
     whole, decoded = result["dynamic_ntk", 0], result["dynamic_ntk-decoded", 0]
