@@ -13,7 +13,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -95,10 +95,10 @@ def _choose(config_name: str, *choices: str):
 def _known(config_name: str, overrides: Sequence[str]) -> dict:
     """The settings that there are with those choices of groups among the overrides that can be."""
     chosen = [word for word in overrides if (FOLDER / word.replace("=", "/", 1)).with_suffix(".yaml").is_file()]
-    try:
-        return compose_values(config_name, chosen, whole=False) if chosen != list(overrides) else {}
-    except BadInput:
-        return compose_values(config_name, [], whole=False)
+    if chosen != list(overrides):  # else they are what cannot be
+        with suppress(BadInput):
+            return compose_values(config_name, chosen, whole=False)
+    return compose_values(config_name, [], whole=False)
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from torch import Tensor
 class Muon(torch.optim.Muon):
     """Muon (Jordan et al. 2024): the momentum of a matrix, made nearly orthogonal, is its update.
 
-    It is torch's, number for number, but takes all matrices of one shape in one batch: half the time where they are
-    small. Updates are scaled to the size of AdamW's, 0.2 per entry and unit of learning rate (Liu et al. 2025, "Muon
+    It is torch's, number for number, but takes all matrices of one shape in one batch, which makes them orthogonal in
+    half the time where they are small. Updates are scaled to the size of AdamW's, 0.2 per entry and unit of learning rate (Liu et al. 2025, "Muon
     is scalable", eq. 4), so that one learning rate serves both.
     """
 

@@ -22,6 +22,7 @@ MISTAKES = [
     ("config extend_study", "data.tokenizer.size=3", "vocabulary"),
     ("config", "extend=dca  extend.factor=2", "allowed there: name, chunk, rows"),
     ("perplexity passkey", "extend=dca  extend.factor=2", "allowed there: name, chunk, rows"),
+    ("config", "scale=pico", "scale is no choice of this command; allowed: model, "),
     ("config", "factor=2", "factor is not a setting"),
     ("config", "fraction=1", "did you mean position.fraction?"),
     ("config", "windw=16", "did you mean window?"),
