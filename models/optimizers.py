@@ -10,9 +10,9 @@ from torch import Tensor
 class Muon(torch.optim.Muon):
     """Muon (Jordan et al. 2024): the momentum of a matrix, made nearly orthogonal, is its update.
 
-    It is torch's, number for number, but takes all matrices of one shape in one batch, which makes them orthogonal in
-    half the time where they are small. Updates are scaled to the size of AdamW's, 0.2 per entry and unit of learning rate (Liu et al. 2025, "Muon
-    is scalable", eq. 4), so that one learning rate serves both.
+    It is torch's, number for number, but takes all matrices of one shape in one batch, which makes small ones
+    orthogonal in half the time. Updates are scaled to the size of AdamW's, 0.2 per entry and unit of learning rate (Liu
+    et al. 2025, "Muon is scalable", eq. 4), so that one learning rate serves both.
     """
 
     def __init__(self, matrices: list[torch.nn.Parameter], lr: float, weight_decay: float):
