@@ -12,6 +12,7 @@ from conf.compose import compose_values
 from conf.overrides import choices
 from conf.validation import validate
 from experiments.benchmark import evaluation, levers, peers, profile, search_speed, step, timing
+from experiments.benchmark.__main__ import run_sections
 from experiments.benchmark.memory import peak_bytes
 from experiments.benchmark.settings import Benchmark
 from experiments.benchmark.workbench import Workbench
@@ -210,9 +211,22 @@ def test_all_queries_at_once_holds_for_the_run_alone(bench):
     assert run(3) == 1.0 and seen == [(3, 4096)] and base.ROWS_IN_TRAINING == saved < 4096
 
 
+def test_what_was_compared_is_kept_when_a_section_does_not_end(tmp_path, monkeypatch):
+    def run(bench):
+        yield [{"contestant": "first"}]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(step, "run", run)
+    (tmp_path / "step.json").write_text("an earlier one")
+    with pytest.raises(KeyboardInterrupt):
+        run_sections(settings("sections=[step]", f"folder={tmp_path}"), [])
+    assert json.loads((tmp_path / "step.part.json").read_text())["rows"] == [{"contestant": "first"}]
+    assert (tmp_path / "step.json").read_text() == "an earlier one"
+
+
 @pytest.mark.slow
 def test_a_profile_shares_out_all_the_time(bench):
-    rows = profile.run(bench)
+    [rows] = profile.run(bench)
     assert sum(row["share"] for row in rows) == pytest.approx(1) and all(row["seconds"] > 0 for row in rows)
     assert [row["operation"] for row in rows][-1] == "others" and len(rows) == profile.LISTED + 1
     (product,) = (row for row in rows if row["operation"] == "aten::mm")
@@ -233,7 +247,7 @@ def test_peers_that_are_not_installed_leave_their_line(bench, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     monkeypatch.setitem(sys.modules, "x_transformers", None)
     monkeypatch.setitem(sys.modules, "litgpt", None)
-    rows = {row["contestant"]: row for row in step.run(bench)}
+    rows = {row["contestant"]: row for row in next(step.run(bench))}
     assert all("ModuleNotFoundError" in rows[name]["failure"] for name in peers.PEERS)
     assert rows["ours, train.py"]["tokens_per_second"]["median"] > 0
     assert all(name in step.table(list(rows.values())) for name in peers.PEERS)
@@ -332,7 +346,7 @@ def test_a_search_scores_the_same_in_batches_and_one_at_a_time(one_thread):
     for item in scores[1:]:
         assert item == pytest.approx(scores[0], rel=1e-5)
     assert len(set(scores[0])) > 9
-    rows = search_speed.run(bench)
+    [rows] = search_speed.run(bench)
     assert [(row["way"], row["batch_tokens"]) for row in rows] == [(w, t) for t in (64, 500) for w in WAYS]
     assert all(row["failure"] is None and row["candidates_per_second"]["median"] > 0 for row in rows)
     assert [row.get("speed_over_one") is not None for row in rows] == [False, True, False, True]

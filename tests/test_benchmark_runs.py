@@ -94,7 +94,7 @@ def test_a_small_race(one_thread):
         "time_to_loss.every=2",
         f"cache={CACHE}",
     )
-    rows = time_to_loss.run(SimpleNamespace(settings=options))
+    [rows] = time_to_loss.run(SimpleNamespace(settings=options))
     runs = [row for row in rows if row["kind"] == "run"]
     assert [(row["optimizer"], row["lr"]) for row in runs] == [("adamw", 4e-3), ("muon", 1e-2), ("muon", 2e-2)]
     for row in runs:
@@ -115,7 +115,7 @@ def test_time_to_optimum_trains_peers_on_the_same_batches_towards_the_best_reade
     few = {"rates": {"adamw": (4e-3,)}, "peers": {"transformers Llama": (4e-3,)}}
     options = options.model_copy(update={"time_to_optimum": options.time_to_optimum.model_copy(update=few)})
     bench = SimpleNamespace(settings=options, device=torch.device("cpu"), autocast=nullcontext)
-    rows = time_to_optimum.run(bench)
+    [rows] = time_to_optimum.run(bench)
     runs, best = ([row for row in rows if row["kind"] == kind] for kind in ("run", "best"))
     assert [row["optimizer"] for row in runs] == ["adamw", "transformers Llama"] == [row["optimizer"] for row in best]
     for row in runs:
@@ -166,8 +166,7 @@ def test_a_small_sweep(one_thread):
         f"cache={CACHE}",
         "repeats=1",
     )
-    rows = sweep.run(SimpleNamespace(settings=options))
-    rate, *alone = rows
+    [rate], alone = sweep.run(SimpleNamespace(settings=options))
     assert rate["failure"] is None and (rate["runs"], rate["steps"]) == (2, 3)
     assert rate["runs_per_hour"] == pytest.approx(3600 * 2 / rate["seconds"])
     assert rate["runs_per_hour_going"] > 0
@@ -177,7 +176,7 @@ def test_a_small_sweep(one_thread):
     wanted += ["measuring the ceiling", "first step", "recording, validation", "further steps", "finishing"]
     assert list(parts) == [*wanted, "leaving Python"]
     assert min(parts.values()) >= 0
-    assert "once going" in sweep.table(rows) and "start-up, first step in" in sweep.table(rows)
+    assert "once going" in sweep.table([rate, *alone]) and "start-up, first step in" in sweep.table([rate, *alone])
 
 
 def test_a_job_that_fails_says_why_in_the_table():
@@ -211,4 +210,6 @@ def test_what_train_would_refuse_is_refused_before_anything_runs(section, monkey
     monkeypatch.setattr(time_to_loss, "train_curve", None)
     monkeypatch.setattr(sweep, "run_python", None)
     with pytest.raises(BadInput, match="position=roap is not known; allowed: alibi"):
-        section.run(SimpleNamespace(settings=settings(f'{section.__name__.split(".")[-1]}.run=["position=roap"]')))
+        next(
+            section.run(SimpleNamespace(settings=settings(f'{section.__name__.split(".")[-1]}.run=["position=roap"]')))
+        )

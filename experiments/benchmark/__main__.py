@@ -3,7 +3,8 @@
     python -m experiments.benchmark sections=[step] step_at=[nano/256,micro/1024]
 
 Each section writes <section>.json and <section>.txt into the folder as soon as it is done, both with the device, the
-versions and the command, so that sections may come from several runs.
+versions and the command, so that sections may come from several runs. What it has compared until then is in
+<section>.part.json.
 """
 
 import shlex
@@ -39,9 +40,15 @@ def run_sections(settings: Benchmark, overrides: list[str]) -> Path:
     print(heading(about), flush=True)
     for name in settings.sections:
         section = import_module(f"experiments.benchmark.{name}")
-        rows = section.run(bench)
-        printed = section.table(rows)
-        write_json(folder / f"{name}.json", {**about, "settings": settings.model_dump(mode="json"), "rows": rows})
+        measured, begun = (
+            {**about, "settings": settings.model_dump(mode="json"), "rows": []},
+            folder / f"{name}.part.json",
+        )
+        for rows in section.run(bench):
+            measured["rows"] += rows
+            write_json(begun, measured)
+        begun.rename(folder / f"{name}.json")
+        printed = section.table(measured["rows"])
         write_text(folder / f"{name}.txt", f"{heading(about)}\n\n{printed}\n")
         print(f"\n{name}\n{printed}", flush=True)
     verdicts = targets.table(folder)

@@ -3,6 +3,8 @@
 A sliding window costs less the longer the window of the model is; scores that sharpen with the row cost a product.
 """
 
+from collections.abc import Iterator
+
 from experiments.benchmark import schemes
 from experiments.benchmark.workbench import Workbench
 
@@ -18,10 +20,8 @@ CHANGES = {
 table = schemes.table
 
 
-def run(bench: Workbench) -> list[dict]:
+def run(bench: Workbench) -> Iterator[list[dict]]:
     """A row per model, window and change, as in schemes.py."""
-    rows = []
     for model, window in bench.settings.schemes_at:
         configs = {name: bench.config(model, "rope", window, *words) for name, words in CHANGES.items()}
-        rows += schemes.compare_configs(bench, configs)
-    return rows
+        yield schemes.compare_configs(bench, configs)

@@ -1,14 +1,16 @@
 """The limits of the device: its matrix multiplication rate and the bandwidth of a copy."""
 
+from collections.abc import Iterator
+
 import torch
 
 from experiments.benchmark.timing import timed_loop
 from experiments.benchmark.workbench import Workbench, training_dtype
 
 
-def run(bench: Workbench) -> list[dict]:
+def run(bench: Workbench) -> Iterator[list[dict]]:
     """One row: FLOP/s of a square matrix multiplication in the training precision, bytes/s moved by a copy."""
-    return [
+    yield [
         {
             "dtype": str(training_dtype(bench.device)).removeprefix("torch."),
             "matmul_flops_per_second": bench.ceiling,

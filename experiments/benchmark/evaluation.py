@@ -5,6 +5,7 @@ transformers' Llama does the same. Then every scheme with a bias reads one long 
 float32 numbers, which are never held at once.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict
 
 from conf.schema import Config
@@ -21,14 +22,12 @@ PROTOCOLS = ("fixed_targets", "windows")  # the head on few targets, and on all;
 TRAINED = 256  # assumed training window, and number of targets of fixed_targets
 
 
-def run(bench: Workbench) -> list[dict]:
+def run(bench: Workbench) -> Iterator[list[dict]]:
     """Rows of kind "speed", one per model, context, scheme and protocol, and of kind "bounded", one per scheme."""
-    rows = []
     for model, context in bench.settings.read_at:
-        rows += _speed(bench, model, context)
+        yield _speed(bench, model, context)
     for model in dict.fromkeys(model for model, _ in bench.settings.read_at):
-        rows += _bounded(bench, model, bench.settings.bounded)
-    return rows
+        yield _bounded(bench, model, bench.settings.bounded)
 
 
 def _speed(bench: Workbench, model: str, context: int) -> list[dict]:

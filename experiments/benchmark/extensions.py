@@ -3,6 +3,8 @@
 The window measured is the extended one, four times the trained window. The model is untrained, which changes no cost.
 """
 
+from collections.abc import Iterator
+
 from conf.schema import Config
 from experiments.benchmark import schemes
 from experiments.benchmark.workbench import Workbench
@@ -11,12 +13,11 @@ REFERENCE, FACTOR = "none", 4
 table = schemes.table
 
 
-def run(bench: Workbench) -> list[dict]:
+def run(bench: Workbench) -> Iterator[list[dict]]:
     """A row per model, window and extension, as in schemes.py."""
-    rows, names = [], dict.fromkeys((REFERENCE, *bench.settings.extensions))
+    names = dict.fromkeys((REFERENCE, *bench.settings.extensions))
     for model, window in bench.settings.schemes_at:
-        rows += schemes.compare_configs(bench, {name: extended(bench, model, name, window) for name in names})
-    return rows
+        yield schemes.compare_configs(bench, {name: extended(bench, model, name, window) for name in names})
 
 
 def extended(bench: Workbench, model: str, name: str, window: int) -> Config:

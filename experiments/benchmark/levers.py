@@ -4,7 +4,7 @@ Seconds and peak memory are relative to our bare loop with RoPE, paired by round
 worse. The chunks of queries used with a bias are measured on T5, with all queries at once against T5 as it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
 import torch
@@ -19,12 +19,10 @@ from models.positions import base
 AS_IT_IS, BIASED, WHOLE = "as it is", "T5", "T5 at once, over T5"
 
 
-def run(bench: Workbench) -> list[dict]:
+def run(bench: Workbench) -> Iterator[list[dict]]:
     """A row per model, window and change."""
-    rows = []
     for model, window in bench.settings.levers_at:
-        rows += _cell(bench, *(bench.config(model, scheme, window) for scheme in ("rope", "t5")))
-    return rows
+        yield _cell(bench, *(bench.config(model, scheme, window) for scheme in ("rope", "t5")))
 
 
 def _cell(bench: Workbench, rope: Config, t5: Config) -> list[dict]:

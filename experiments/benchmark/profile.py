@@ -4,6 +4,8 @@ The share of the time that matrix products take bounds the MFU of any model of t
 elementwise operations, which are limited by memory bandwidth.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch.profiler import ProfilerActivity, profile
 
@@ -15,9 +17,8 @@ STEPS, WARM = 5, 3
 LISTED = 12  # operations with a line of their own
 
 
-def run(bench: Workbench) -> list[dict]:
+def run(bench: Workbench) -> Iterator[list[dict]]:
     """A row per model, window and operation with its share of the time, the slowest first; the last sums the others."""
-    rows = []
     for model, window in bench.settings.levers_at:
         config = bench.config(model, "rope", window)
         step = bench.lab_loop(config)
@@ -31,12 +32,11 @@ def run(bench: Workbench) -> list[dict]:
         operations.sort(key=lambda row: -row[1])
         total = sum(seconds for _, seconds, _ in operations)
         rest = ("others", *(sum(row[i] for row in operations[LISTED:]) for i in (1, 2)))
-        rows += [
+        yield [
             {"model": model, "window": window, "batch": config.batch, "contestant": BARE, "operation": name}
             | {"seconds": seconds / STEPS, "share": seconds / total, "calls": calls / STEPS}
             for name, seconds, calls in (*operations[:LISTED], rest)
         ]
-    return rows
 
 
 def _seconds(event, bench: Workbench) -> float:

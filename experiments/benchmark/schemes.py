@@ -1,5 +1,6 @@
 """Every positional scheme relative to RoPE: a forward pass, a training step, and the peak memory of that step."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 
 from conf.schema import Config
@@ -10,12 +11,11 @@ from experiments.lab.tables import format_rows
 REFERENCE = "rope"
 
 
-def run(bench: Workbench) -> list[dict]:
+def run(bench: Workbench) -> Iterator[list[dict]]:
     """A row per model, window and scheme. Ratios are of seconds or bytes: above one costs more than RoPE."""
-    rows, names = [], dict.fromkeys((REFERENCE, *bench.settings.schemes))
+    names = dict.fromkeys((REFERENCE, *bench.settings.schemes))
     for model, window in bench.settings.schemes_at:
-        rows += compare_configs(bench, {name: bench.config(model, name, window) for name in names})
-    return rows
+        yield compare_configs(bench, {name: bench.config(model, name, window) for name in names})
 
 
 def compare_configs(bench: Workbench, configs: dict[str, Config]) -> list[dict]:

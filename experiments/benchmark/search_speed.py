@@ -4,7 +4,7 @@ One at a time, a model with extend=longrope takes a candidate's factors as its s
 same protocol. The weights are untrained, which does not change the speed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 ONE = "one at a time"
 
 
-def run(bench: Workbench) -> list[dict]:
+def run(bench: Workbench) -> Iterator[list[dict]]:
     """A row per number of texts, tokens per forward pass and way of scoring."""
     settings = bench.settings.search_speed
-    return [row for texts in settings.texts for row in _rows(bench, settings.model, texts)]
+    for texts in settings.texts:
+        yield _rows(bench, settings.model, texts)
 
 
 def _rows(bench: Workbench, model: str, count: int) -> list[dict]:

@@ -7,6 +7,7 @@ Its ceiling is a square matrix multiplication timed in the same round.
 """
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 
 import numpy as np
@@ -27,15 +28,13 @@ BARE, TRAINER, MODERN, CEILING = "ours, bare loop", "ours, train.py", "ours, mod
 WARM = 3  # least number of uncounted steps of train.py: the first ones also fetch their memory
 
 
-def run(bench: Workbench) -> list[dict]:
+def run(bench: Workbench) -> Iterator[list[dict]]:
     """A row per model, window and contestant: tokens per second, MFU, speed over that of our bare loop, peak bytes.
 
     MFU and speed are paired by round. The ceiling is no contestant and has no row.
     """
-    rows = []
     for model, window in bench.settings.step_at:
-        rows += _cell(bench, bench.config(model, "rope", window))
-    return rows
+        yield _cell(bench, bench.config(model, "rope", window))
 
 
 def _cell(bench: Workbench, config: Config) -> list[dict]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from experiments.lab.tables import format_rows, format_table
 START_UP_ENDS = "first step"  # the last part of a job that is start-up
 
 
-def run(bench: Workbench) -> list[dict]:
+def run(bench: Workbench) -> Iterator[list[dict]]:
     """Rows of kind "rate", one per number of jobs at once, and of kind "part", one per part of a job in their order."""
     from data.corpus import prepare
 
@@ -39,8 +39,9 @@ def run(bench: Workbench) -> list[dict]:
         "group=sweep",
     ]
     numbers = settings.at_once or ((1, 2, 4, 8) if bench.device.type == "cuda" else (1, 2))
-    rates = [rate(overrides, number, settings.rounds) for number in tqdm(numbers, desc="sweep", leave=False)]
-    return [row | {"steps": config.steps} for row in rates] + parts(overrides, config, bench.settings.repeats)
+    for number in tqdm(numbers, desc="sweep", leave=False):
+        yield [rate(overrides, number, settings.rounds) | {"steps": config.steps}]
+    yield parts(overrides, config, bench.settings.repeats)
 
 
 def rate(overrides: Sequence[str], at_once: int, rounds: int) -> dict:

@@ -9,7 +9,7 @@ therefore an upper bound, which more lengths make tighter.
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
 
@@ -28,12 +28,12 @@ from models.progress import Metrics
 from train import train
 
 
-def run(bench: Workbench) -> list[dict]:
+def run(bench: Workbench) -> Iterator[list[dict]]:
     """Rows of kind "run", one per optimizer, learning rate and length, and of kind "best", one per optimizer."""
     settings = bench.settings.time_to_loss
     configs = [arm_config(settings, bench.settings.cache, *arm) for arm in arms(settings.rates, settings.steps)]
     runs = [train_curve(config) for config in tqdm(configs, desc="time to loss", leave=False)]
-    return compare_optimizers(runs, settings.target)
+    yield compare_optimizers(runs, settings.target)
 
 
 def arms(rates: dict[str, Sequence[float]], lengths: Sequence[int]) -> list[tuple[str, float, int]]:

@@ -7,6 +7,7 @@ conf/optimizer/adamw.yaml. The best run of each is compared with that of the fir
 """
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from models.language_model import learning_rate_scale
 from train import open_data
 
 
-def run(bench: Workbench) -> list[dict]:
+def run(bench: Workbench) -> Iterator[list[dict]]:
     """As time_to_loss.run, with peers among the optimizers; every row also has "optimum", nats per token."""
     settings = bench.settings.time_to_optimum
     configs = [arm_config(settings, bench.settings.cache, *arm) for arm in arms(settings.rates, settings.steps)]
@@ -37,7 +38,7 @@ def run(bench: Workbench) -> list[dict]:
     for name, rate, steps in tqdm(arms(settings.peers, settings.steps), desc="peers", leave=False):
         config = arm_config(settings, bench.settings.cache, "adamw", rate, steps)
         runs.append(peer_curve(bench, config, name, settings.every))
-    return [{**row, "optimum": best} for row in compare_optimizers(runs, (1 + settings.within) * best)]
+    yield [{**row, "optimum": best} for row in compare_optimizers(runs, (1 + settings.within) * best)]
 
 
 def best_loss(config: Config) -> float:
