@@ -109,7 +109,6 @@ def _run(config: Config, folder: RunFolder, place: Place) -> dict:
 
 def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
     """Fit from the newest good checkpoint, or from the start; returns the results, the same in every process."""
-    import lightning as L
     from lightning.pytorch.loggers import WandbLogger
 
     from data.training import training_windows, validation_windows
@@ -117,6 +116,7 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
     from models.checkpoint_files import numbered
     from models.checkpoints import AtomicCheckpointIO, Checkpoints
     from models.language_model import LanguageModel
+    from models.lightning import L
     from models.processes import leave_group, quiet_lightning, select_device, select_strategy
     from models.progress import Bar, Metrics, Recorder
     from models.restore import check_resumed, make_gpt, make_record, read_record, start_from

@@ -217,6 +217,9 @@ def check_logger(values: dict) -> None:
         BadInput: it is not installed, or its settings or environment variables are none.
     """
     if isinstance(logger := values.get("logger"), dict) and logger.get("name") == "wandb":
+        with suppress(ImportError):
+            # What wandb.init needs, before torch: pydantic looks for the source of each of its classes in every module.
+            import wandb.apis.public  # noqa: F401
         from conf.schema import Logger
         from conf.tracking import check_wandb
 

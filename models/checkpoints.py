@@ -7,15 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from torch import distributed
 
 from models.checkpoint_files import load_checkpoint, numbered, remove, save_checkpoint
+from models.lightning import L
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
+class AtomicCheckpointIO(L.fabric.plugins.TorchCheckpointIO):
     """Lightning's way to checkpoint files, by models/checkpoint_files.py."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:

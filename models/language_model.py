@@ -5,7 +5,6 @@ import zlib
 from collections.abc import Callable
 from typing import Literal
 
-import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from conf.base import CountOrZero, Diverged, Settings
 from models.gpt import GPT
+from models.lightning import L
 from models.longce import LongCE
 from models.optimizers import Muon, Together
 from models.positions.seen import Contiguous, Seen

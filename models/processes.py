@@ -1,47 +1,16 @@
 """The rank of this process among those that train one model together, and the device it trains on."""
 
-import gc
 import logging
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from unittest.mock import patch
 
-from lightning_utilities.core.imports import RequirementCache
+import torch
 
 from conf.base import BadInput
+from models.lightning import L
 
-
-def _wanted(package: RequirementCache, available=RequirementCache.__bool__) -> bool:
-    return not str(package.requirement).startswith(("matplotlib", "rich", "transformers")) and available(package)
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """No garbage is looked for while the block imports what takes a moment, nor later among what it made."""
-    if not gc.isenabled():  # at the start of a program (conf/start.py)
-        yield
-        return
-    gc.collect()  # what is garbage now would stay
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
-# Where those are installed, Lightning and its metrics import them for nothing: a third of the start of a run.
-with uncollected(), patch.object(RequirementCache, "__bool__", _wanted):
-    import torch
-    from lightning.fabric.plugins.environments import (
-        ClusterEnvironment,
-        LightningEnvironment,
-        SLURMEnvironment,
-        TorchElasticEnvironment,
-    )
+environments = L.fabric.plugins.environments
 
 
 @dataclass(frozen=True)
@@ -50,7 +19,7 @@ class Place:
 
     rank: int
     ranks: int
-    environment: ClusterEnvironment
+    environment: environments.ClusterEnvironment
 
     @property
     def chief(self) -> bool:
@@ -73,19 +42,19 @@ def place(devices: int, nodes: int) -> Place:
     """
     ranks, environ = devices * nodes, os.environ
     requested = f"trainer.devices x trainer.nodes is {devices} x {nodes}"
-    if TorchElasticEnvironment.detect():
+    if environments.TorchElasticEnvironment.detect():
         if int(environ["WORLD_SIZE"]) != ranks:
             raise BadInput(f"torchrun started {environ['WORLD_SIZE']} process(es), and {requested}: they must be equal")
-        return Place(int(environ["RANK"]), ranks, TorchElasticEnvironment())
-    if ranks > 1 and int(environ.get("SLURM_NTASKS", 1)) > 1 and SLURMEnvironment.detect():
+        return Place(int(environ["RANK"]), ranks, environments.TorchElasticEnvironment())
+    if ranks > 1 and int(environ.get("SLURM_NTASKS", 1)) > 1 and environments.SLURMEnvironment.detect():
         if (environ["SLURM_NTASKS"], environ.get("SLURM_NTASKS_PER_NODE")) != (str(ranks), str(devices)):
             raise BadInput(
                 f"Slurm started {environ['SLURM_NTASKS']} tasks, and {requested}: ask it for --nodes={nodes} "
                 f"--ntasks-per-node={devices}"
             )
         # Requeued by hand or not at all: Lightning's own way would resume from a checkpoint of its own.
-        return Place(int(environ["SLURM_PROCID"]), ranks, SLURMEnvironment(auto_requeue=False))
-    environment = LightningEnvironment()
+        return Place(int(environ["SLURM_PROCID"]), ranks, environments.SLURMEnvironment(auto_requeue=False))
+    environment = environments.LightningEnvironment()
     rank = environment.node_rank() * devices + environment.local_rank() if ranks > 1 else 0
     return Place(rank, ranks, environment)
 

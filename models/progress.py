@@ -8,13 +8,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import lightning as L
 import torch
-from lightning.pytorch.callbacks import TQDMProgressBar
 
 from conf.base import Diverged
 from models.compute import flops_per_token, matmul_rate, peak_memory, reset_peak_memory
 from models.language_model import summarise
+from models.lightning import L
 
 
 class Metrics:
@@ -198,7 +197,7 @@ class Recorder(L.Callback):
             logger.log_metrics({"tokens": trainer.global_step * self.tokens_per_step, **values}, trainer.global_step)
 
 
-class Bar(TQDMProgressBar):
+class Bar(L.pytorch.callbacks.TQDMProgressBar):
     """One bar for the whole run: steps, time left, loss and perplexity."""
 
     def __init__(self, name: str, recorder: Recorder):

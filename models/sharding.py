@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
@@ -12,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from models.checkpoint_files import load_checkpoint, save_part
 from models.gpt import GPT
+from models.lightning import L
 
 
 def shard(gpt: GPT, mesh: DeviceMesh) -> None:
@@ -26,7 +26,7 @@ def shard(gpt: GPT, mesh: DeviceMesh) -> None:
     fully_shard(gpt, mesh=mesh)
 
 
-class Sharded(ModelParallelStrategy):
+class Sharded(L.pytorch.strategies.ModelParallelStrategy):
     """Lightning's strategy for sharded models over all processes, with checkpoints that any number of them resumes.
 
     Saving writes this process's rows into a folder (models/checkpoints.py). Loading reads all of them and keeps its

@@ -20,7 +20,7 @@ from conf.help import help_override, help_text
 from conf.names import run_name
 from conf.overrides import choices
 from conf.start import begin
-from models.processes import uncollected
+from models.lightning import uncollected
 from tests.runs import ROOT, command, finish, run_program, tiny
 from train import build_model, compose
 
@@ -183,10 +183,11 @@ def test_help_and_cfg_import_nothing_heavy():
 
 
 @pytest.mark.slow
-def test_a_run_imports_nothing_that_happens_to_be_installed():
+@pytest.mark.parametrize("first", ["models.processes", "models.language_model", "models.sharding"])
+def test_a_run_imports_nothing_that_happens_to_be_installed(first):
     """Lightning and its metrics would import these for nothing: a third of the seconds before the first step."""
     seen = "print([m for m in ('matplotlib', 'rich', 'transformers', 'wandb', 'datasets') if m in sys.modules])"
-    code = f"import sys, models.processes, lightning, models.checkpoints, models.language_model, models.restore; {seen}"
+    code = f"import sys, {first}; import models.checkpoints, models.progress, models.restore, conf.schema; {seen}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

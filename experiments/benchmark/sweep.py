@@ -69,7 +69,7 @@ def steady_rate(ends: Sequence[float], at_once: int) -> float:
 
 def parts(overrides: Sequence[str], config: Config, repeats: int) -> list[dict]:
     """The parts of a job with their seconds in every repetition, leaving Python included."""
-    packages = ["hydra", "torch", "lightning", *(["wandb"] if config.logger.name == "wandb" else [])]
+    packages = ["hydra", *(["wandb"] if config.logger.name == "wandb" else []), "torch", "lightning"]
     seconds: dict[str, list[float]] = {}
     for _ in tqdm(range(repeats), desc="one job alone", leave=False):
         with tempfile.TemporaryDirectory() as folder:
