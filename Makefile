@@ -5,7 +5,7 @@ PY := .venv/bin/python
 # tests are too small to share.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo claims test check portable bench report explore lint clean
+.PHONY: demo claims test check portable gpu bench report explore lint clean
 
 # Two models trained on a language whose best reader is known, then those of text that are shipped.
 demo: .venv/ready
@@ -32,6 +32,10 @@ portable: .venv/ready-dev
 		tests/test_extensions*.py tests/test_gpt*.py tests/test_laws*.py tests/test_loss*.py tests/test_mixed*.py \
 		tests/test_passkey*.py tests/test_perplexity*.py tests/test_positions*.py tests/test_recompute*.py \
 		tests/test_switch*.py
+
+# On a machine with a GPU: what is to be the same there as on its CPU.
+gpu: .venv/ready-dev
+	$(PY) -m pytest -m gpu
 
 # Wants the machine to itself.
 bench: .venv/ready-dev

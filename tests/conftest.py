@@ -13,8 +13,13 @@ import pytest
 pytest.register_assert_rewrite("tests.lawbook", "tests.laws_behaviour", "tests.laws_tables")
 
 
-def pytest_configure():
-    """Under nohup a hang-up is ignored, by what the tests start too: they look at what it does elsewhere."""
+def pytest_configure(config):
+    """Numbers are held to those of a CPU, so that a GPU is hidden but from `make gpu`.
+
+    Under nohup a hang-up is ignored, by what the tests start too: they look at what it does elsewhere.
+    """
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

@@ -196,6 +196,7 @@ def test_the_slope_of_leaky_rerope_brings_the_last_token_to_the_edge():
             same(moved.queries[near] - moved.keys[0], positions[near], 1e-12)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("extend", "knobs"), READ.items(), ids=str)
