@@ -9,8 +9,8 @@ from conf.base import Count, CountOrZero, Counts, PathText, Project, Settings, T
 from conf.validation import validate as validate  # for those who import it from here
 from data.settings import DataSettings
 from models.gpt import Shape, knob
-from models.language_model import Optimizer
 from models.longce import LongCE
+from models.optimizers import Optimizer
 from models.positions import EXTENSIONS, SCHEMES, SEEN, SPECTRA, Plan
 
 

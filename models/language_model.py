@@ -3,44 +3,18 @@
 import math
 import zlib
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from conf.base import CountOrZero, Diverged, Settings
+from conf.base import Diverged
 from models.gpt import GPT
 from models.lightning import L
 from models.longce import LongCE
-from models.optimizers import Muon, Together
+from models.optimizers import Muon, Optimizer, Together, learning_rate_scale
 from models.positions.seen import Contiguous, Seen
-
-
-class Optimizer(Settings):
-    """The optimizer and its schedule, as in conf/optimizer; steps are optimizer steps."""
-
-    name: Literal["adamw", "muon"] = "adamw"
-    lr: float = Field(gt=0)
-    beta1: float = Field(ge=0, lt=1)
-    beta2: float = Field(ge=0, lt=1)
-    weight_decay: float = Field(ge=0)
-    warmup: CountOrZero
-    schedule: Literal["cosine", "constant"]
-    final: float = Field(ge=0, le=1)
-    clip: float = Field(gt=0)
-
-
-def learning_rate_scale(step: int, steps: int, settings: Optimizer) -> float:
-    """The share of the peak learning rate at this step: linear warmup, then constant or a cosine down to `final`."""
-    if step < settings.warmup:
-        return (step + 1) / (settings.warmup + 1)
-    if settings.schedule == "constant":
-        return 1.0
-    progress = (step - settings.warmup) / max(1, steps - settings.warmup)
-    return settings.final + (1 - settings.final) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
 class LanguageModel(L.LightningModule):

@@ -21,7 +21,7 @@ from conf.names import run_name
 from conf.overrides import choices
 from conf.start import begin
 from models.lightning import uncollected
-from tests.runs import ROOT, command, finish, run_program, tiny
+from tests.runs import CACHE, ROOT, command, finish, run_program, tiny
 from train import build_model, compose
 
 HUB = [name for name in choices("data") if "source: hub" in (FOLDER / "data" / f"{name}.yaml").read_text()]
@@ -190,6 +190,17 @@ def test_a_run_imports_nothing_that_happens_to_be_installed(first):
     code = f"import sys, {first}; import models.checkpoints, models.progress, models.restore, conf.schema; {seen}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_a_reading_imports_neither_what_trains_nor_what_compiles(tmp_path):
+    """They are half of the seconds that a reading of a small model takes."""
+    words = [f"checkpoint={ROOT}/experiments/bases/rope-nano", "contexts=[16]", "segments=1", "logger=none"]
+    words += [f"runs={tmp_path}", f"cache={CACHE}"]
+    seen = "print([m for m in ('lightning', 'torch._dynamo', 'matplotlib') if m in sys.modules])"
+    code = f"import runpy, sys; runpy.run_module('experiments.perplexity', run_name='__main__'); {seen}"
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_garbage_is_looked_for_again_once_a_program_works(monkeypatch):

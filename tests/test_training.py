@@ -14,8 +14,8 @@ from torch._dynamo.utils import counters
 from conf.base import BadInput
 from models.checkpoint_files import latest, load_checkpoint
 from models.gpt import GPT
-from models.language_model import LanguageModel, Optimizer, learning_rate_scale
-from models.optimizers import Muon
+from models.language_model import LanguageModel
+from models.optimizers import Muon, Optimizer, learning_rate_scale
 from models.progress import Metrics, Recorder
 from tests.runs import command, finish, tiny
 from train import build_model, compose, load_model, train

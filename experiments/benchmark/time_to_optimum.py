@@ -25,7 +25,7 @@ from experiments.benchmark.peers import PEERS
 from experiments.benchmark.time_to_loss import arm_config, arms, compare_optimizers, train_curve
 from experiments.benchmark.workbench import CLIP, Workbench
 from experiments.lab.measure.optimum import optimal_losses
-from models.language_model import learning_rate_scale
+from models.optimizers import learning_rate_scale
 from train import open_data
 
 

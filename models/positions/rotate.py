@@ -32,14 +32,21 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
 
 
-@torch.library.custom_op("lab::waves", mutates_args=())
 def waves(phase: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of a phase, computed once: a compiler that saw inside would compute them in every layer, and
-    there again for every head and text."""
+    """Cosines and sines of a phase."""
+    return _opaque_waves(phase) if torch.compiler.is_compiling() else (phase.cos(), phase.sin())
+
+
+@torch.library.custom_op("lab::waves", mutates_args=())
+def _opaque_waves(phase: Tensor) -> tuple[Tensor, Tensor]:
+    """Computed once: a compiler that saw inside would compute them in every layer, there again for every head and text.
+
+    Called without a compiler, it would import one: a second, half of what a reading of a small model takes.
+    """
     return phase.cos(), phase.sin()
 
 
-@waves.register_fake
+@_opaque_waves.register_fake
 def _(phase: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(phase), torch.empty_like(phase)
 
@@ -49,7 +56,7 @@ def _derivative(ctx, of_cos: Tensor, of_sin: Tensor) -> Tensor:
     return of_sin * cos - of_cos * sin
 
 
-waves.register_autograd(_derivative, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*output))
+_opaque_waves.register_autograd(_derivative, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*output))
 
 
 def interleaved_to_half_split(channels: int) -> Tensor:
