@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.lab.canvas import COLOURS, plot_band, pyplot
+from experiments.lab.canvas import COLOURS, log_ticks, plain_numbers, plot_band, pyplot
 from experiments.lab.statistics import Comparison, compare, contrast
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
 from experiments.reproduce.evidence import effective_context, mean
@@ -111,19 +111,18 @@ class Extrapolation(Claim):
                     color=colours[arm], linestyle=lines[method], marker="o", markersize=3,
                     label=arm if method == "none" else f"{arm}, {method}",
                 )  # fmt: skip
-        reading.set(xscale="log", yscale="log", xlabel="tokens of context", ylabel="perplexity over that of one window")
-        reading.set_xticks([2 * window, 4 * window], [f"{2 * window}", f"{4 * window}"])
-        reading.minorticks_off()
+        reading.set(yscale="log", xlabel="tokens of context", ylabel="perplexity over that of one window")
+        log_ticks(reading, [2 * window, 4 * window])
         reading.set_title("read beyond the window, untuned")
         for arm, curve in findings.curves["growth"].items():
             plot_band(growing, curve["tokens"], curve["ratio"], colours[arm], arm)
-        growing.set(
-            xscale="log", yscale="log", xlabel="tokens of training", ylabel="perplexity over that of one window"
-        )
+        growing.set(yscale="log", xlabel="tokens of training", ylabel="perplexity over that of one window")
+        log_ticks(growing, findings.curves["growth"]["rope"]["tokens"])
         growing.set_title(f"how the failure at {4 * window} tokens grows with training")
         reading.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))  # beside the lines, not over them
         growing.legend(fontsize=7)
         for panel in (reading, growing):
+            plain_numbers(panel)
             panel.axhline(1, color="black", linewidth=0.8)
             panel.grid(alpha=0.3)
         return figure, f"Trained on windows of {window}; same targets; 95 % over seeds and documents."

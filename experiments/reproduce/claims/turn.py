@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 
-from experiments.lab.canvas import COLOURS, pyplot
+from experiments.lab.canvas import COLOURS, plain_numbers, pyplot
 from experiments.lab.statistics import compare
 from experiments.reproduce.arms import nearest
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
@@ -173,6 +173,7 @@ class Turn(Claim):
         last.set(xscale="log", yscale="log", title="the turn (a point a seed; ○ 2, □ 4, △ 8)",
                  xlabel="extrapolation over one window", ylabel="1 + steps until direct has caught up")  # fmt: skip
         for panel in panels:
+            plain_numbers(panel)
             panel.grid(alpha=0.3)
         return figure, f"Text, trained on windows of {findings.curves['window']}; same targets, seeds paired; 95 %."
 
