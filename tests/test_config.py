@@ -3,6 +3,7 @@
 import ast
 import atexit
 import gc
+import shutil
 import signal
 import subprocess
 import sys
@@ -193,9 +194,21 @@ def test_a_run_imports_nothing_that_happens_to_be_installed(first):
 
 
 @pytest.mark.slow
+def test_wandb_is_imported_before_torch():
+    """Once torch is there, what W&B imports takes three seconds more."""
+    code = "import sys; from conf.compose import check_logger, compose_values\n"
+    code += "check_logger(compose_values('config', ['logger.mode=offline'])); names = list(sys.modules)\n"
+    code += "print(names.index('wandb.apis.public') < names.index('torch'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True"
+
+
+@pytest.mark.slow
 def test_a_reading_imports_neither_what_trains_nor_what_compiles(tmp_path):
     """They are half of the seconds that a reading of a small model takes."""
-    words = [f"checkpoint={ROOT}/experiments/bases/rope-nano", "contexts=[16]", "segments=1", "logger=none"]
+    unread = shutil.ignore_patterns("perplexity")
+    base = shutil.copytree(ROOT / "experiments/bases/rope-nano", tmp_path / "base", ignore=unread)
+    words = [f"checkpoint={base}", "contexts=[16]", "segments=1", "logger=none"]
     words += [f"runs={tmp_path}", f"cache={CACHE}"]
     seen = "print([m for m in ('lightning', 'torch._dynamo', 'matplotlib') if m in sys.modules])"
     code = f"import runpy, sys; runpy.run_module('experiments.perplexity', run_name='__main__'); {seen}"
