@@ -109,8 +109,6 @@ def _run(config: Config, folder: RunFolder, place: Place) -> dict:
 
 def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
     """Fit from the newest good checkpoint, or from the start; returns the results, the same in every process."""
-    from lightning.pytorch.loggers import WandbLogger
-
     from data.training import training_windows, validation_windows
     from data.windows import Batches
     from models.checkpoint_files import numbered
@@ -158,7 +156,7 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
         accumulate_grad_batches=accumulate,
         log_every_n_steps=config.log_every,
         limit_val_batches=0,  # the Recorder validates
-        logger=WandbLogger(experiment=run) if run is not None else False,
+        logger=L.pytorch.loggers.WandbLogger(experiment=run) if run is not None else False,
         callbacks=[recorder, checkpoints, *([Bar(config.name, recorder)] if config.trainer.progress else [])],
         plugins=[AtomicCheckpointIO(), place.environment],
         default_root_dir=folder.path,

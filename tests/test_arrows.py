@@ -131,3 +131,13 @@ def test_imports_are_found_wherever_they_stand():
         "",
     ]
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) and not circle({"a": {"b", "c"}, "b": {"c"}})
+
+
+def test_lightning_comes_from_one_module():
+    """Which keeps from it what it would load for nothing."""
+    ours = {
+        name
+        for name, path in FILES.items()
+        if any(word.split(".")[0] == "lightning" for word in imported(path.read_text()))
+    }
+    assert ours == {"models.lightning"}

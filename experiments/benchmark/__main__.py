@@ -40,10 +40,8 @@ def run_sections(settings: Benchmark, overrides: list[str]) -> Path:
     print(heading(about), flush=True)
     for name in settings.sections:
         section = import_module(f"experiments.benchmark.{name}")
-        measured, begun = (
-            {**about, "settings": settings.model_dump(mode="json"), "rows": []},
-            folder / f"{name}.part.json",
-        )
+        begun = folder / f"{name}.part.json"
+        measured = {**about, "settings": settings.model_dump(mode="json"), "rows": []}
         for rows in section.run(bench):
             measured["rows"] += rows
             write_json(begun, measured)

@@ -95,7 +95,7 @@ def _shape(row: dict) -> str:
     return f"{row['model']} at {row['window']}"
 
 
-UNEVEN = ("cope", "grape_ap")  # schemes that make a bias of their own in every layer
+BIASED_BY_LAYER = ("cope", "grape_ap")  # schemes that make a bias of their own in every layer
 
 TARGETS = (
     Target("train.py over the bare loop, nano", "step", trainer_over_bare, 0.97, True),
@@ -106,7 +106,7 @@ TARGETS = (
     Target(
         "step of a scheme over RoPE, but CoPE, GRAPE-AP",
         "schemes",
-        over_reference("step", *UNEVEN),
+        over_reference("step", *BIASED_BY_LAYER),
         1.5,
         False,
         gpu=False,
