@@ -11,7 +11,8 @@ from models.positions import EXTENSIONS, NoPE
 from models.positions.embed import Sinusoidal
 from models.positions.extensions import Interpolate
 from models.positions.frequencies import Geometric
-from models.positions.rotate import RoPE, rotate_pairs
+from models.positions.pairs import rotate_pairs
+from models.positions.rotate import RoPE
 from tests.cases import Case
 from tests.laws import LAWS
 

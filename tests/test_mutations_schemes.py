@@ -14,8 +14,9 @@ from models.positions.embed import Binary, Learned
 from models.positions.fourier import FoPE
 from models.positions.gated import FoX, GrapeAP
 from models.positions.mixture import Mixture
+from models.positions.pairs import rotate_pairs
 from models.positions.polar import PoPE
-from models.positions.rotate import LearnedRoPE, PRoPE, XPos, rotate_pairs
+from models.positions.rotate import LearnedRoPE, PRoPE, XPos
 from tests.cases import Case
 from tests.laws import LAWS
 

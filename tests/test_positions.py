@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.positions.pairs import rotate_pairs
 from models.positions.rotate import interleaved_to_half_split
 from tests.cases import HEADS, WIDTH, Case, vectors
 
@@ -106,6 +107,34 @@ def test_partial_rotation_leaves_the_rest_of_the_head_untouched():
     turned = rotated(x, fraction=0.5)
     assert torch.equal(turned[..., D // 2 :], x[..., D // 2 :])
     assert ((turned - x)[..., 1:, : D // 2].abs() > 0).all()
+
+
+def rotated_as_written(x, cos, sin):
+    """Equation 34 of Su et al. (2021), in the half-split layout, left to autograd."""
+    half = cos.shape[-1]
+    a, b, rest = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), dim=-1)
+
+
+@pytest.mark.parametrize("rest", [0, 3])
+@pytest.mark.parametrize("phases", [(7, 4), (2, 7, 4), (3, 1, 7, 4)])  # of all texts and heads, by head, by text
+def test_a_rotation_with_fewer_arrays_is_the_formula_bit_for_bit(rest, phases):
+    x = torch.randn(3, 7, 2, 8 + rest).transpose(1, 2).requires_grad_()  # as the projection leaves it
+    phase, given = torch.randn(phases), torch.randn(3, 2, 7, 8 + rest)
+    cos, sin = phase.cos(), phase.sin()
+    ours, formula = rotate_pairs(x, cos, sin), rotated_as_written(x, cos, sin)
+    assert torch.equal(ours, formula)
+    pair = (torch.autograd.grad(out, x, given)[0] for out in (ours, formula))
+    assert torch.equal(*pair)
+
+
+def test_phases_that_are_learned_get_their_gradient_of_a_rotation():
+    x, phase = torch.randn(1, 2, 7, 8), torch.randn(7, 4, requires_grad=True)
+    pair = (
+        torch.autograd.grad(turned(x, phase.cos(), phase.sin()).pow(3).sum(), phase)[0]
+        for turned in (rotate_pairs, rotated_as_written)
+    )
+    assert torch.equal(*pair)
 
 
 def test_position_zero_is_not_rotated():

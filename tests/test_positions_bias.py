@@ -5,7 +5,7 @@ import torch
 
 from conf.base import BadInput
 from models.positions.bias import alibi_slopes
-from models.positions.rotate import _opaque_waves, waves
+from models.positions.pairs import _opaque_waves, waves
 from tests.cases import HEADS, WIDTH, WINDOW, Case, layer_of, tokens, vectors
 from tests.lawbook import same
 from tests.laws import LAWS

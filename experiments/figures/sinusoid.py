@@ -13,7 +13,8 @@ from experiments.figures.schemes import make_scheme
 from experiments.lab.canvas import COLOURS, Drawing, add_title, pyplot
 from models.positions import Position
 from models.positions.frequencies import File
-from models.positions.rotate import interleaved_to_half_split, rotate_pairs
+from models.positions.pairs import rotate_pairs
+from models.positions.rotate import interleaved_to_half_split
 
 if TYPE_CHECKING:
     from experiments.figures.settings import Gallery

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from conf.base import BadInput
 from models.positions.base import Differences, Layer, Position, Settings
 from models.positions.bias import alibi_slopes
-from models.positions.rotate import rotate_pairs, waves
+from models.positions.pairs import rotate_pairs, waves
 
 
 class FoX(Position):
