@@ -102,8 +102,8 @@ def test_rows_that_died_with_their_process_are_logged_again_on_resuming(tmp_path
     config = compose(tiny(tmp_path, "logger=wandb", "name=a"))
     folder = train(config).folder
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    os.truncate(file, file.stat().st_size // 2)
-    before = {tokens for tokens, _ in logged(file.parent)}
+    while len(before := {tokens for tokens, _ in logged(file.parent)}) > 3:
+        os.truncate(file, file.stat().st_size - 1024)
     (folder / "results.json").unlink()
     (folder / "checkpoints" / "step-00000006.ckpt").unlink()
     status = json.loads((folder / "status.json").read_text())
