@@ -102,7 +102,8 @@ def test_rows_that_died_with_their_process_are_logged_again_on_resuming(tmp_path
     config = compose(tiny(tmp_path, "logger=wandb", "name=a"))
     folder = train(config).folder
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    while len(before := {tokens for tokens, _ in logged(file.parent)}) > 3:
+    everything = logged(file.parent)
+    while len(logged(file.parent)) > len(everything) / 2:
         os.truncate(file, file.stat().st_size - 1024)
     (folder / "results.json").unlink()
     (folder / "checkpoints" / "step-00000006.ckpt").unlink()
@@ -113,9 +114,7 @@ def test_rows_that_died_with_their_process_are_logged_again_on_resuming(tmp_path
     assert first.name.partition("default")[2] == second.name.partition("default")[2], "one id, whose points join"
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     expected = sorted((row["tokens"], key) for row in rows for key in row if key not in ("step", "tokens"))
-    assert len(before) < len(rows) and sorted({*logged(first), *logged(second)}) == expected
-    again = {128 * step for step in range(1, 5)} - before  # up to the fourth step, from which the run went on
-    assert {tokens for tokens, _ in logged(second)} == again | {128 * 5, 128 * 6}
+    assert logged(first) and sorted(logged(first) + logged(second)) == sorted(everything) == expected
 
 
 def logged(folder):
