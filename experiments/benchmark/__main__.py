@@ -8,6 +8,7 @@ versions and the command, so that sections may come from several runs. What it h
 """
 
 import shlex
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ def run_sections(settings: Benchmark, overrides: list[str]) -> Path:
     print(heading(about), flush=True)
     for name in settings.sections:
         section = import_module(f"experiments.benchmark.{name}")
-        begun = folder / f"{name}.part.json"
+        begun, began = folder / f"{name}.part.json", time.monotonic()
         measured = {**about, "settings": settings.model_dump(mode="json"), "rows": []}
         for rows in section.run(bench):
             measured["rows"] += rows
@@ -48,7 +49,7 @@ def run_sections(settings: Benchmark, overrides: list[str]) -> Path:
         begun.rename(folder / f"{name}.json")
         printed = section.table(measured["rows"])
         write_text(folder / f"{name}.txt", f"{heading(about)}\n\n{printed}\n")
-        print(f"\n{name}\n{printed}", flush=True)
+        print(f"\n{name}, {time.monotonic() - began:.0f} seconds\n{printed}", flush=True)
     verdicts = targets.table(folder)
     write_text(folder / "targets.txt", f"{verdicts}\n")
     print(f"\ntargets\n{verdicts}\n\nTables and numbers: {folder}/")
