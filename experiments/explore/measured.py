@@ -54,7 +54,9 @@ def _read(path: Path, part: Callable[[dict], Any]) -> Any:
 
 
 def _studies(results: dict) -> list[dict]:
-    """The curves of a study (its summary.json), one entry for every positional scheme."""
+    """The curves of a study (its summary.json), one entry for every positional scheme; none of another question's."""
+    if "study" not in results:
+        return []
     base, text, entries = results["base"], results["text"]["name"], []
     tokens = base["batch"] * base["window"] * base["steps"]
     in_all = f", {tokens:,} in all" if base["steps"] > 1 else ""  # of an imported model it is not known
