@@ -20,7 +20,7 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class _Rotation(torch.autograd.Function):
-    """The same numbers, bit for bit, with one array beside the result instead of eight: half the time on a CPU."""
+    """The same numbers, bit for bit, with one array beside the result instead of six: 0.6 of the time on a CPU."""
 
     @staticmethod
     def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
