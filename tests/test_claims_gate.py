@@ -8,6 +8,7 @@ from conf.base import BadInput
 from experiments.report.gather import gates
 from experiments.reproduce import verdicts as engine
 from experiments.reproduce.arms import arms_of
+from experiments.reproduce.claim import Findings, Verdict
 from experiments.reproduce.claims import CLAIMS
 from experiments.reproduce.gate import describe_gate
 from tests.runs import reproduce_request
@@ -71,3 +72,13 @@ def test_one_word_changes_the_corpus_of_all_runs_and_a_claim_keeps_to_the_one_it
     assert (run.data.name, run.data.tokenizer.kind, run.steps, run.window) == ("sotu", "bytes", 1500, 64)
     with pytest.raises(BadInput, match="data=chain"):
         corpora("convergence", "corpus=chain")
+
+
+def test_a_rule_that_was_rewritten_and_code_that_was_changed_are_told_apart(monkeypatch):
+    class Rewritten(CLAIMS["bound"]):
+        rewritten = "after 32 steps, not 16"
+
+    monkeypatch.setattr(engine, "environment", lambda _: {"versions": {}, "commit": "abc", "changed": False})
+    verdicts = {"a part": Verdict("reproduced", "found")}
+    result = engine.record("bound", Rewritten(), None, None, Findings([]), verdicts, [])
+    assert (result["rewritten"], result["commit"], result["changed"]) == ("after 32 steps, not 16", "abc", False)

@@ -66,6 +66,8 @@ def folder(tmp_path_factory):
         "title": 'Loss < 1 & "falling"',
         "paper": "<script>alert(1)</script>; a & b",
         "verdict": "not reproduced",
+        "rewritten": "32 steps <in all>, not 16",
+        "changed": True,
     }
     result["rows"] = [
         {"position": "rope <fast>", "steps": 800, "share": RATIO, "share: p": 0.00012345, "share is": "lower"},
@@ -113,6 +115,9 @@ def test_the_page_says_every_number_and_escapes_every_word(page, folder):
             assert part["part"] in outline.text and part["reason"] in outline.text
         assert all(item in outline.text for item in result["paper"].split("; "))
         assert result["commit"][:12] in outline.text
+    assert outline.text.count("Changed before these runs: ") == 1
+    assert "Changed before these runs: 32 steps <in all>, not 16" in outline.text
+    assert outline.text.count(", with changes") == 1
     assert "0.631 [0.623, 0.641]" in outline.text and "1.250 [0.000, inf]" in outline.text
     assert "2026-11-24" in outline.text and "NVIDIA <H100>" in outline.text and "4 layers of 128" in outline.text
     assert "<script>alert" not in page and "rope <fast>" not in page

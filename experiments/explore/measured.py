@@ -14,16 +14,24 @@ TITLES = {
     "none": "extrapolation, fine-tuned directly",
     "control": "control, fine-tuned at the window",
     "interpolate": "interpolation (PI)",
+    "dynamic_interpolate": "interpolation by length",
     "ntk": "NTK",
     "ntk-formcritical": "NTK, critical form",
+    "ntk-formmixed": "NTK, mixed radix",
+    "dynamic_ntk": "NTK by length",
     "yarn": "YaRN",
     "yarn-rampindex": "YaRN, ramp over pairs",
     "llama3": "Llama 3",
+    "base": "another base",
+    "resonance": "Resonance",
+    "longrope": "LongRoPE, factors of NTK",
     "longrope-searched": "LongRoPE, searched factors",
     "self_extend": "Self-Extend",
     "rerope": "ReRoPE",
     "leaky_rerope": "Leaky ReRoPE",
     "dca": "Dual Chunk Attention",
+    "drop": "DroPE, rotation taken away",
+    "none-rowssu": "extrapolation, rows sharpened (Su)",
 }
 
 
@@ -61,7 +69,9 @@ def _studies(results: dict) -> list[dict]:
     tokens = base["batch"] * base["window"] * base["steps"]
     in_all = f", {tokens:,} in all" if base["steps"] > 1 else ""  # of an imported model it is not known
     for position in results["study"]["positions"]:
-        readings = [reading for reading in results["readings"] if reading["position"] == position]
+        readings = [one for one in results["readings"] if one["position"] == position]
+        first, seeds = readings[0]["seed"], len({one["seed"] for one in readings})
+        readings = [one for one in readings if one["seed"] == first]
         longest = max(reading["factor"] for reading in readings)
         curves = [_curve(reading) for reading in readings if reading["factor"] in (1, longest)]
         methods = list(dict.fromkeys(curve["method"] for curve in curves))
@@ -74,7 +84,8 @@ def _studies(results: dict) -> list[dict]:
                 "curves": curves,
                 "optimum": _optimum(readings),
                 "note": f"{position}: trained on windows of {base['window']} tokens{in_all}; methods at factor "
-                f"{longest}. One seed: the intervals say nothing of another seed's model.",
+                f"{longest}. {'One seed' if seeds == 1 else f'Seed {first} of {seeds}'}: the intervals say nothing of "
+                "another seed's model.",
             }
         )
     return entries

@@ -100,7 +100,7 @@ def _claim(label: str, result: dict, figure: str | None) -> str:
         for part in result["parts"]
     )
     gate = f"<p>{escape(describe_gate(result['gate']))}</p>\n" if result.get("gate") else ""
-    changed = f"\n<p>Changed before these runs: {escape(result['changed'])}</p>" if result.get("changed") else ""
+    changed = f"\n<p>Changed before these runs: {escape(result['rewritten'])}</p>" if result.get("rewritten") else ""
     paper = "".join(f"<li>{escape(number)}</li>" for number in result["paper"].split("; "))
     tables = blocks(result["rows"])
     beside = "beside wide" if max(len(block[0]) for block in tables) > NARROW_COLUMNS else "beside"

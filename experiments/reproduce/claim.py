@@ -55,7 +55,7 @@ class Claim:
     settle: ClassVar[str]  # what it would take to settle it
     needs: ClassVar[Literal["text", "chains", "tasks"] | None] = None  # the corpus without which its arms ask nothing
     not_at: ClassVar[tuple[str, ...]] = ()  # scales at which claim=all leaves it out, as it cannot be settled there
-    changed: ClassVar[str] = ""  # what of the rule was written anew, before which runs, and why
+    rewritten: ClassVar[str] = ""  # what of the rule was written anew, before which runs, and why
 
     def arms(self, window: int) -> dict[str, list[str]]:
         """The arms to train: overrides by name, for a window in tokens.

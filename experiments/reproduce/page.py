@@ -27,7 +27,7 @@ def plain(value: Any):
 def page(result: dict, findings: Findings) -> str:
     """The text page of a claim: statement, verdicts and table."""
     head = [result["title"], f"Source: {result['source']}", f"Claim: {result['statement']}", f"Rule: {result['rule']}"]
-    head += [f"Changed before these runs: {result['changed']}"] if result.get("changed") else []
+    head += [f"Changed before these runs: {result['rewritten']}"] if result.get("rewritten") else []
     head += ["", describe_gate(result["gate"])] if result.get("gate") else []
     parts = [f"- {part['part']}: {part['word'].upper()}. {part['reason']}" for part in result["parts"]]
     tail = [

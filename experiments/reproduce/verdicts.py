@@ -116,7 +116,8 @@ def record(name, claim: Claim, request: Request, first, findings: Findings, verd
     """The result of a claim as plain values."""
     from experiments.lab.measure.subject import device_and_precision
 
-    texts = {key: getattr(claim, key) for key in ("title", "source", "statement", "rule", "changed", "paper", "settle")}
+    keys = ("title", "source", "statement", "rule", "rewritten", "paper", "settle")
+    texts = {key: getattr(claim, key) for key in keys}
     parts = [{"part": part, **asdict(verdict)} for part, verdict in verdicts.items()]
     scale = first and {
         "name": request.scale.name,

@@ -43,7 +43,7 @@ class EffectiveWindow(Claim):
         f"{STAYS} windows at both (interval); not, if above at either. Inconclusive if the base does not come to the "
         "farthest distance of its own window in every seed, whatever else is found."
     )
-    changed = (
+    rewritten = (
         "Windows shorter than 32 tokens were made as long here; no scale has such windows any more. The reading after "
         f"{STEPS[-1]} steps was fitted to windows of 32 bytes, on which interpolation found no keys after 64 in a "
         "trial; it stays, as no trial was made on longer ones. YaRN decided nothing and is gone for time."

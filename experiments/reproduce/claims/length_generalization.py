@@ -103,7 +103,7 @@ class LengthGeneralization(Claim):
         return {"the table as a whole": whole} | parts
 
     def plot(self, findings: Findings):
-        figure, axes = pyplot().subplots(figsize=(8, 5), layout="constrained")
+        figure, axes = pyplot().subplots(figsize=(9.5, 5), layout="constrained")
         last = f"to {LENGTHS[-1]}"
         for place, row in enumerate(findings.rows):
             colour = COLOURS[0] if row["positions"] == "absolute" else COLOURS[1]

@@ -36,7 +36,7 @@ class StartingPositions(Claim):
         "and above late; not, if early is under half a per cent of perplexity, or below late; else inconclusive. For "
         "the sinusoid, and for RoPE."
     )
-    changed = (
+    rewritten = (
         "Windows of half the length stood beside the verdict and decided nothing; they would be shorter than 64 tokens "
         "now, and are gone."
     )
