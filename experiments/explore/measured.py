@@ -77,7 +77,8 @@ def _studies(results: dict) -> list[dict]:
         methods = list(dict.fromkeys(curve["method"] for curve in curves))
         entries.append(
             {
-                "title": f"{position}, {base['model']['name']} on {text}, windows of {base['window']}",
+                "title": f"{position}, {base['model']['name']} on {text}, windows of {base['window']}: "
+                f"{len(methods)} methods",
                 "window": base["window"],
                 "steps": sorted({curve["steps"] for curve in curves}),
                 "methods": [[method, TITLES.get(method, method)] for method in methods],
