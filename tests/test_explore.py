@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.explore.measured import measured
+from experiments.explore.measured import _studies, measured
 from experiments.explore.page import render
 from models.positions import EXTENSIONS, SPECTRA
 from models.positions.base import Geometry
@@ -42,6 +42,15 @@ def test_an_imported_model_is_named_by_the_text_it_read_and_not_by_tokens_it_nev
     assert len(studies) == len(entries), "two studies of one title"
     assert ", 16,384,000 in all;" in studies["rope, nano on sotu, windows of 256: 4 methods"]
     assert "in all" not in studies["rope, smollm2 on books, windows of 8192: 13 methods"]
+
+
+def test_of_several_seeds_the_first_is_drawn_and_named():
+    results = json.loads((RESULTS / "demo-cpu" / "summary.json").read_text(encoding="utf-8"))
+    alone = _studies(results)
+    results["readings"] += [reading | {"seed": 2} for reading in results["readings"]]
+    for study, one in zip(_studies(results), alone, strict=True):
+        assert study["curves"] == one["curves"]
+        assert "One seed:" in one["note"] and "Seed 1 of 2:" in study["note"]
 
 
 def test_every_formula_has_its_paper_and_every_knob_its_label():
