@@ -182,9 +182,9 @@ def draw_training(results: list[dict], tokens: list[int], path: Path) -> None:
         read = [result["rows"][place]["nll"] for result in results]
         losses.plot(tokens, read, color=colours[place], marker="o", markersize=3, label=f"{row['low']}-{row['high']}")
     gains.axhline(0, color="black", linewidth=0.8)
-    gains.set(ylabel="gain on the same targets, nats a token", title="twice the context")
+    gains.set(ylabel="gain on the same targets, nats a token", title="what twice the context gains")
     gains.set_yscale("symlog", linthresh=0.01)
-    losses.set(ylabel="loss, nats a token", title="by tokens of context seen")
+    losses.set(ylabel="loss, nats a token", title="loss by tokens of context seen")
     for panel in (gains, losses):
         panel.set(xlabel="M tokens trained", xscale="log")
         panel.set_xticks(tokens, [f"{count / 1e6:.3g}" for count in tokens])
