@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from conf.files import with_ending
 
@@ -54,11 +54,12 @@ def log_ticks(axes: "Axes", values: Sequence[int]) -> None:
     axes.xaxis.minorticks_off()
 
 
-def plain_numbers(axes: "Axes") -> None:
-    """Label the ticks of a logarithmic y axis with plain numbers, the minor ones in small."""
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="y", which="minor", labelsize=7)
+def plain_numbers(axes: "Axes", which: Literal["x", "y"] = "y") -> None:
+    """Label the ticks of a logarithmic axis with plain numbers, the minor ones in small."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("{x:g}")
+    axis.set_tick_params(which="minor", labelsize=7)
 
 
 def plot_band(axes: "Axes", x: Sequence[float], ends, colour, label: str, style: str = "-") -> None:

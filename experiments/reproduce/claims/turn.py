@@ -146,35 +146,37 @@ class Turn(Claim):
         }
 
     def plot(self, findings: Findings):
-        steps = (0, *STEPS)
-        figure, panels = pyplot().subplots(1, len(FACTORS) + 1, figsize=(17, 5), layout="constrained")
+        steps, ratios = (0, *STEPS), findings.curves["ratios"]
+        figure, panels = pyplot().subplots(1, len(FACTORS) + 1, figsize=(15, 4.6), layout="constrained")
         cases = [row for row in findings.rows if "extrapolation over one window" in row]
         ages = sorted({case["base, M tokens"] for case in cases})
         for factor, panel in zip(FACTORS, panels, strict=False):
-            for age, colour in zip(ages, COLOURS, strict=False):
-                for method, line in ((PI, "-"), (YARN, ":")):
-                    value, low, high = np.array(findings.curves["ratios"][f"{method} {factor} {age * 1e6:.0f}"]).T
-                    panel.plot(range(len(steps)), value, line, color=colour, marker="o", markersize=3,
-                               label=f"{method}, {age:.3g} M tokens")  # fmt: skip
-                    if method == PI:
-                        panel.fill_between(range(len(steps)), low, high, color=colour, alpha=0.15, linewidth=0)
+            panel.sharey(panels[0])
+            for (age, colour), (method, line) in product(zip(ages, COLOURS, strict=False), ((PI, "-"), (YARN, ":"))):
+                value, low, high = np.array(ratios[f"{method} {factor} {age * 1e6:.0f}"]).T
+                label = f"{method}, base of {age:.3g} M tokens"
+                panel.plot(range(len(steps)), value, line, color=colour, marker="o", markersize=3, label=label)
+                if method == PI:
+                    panel.fill_between(range(len(steps)), low, high, color=colour, alpha=0.15, linewidth=0)
             panel.axhline(1, color="black", linewidth=0.8)
             panel.set_xticks(range(len(steps)), [f"{step}" for step in steps])
-            panel.set(yscale="log", title=f"{factor} windows", xlabel="steps of fine-tuning",
-                      ylabel="perplexity over direct fine-tuning")  # fmt: skip
-            panel.legend(fontsize=7)
-        last = panels[-1]
+            panel.set(yscale="log", title=f"{factor} windows", xlabel="steps of fine-tuning")
+        panels[0].set_ylabel("perplexity over direct fine-tuning")
+        panels[0].legend(fontsize=7)
+        last, markers = panels[-1], dict(zip(FACTORS, "os^", strict=True))
+        for factor, marker in markers.items():
+            last.plot([], [], marker, color="grey", label=f"{factor} windows")
         for case in cases:
-            colour = COLOURS[ages.index(case["base, M tokens"]) % len(COLOURS)]
+            colour = COLOURS[ages.index(case["base, M tokens"])]
             lost, crossed = ([float(value) for value in case[key].split()] for key in ("failed by seed", "by seed"))
-            last.plot(
-                np.exp(lost), np.array(crossed) + 1, "os^"[FACTORS.index(case["factor"])], color=colour, markersize=5
-            )
-        last.set(xscale="log", yscale="log", title="the turn (a point a seed; ○ 2, □ 4, △ 8)",
-                 xlabel="extrapolation over one window", ylabel="1 + steps until direct has caught up")  # fmt: skip
+            last.plot(np.exp(lost), np.array(crossed) + 1, markers[case["factor"]], color=colour, markersize=5)
+        last.set(xscale="log", yscale="log", title="when direct has caught up, by seed",
+                 xlabel="extrapolation over one window", ylabel="1 + steps that interpolation is ahead")  # fmt: skip
+        last.legend(fontsize=7)
         for panel in panels:
             plain_numbers(panel)
             panel.grid(alpha=0.3)
+        plain_numbers(last, "x")
         return figure, f"Text, trained on windows of {findings.curves['window']}; same targets, seeds paired; 95 %."
 
 
