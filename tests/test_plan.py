@@ -183,6 +183,23 @@ def test_verdicts_do_not_wait_for_the_whole_plan_nor_places_for_verdicts(tmp_pat
     assert list(plan_of(["pair", "other", "bound"], wide).portions()) == [["pair", "other"], ["bound"]]
 
 
+def test_workers_go_on_with_tuned_runs_while_the_last_base_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setitem(CLAIMS, "chain", Chain)
+    whole = plan_of(
+        ["chain"], reproduce_request(tmp_path, "convergence", "seeds=3", "launcher=joblib", "launcher.jobs=2")
+    )
+    waves = []
+    monkeypatch.setattr(engine, "launch", lambda runs, *_: waves.append(runs) or {})
+    assert train_all(whole, ["chain"], Progress([]), {}) == {}
+    arms = {run.name: (arm, run.seed) for arm, runs in whole.arms["chain"].items() for run in runs}
+    assert [[arms[run.name] for run in wave] for wave in waves] == [
+        [("base", 1), ("base", 2)],
+        [("base", 3), ("once", 1)],
+        [("once", 2), ("once", 3), ("twice", 1)],
+        [("twice", 2), ("twice", 3)],
+    ]
+
+
 @pytest.mark.slow
 def test_a_failing_run_stops_its_dependents_alone_and_is_tried_again(
     tmp_path, two_claims, monkeypatch, capsys, one_thread

@@ -196,8 +196,7 @@ def train_all(plan: Plan, questions: Sequence[str], progress: Progress, failures
     for data in {run.data.model_dump_json(): run for run in left}.values():
         prepare(data.data, Path(data.cache), progress=data.trainer.progress)  # no job has to
     while left:
-        names = {run.name for run in left}
-        ready = [run for run in left if plan.bases.get(run.name) not in names]
+        ready = next_runs(plan, left)
         left = [run for run in left if run not in ready]
         stopped = [run for run in ready if plan.bases.get(run.name) in failures]
         for run in stopped:
@@ -206,3 +205,18 @@ def train_all(plan: Plan, questions: Sequence[str], progress: Progress, failures
             with progress.watching(ready):
                 failures |= launch(ready, plan.launcher, plan.at_once)
     return failures
+
+
+def next_runs(plan: Plan, left: Sequence["Config"]) -> list["Config"]:
+    """Of the runs left, those to train next: all whose base is not among them, and first the bases of others.
+
+    Where these are all bases, the last of them, too few for all workers, wait for the next time: the other workers then
+    go on with runs fine-tuned from the first.
+    """
+    names = {run.name for run in left}
+    bases = {plan.bases.get(name) for name in names}
+    ready = sorted(
+        (run for run in left if plan.bases.get(run.name) not in names), key=lambda run: run.name not in bases
+    )
+    waiting = len(ready) % plan.at_once if ready[-1].name in bases else 0
+    return ready[: len(ready) - waiting] or ready
