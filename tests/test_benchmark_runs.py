@@ -164,7 +164,7 @@ def test_a_small_sweep(one_thread):
         f"sweep.run={listed(*MODEL, 'trainer=cpu', 'steps=3', 'logger=none')}",
         "sweep.at_once=[1]",
         f"cache={CACHE}",
-        "repeats=1",
+        "sweep.alone=1",
     )
     [rate], alone = sweep.run(SimpleNamespace(settings=options))
     assert rate["failure"] is None and (rate["runs"], rate["steps"]) == (2, 3)

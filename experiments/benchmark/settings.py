@@ -72,6 +72,7 @@ class Sweep(Settings):
     run: Names  # overrides of train.py
     at_once: Annotated[Counts, Field(min_length=1)] | None
     rounds: int = Field(ge=2)
+    alone: Count
 
 
 class SearchSpeed(Settings):

@@ -41,7 +41,7 @@ def run(bench: Workbench) -> Iterator[list[dict]]:
     numbers = settings.at_once or ((1, 2, 4, 8) if bench.device.type == "cuda" else (1, 2))
     for number in tqdm(numbers, desc="sweep", leave=False):
         yield [rate(overrides, number, settings.rounds) | {"steps": config.steps}]
-    yield parts(overrides, config, bench.settings.repeats)
+    yield parts(overrides, config, settings.alone)
 
 
 def rate(overrides: Sequence[str], at_once: int, rounds: int) -> dict:
