@@ -163,7 +163,7 @@ class Turn(Claim):
             panel.set(yscale="log", title=f"{factor} windows", xlabel="steps of fine-tuning")
         panels[0].set_ylabel("perplexity over direct fine-tuning")
         panels[0].legend(fontsize=7)
-        last, markers = panels[-1], dict(zip(FACTORS, "os^", strict=True))
+        last, markers = panels[-1], dict(zip(FACTORS, "os^", strict=False))
         for factor, marker in markers.items():
             last.plot([], [], marker, color="grey", label=f"{factor} windows")
         for case in cases:
