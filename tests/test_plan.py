@@ -198,6 +198,9 @@ def test_workers_go_on_with_tuned_runs_while_the_last_base_is_trained(tmp_path, 
         [("once", 2), ("once", 3), ("twice", 1)],
         [("twice", 2), ("twice", 3)],
     ]
+    turned = [run for wave in waves[2:] for run in wave][::-1]  # as where a question's bases come after tuned runs
+    ready = engine.next_runs(whole, turned)
+    assert [arms[run.name] for run in ready] == [("once", 3), ("once", 2), ("twice", 1)], "bases first"
 
 
 @pytest.mark.slow
