@@ -49,15 +49,18 @@ def test_fast_and_slow_pairs_are_all_pairs_and_quarters_too():
     assert all(methods[name]["temperature"] == 1.0 for name in divisors) and set(methods) > {PLAIN, PI, "ntk", "yarn"}
 
 
-def turning(failed, early, late, crossings, lost=("0.1", "0.5", "0.9")):
-    """Three cases at 2, 4 and 8 windows; by case: extrapolation over one window, PI over direct early and late."""
-    rows, cases = [], []
+def turning(failed, early, late, crossings, other=None, lost=("0.1", "0.5", "0.9")):
+    """Three cases at 2, 4 and 8 windows; by case: extrapolation over one window, PI over direct early and late.
+
+    crossings, other: of two seeds, by case.
+    """
+    rows, cases, crossings = [], [], zip(crossings, other or crossings, strict=True)
     for factor, raw, first, last, by_seed, nats in zip(turn.FACTORS, failed, early, late, crossings, lost, strict=True):
         for step in turn.STEPS:
             row = {"base, M tokens": 1.0, "windows": factor, "steps": step, "positions": "interpolate"}
             rows.append(row | {"over direct": last if step == turn.STEPS[-1] else first})
         case = {"base, M tokens": 1.0, "factor": factor, "extrapolation over one window": raw}
-        cases.append(case | {"by seed": f"{by_seed} {by_seed}", "failed by seed": f"{nats} {nats}"})
+        cases.append(case | {"by seed": "{} {}".format(*by_seed), "failed by seed": f"{nats} {nats}"})
     return Findings([*adjusted(rows, "over direct"), *cases])
 
 
@@ -70,12 +73,22 @@ FAILS, HOLDS = ratio(2.5, 3.5), ratio(1.2, 1.8)
         (turning([HOLDS, FAILS, FAILS], [ABOVE, BELOW, BELOW], [ABOVE, WITHIN, ABOVE], (0, 9, 30)), [REPRODUCED] * 3),
         (turning([HOLDS, FAILS, FAILS], [BELOW, ABOVE, WITHIN], [BELOW] * 3, (30, 9, 0)), [NOT] * 3),
         (turning([FAILS, FAILS, FAILS], [ABOVE, BELOW, BELOW], [ABOVE, BELOW, ABOVE], (9, 30, 0)), [OPEN, OPEN, NOT]),
-        (turning([HOLDS, HOLDS, FAILS], [BELOW] * 3, [ABOVE] * 3, (0, 9, 30)), [OPEN, OPEN, REPRODUCED]),
+        (turning([HOLDS, HOLDS, FAILS], [BELOW] * 3, [ABOVE] * 3, (0, 9, 30)), [OPEN] * 3),
         (turning([FAILS] * 3, [BELOW] * 3, [ABOVE] * 3, (9, 0, 12)), [REPRODUCED, REPRODUCED, REPRODUCED]),
+        (turning([FAILS] * 3, [BELOW] * 3, [ABOVE] * 3, (0, 9, 30), (30, 9, 12)), [REPRODUCED, REPRODUCED, OPEN]),
     ],
 )
 def test_the_rules_of_the_turn(result, expected):
     assert words(Turn, result) == expected
+
+
+def test_only_what_the_rule_of_the_turn_asks_about_is_one_family():
+    rows = [
+        {"positions": method, "steps": steps}
+        for method in ("direct", "interpolate", "yarn")
+        for steps in (0, 1, 4, 16, 64)
+    ]
+    assert [row["steps"] for row in rows if turn.decides(row)] == [1, 4, 64]
 
 
 def test_the_turn_is_where_direct_fine_tuning_has_caught_up_for_good():
