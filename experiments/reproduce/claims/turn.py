@@ -183,12 +183,15 @@ class Turn(Claim):
             lost, crossed = ([float(value) for value in case[key].split()] for key in ("failed by seed", "by seed"))
             last.plot(np.exp(lost), np.array(crossed) + 1, markers[case["factor"]], color=colour, markersize=5)
         last.set(xscale="log", yscale="log", title="when direct has caught up, by seed",
-                 xlabel="extrapolation over one window", ylabel="1 + steps that interpolation is ahead")  # fmt: skip
+                 xlabel="extrapolation over one window", ylabel="steps that interpolation is ahead")  # fmt: skip
+        last.set_yticks([1 + step for step in (0, *STEPS, 2 * STEPS[-1])], [*map(str, (0, *STEPS)), "all"], minor=False)
         last.legend(fontsize=7)
-        for panel in panels:
+        for panel in panels[:-1]:
             plain_numbers(panel)
-            panel.grid(alpha=0.3)
         plain_numbers(last, "x")
+        last.set_yticks([], minor=True)
+        for panel in panels:
+            panel.grid(alpha=0.3)
         return figure, f"Text, trained on windows of {findings.curves['window']}; same targets, seeds paired; 95 %."
 
 
