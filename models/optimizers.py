@@ -39,8 +39,8 @@ def learning_rate_scale(step: int, steps: int, settings: Optimizer) -> float:
 class Muon(torch.optim.Muon):
     """Muon (Jordan et al. 2024): the momentum of a matrix, made nearly orthogonal, is its update.
 
-    It is torch's, number for number, but takes all matrices of one shape in one batch, which makes small ones
-    orthogonal in half the time. Updates are scaled to the size of AdamW's, 0.2 per entry and unit of learning rate (Liu
+    It is torch's, to rounding, but takes all matrices of one shape in one batch, which makes small ones orthogonal in
+    half the time. Updates are scaled to the size of AdamW's, 0.2 per entry and unit of learning rate (Liu
     et al. 2025, "Muon is scalable", eq. 4), so that one learning rate serves both.
     """
 
@@ -62,15 +62,20 @@ class Muon(torch.optim.Muon):
                 gradients = [matrix.grad for matrix in matrices]
                 torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
                 ahead = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))  # Nesterov's
-                updates = _orthogonal(ahead, group["ns_coefficients"], group["ns_steps"], group["eps"]).unbind()
+                updates = orthogonal(ahead, group["ns_coefficients"], group["ns_steps"], group["eps"]).unbind()
                 torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(matrices, updates, alpha=-0.2 * max(shape) ** 0.5 * group["lr"])
 
 
-def _orthogonal(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
-    """Matrices (N, R, C) with singular values near 1 instead of theirs, in bfloat16 (Newton and Schulz, degree 5)."""
+def orthogonal(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """Matrices (N, R, C) with singular values near 1 instead of theirs (Newton and Schulz, degree 5).
+
+    On a GPU in bfloat16, as torch does it; on a CPU in float32, as processors that know no bfloat16 take 50 times as
+    long for its products.
+    """
     tall = matrices.shape[1] > matrices.shape[2]
-    found = (matrices.mT if tall else matrices).bfloat16().contiguous()
+    precision = torch.float32 if matrices.device.type == "cpu" else torch.bfloat16
+    found = (matrices.mT if tall else matrices).to(precision).contiguous()
     found = found / found.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     a, b, c = coefficients
     for _ in range(steps):

@@ -251,6 +251,32 @@ def test_a_claim_that_cannot_be_measured_leaves_others_their_verdicts(tmp_path, 
     assert (tmp_path / "claims" / "other-tiny" / "result.json").is_file()
 
 
+def keep(question, trained):
+    """A reading that is kept in a file, and then fails for one claim."""
+    (run,) = trained["alibi"]
+    folder = run.folder.parent.parent / "read"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{question} {run.folder.name[-2:]}").write_text(str(os.getpid()))
+    print("nobody wants to see this")
+    assert question == "pair"
+
+
+@pytest.mark.slow
+def test_seeds_are_read_side_by_side_before_a_claim_is_judged(tmp_path, two_claims, capfd, one_thread):
+    request = reproduce_request(tmp_path, "[pair,other]", "seeds=2", "launcher=joblib", "launcher.jobs=2")
+    found = {}
+
+    def conclude(question, trained):
+        found[question] = {path.name: int(path.read_text()) for path in (tmp_path / "read").iterdir()}
+
+    failures = engine.carry_out(plan_of(["pair", "other"], request), conclude, keep)[1]
+    assert failures is None, "what a reading raises is for whoever concludes"
+    assert all({f"{name} s1", f"{name} s2"} <= found[name].keys() for name in ("pair", "other"))
+    assert os.getpid() not in found["other"].values()
+    shown = capfd.readouterr().out
+    assert re.search(r"^\[2/4\] \w+, seed \d, is read: \d+ s$", shown, re.M) and "nobody" not in shown
+
+
 def weights(folder) -> dict[str, dict]:
     result = {}
     for run in sorted(folder.glob("claims-tiny/*-s1")):

@@ -9,8 +9,9 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,7 +117,7 @@ def launch(configs: Sequence["Config"], launcher: Launcher, at_once: int) -> dic
     options = flatten(launcher.options) | ({launcher.at_once: at_once} if launcher.at_once else {})
     words += [f"++hydra.launcher.{key}={json.dumps(value)}" for key, value in options.items()]
     words += [f"threads={json.dumps(threads(launcher, at_once))}"]
-    folder = Path(configs[0].runs) / configs[0].group / ".plan"
+    folder = _folder(configs[0])
     words += [_setting("hydra.sweep.dir", folder)]
     supervisor = signals.Supervisor(folder / f"stop-{os.getpid()}")
     if launcher.shared:  # on this machine
@@ -135,13 +136,51 @@ def launch(configs: Sequence["Config"], launcher: Launcher, at_once: int) -> dic
     return failures
 
 
+def call_side_by_side(function: Callable, calls: Sequence[tuple], config: "Config", threads: int, at_once: int) -> None:
+    """Call a function of a module in processes of this machine, of which nothing is printed but that a call ended.
+
+    What a call raises is lost: it is made for what it keeps in files, by a program that then does the same itself.
+    Signals are handled as in `launch`.
+
+    Args:
+        calls: the arguments of each, the first its name. config: a run of the plan. threads: for each process.
+    """
+    from joblib import Parallel, delayed
+
+    supervisor = signals.Supervisor(_folder(config) / f"stop-{os.getpid()}")
+    with command_known(), supervisor.watching():
+        side_by_side = Parallel(n_jobs=at_once, backend="loky", return_as="generator_unordered")
+        ended = side_by_side(delayed(_call)(function, arguments, threads) for arguments in calls)
+        try:
+            for number, (name, seconds) in enumerate(ended, 1):
+                print(f"[{number}/{len(calls)}] {name}: {seconds:.0f} s", flush=True)
+        except Exception as error:  # a process died
+            print(f"{type(error).__name__}: the rest is done by this process", flush=True)
+
+
+def _call(function: Callable, arguments: tuple, threads: int) -> tuple[str, float]:
+    """Call a function quietly; returns the first argument and the seconds it took."""
+    import torch
+
+    torch.set_num_threads(threads)
+    began = time.perf_counter()
+    with suppress(Exception, SystemExit), signals.working(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        function(*arguments)
+    return arguments[0], time.perf_counter() - began
+
+
+def _folder(config: "Config") -> Path:
+    """The folder of what a plan and its processes tell each other."""
+    return Path(config.runs) / config.group / ".plan"
+
+
 def _quiet(config: "Config"):
     return config.trainer.model_copy(update={"progress": False})
 
 
 def _write_settings(config: "Config") -> Path:
     """Write the settings of a run to a file for the process that trains it."""
-    place = Path(config.runs) / config.group / ".plan" / f"{config.name}.json"
+    place = _folder(config) / f"{config.name}.json"
     place.parent.mkdir(parents=True, exist_ok=True)
     write_json(place, config.model_dump(mode="json"))
     return place

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from conf.base import BadInput
 from conf.compose import sentence
 from conf.run_folder import RunFolder, identity
-from experiments.lab.launch import Launcher, Progress, jobs, launch, threads, tokens
+from experiments.lab.launch import Launcher, Progress, call_side_by_side, jobs, launch, threads, tokens
 from experiments.lab.speed import duration, training_seconds
 
 if TYPE_CHECKING:
@@ -145,12 +145,16 @@ def _training_seconds(plan: Plan, left: list["Config"]) -> tuple[float, bool]:
 
 
 def carry_out(
-    plan: Plan, conclude: Callable[[str, dict[str, list["Result"]]], Any]
+    plan: Plan,
+    conclude: Callable[[str, dict[str, list["Result"]]], Any],
+    read: Callable[[str, dict[str, list["Result"]]], Any] | None = None,
 ) -> tuple[dict[str, Any], str | None]:
     """Train missing runs, and conclude every question as soon as its runs are done.
 
     Args:
         conclude: (question, its finished runs by arm) → its result.
+        read: (question, its finished runs of one seed by arm) makes the readings that `conclude` reads back; called
+            in the processes of the launcher if it has several on this machine. A function of a module.
 
     Returns:
         Results by question, and a message with a line for each failed run or question; None if none failed.
@@ -160,6 +164,9 @@ def carry_out(
     progress, results, failures, troubles = Progress(missing(list(plan.runs.values()))), {}, {}, {}
     for portion in plan.portions():
         failures = train_all(plan, portion, progress, failures)
+        if read is not None and plan.launcher.plugin == "joblib" and plan.at_once > 1:
+            whole = [name for name in portion if not any(run.name in failures for run in plan.of([name]))]
+            read_side_by_side(plan, whole, read)
         for question in portion:
             if any(run.name in failures for run in plan.of([question])):
                 troubles[question] = "some of its runs failed"
@@ -179,6 +186,25 @@ def carry_out(
         f"\n{runs}, {len(troubles)} of {len(plan.arms)} came to nothing ({', '.join(troubles)}); the same command "
         "tries them again"
     )
+
+
+def read_side_by_side(plan: Plan, questions: Sequence[str], read: Callable) -> None:
+    """Call `read` of carry_out for every question and seed, in as many processes as runs are trained in."""
+    calls = []
+    for question in questions:
+        arms = plan.arms[question]
+        for seed in range(max(map(len, arms.values()), default=0)):
+            runs = {arm: [runs[seed]] for arm, runs in arms.items()}
+            calls.append((f"{question}, seed {seed + 1}, is read", read, question, runs))
+    if len(calls) > 1:
+        each = threads(plan.launcher, plan.at_once) or 1
+        call_side_by_side(_read_runs, calls, next(iter(plan.runs.values())), each, plan.at_once)
+
+
+def _read_runs(name: str, read: Callable, question: str, arms: Arms) -> None:
+    from train import train
+
+    read(question, {arm: [train(run) for run in runs] for arm, runs in arms.items()})
 
 
 def train_all(plan: Plan, questions: Sequence[str], progress: Progress, failures: dict[str, str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ from experiments.reproduce.page import page, plain
 
 if TYPE_CHECKING:
     from conf.schema import Config
+    from experiments.reproduce.evidence import Evidence
     from train import Result
 
 
@@ -50,7 +52,9 @@ def reproduce(claims: Sequence[str], request: Request, overrides: list[str]) -> 
     notes = ["measuring them takes about half as long again (an estimate)"] if plan.runs else []
     print(describe(plan, title, notes), flush=True)
     results, failures = carry_out(
-        plan, lambda claim, trained: conclude(claim, request, arms[claim], trained, overrides)
+        plan,
+        lambda claim, trained: conclude(claim, request, arms[claim], trained, overrides),
+        partial(read, arms, request.scale.segments),
     )
     for claim, result in results.items():
         print(f"{claim:<20} {result['verdict']:<15} {result['title']}")
@@ -59,15 +63,29 @@ def reproduce(claims: Sequence[str], request: Request, overrides: list[str]) -> 
     return results
 
 
+def read(arms: dict[str, Arms], segments: int, name: str, trained: dict[str, list["Result"]]) -> None:
+    """Measure some seeds of a claim, for its readings, which are kept."""
+    from experiments.reproduce.claims import CLAIMS
+
+    claim, evidence = CLAIMS[name](), evidence_of(arms[name], trained, segments)
+    claim.measure_gate(evidence, arms[name])
+    claim.measure(evidence)
+
+
+def evidence_of(arms: Arms, trained: dict[str, list["Result"]], segments: int) -> "Evidence":
+    """The evidence of a claim; its config is None if nothing was trained."""
+    from experiments.reproduce.evidence import Evidence
+
+    return Evidence(trained, next((arm[0] for arm in arms.values() if arm[0].checkpoint is None), None), segments)
+
+
 def conclude(name: str, request: Request, arms: Arms, trained: dict[str, list["Result"]], overrides: list[str]) -> dict:
     """Measure and judge one claim whose runs are done; writes its files and returns the values of result.json."""
     from experiments.lab.canvas import save
     from experiments.reproduce.claims import CLAIMS
-    from experiments.reproduce.evidence import Evidence
 
-    claim = CLAIMS[name]()
-    first = next((arm[0] for arm in arms.values() if arm[0].checkpoint is None), None)
-    evidence = Evidence(trained, first, request.scale.segments)
+    claim, evidence = CLAIMS[name](), evidence_of(arms, trained, request.scale.segments)
+    first = evidence.config
     gate, findings = claim.measure_gate(evidence, arms), claim.measure(evidence)
     verdicts = claim.judge(findings)
     if arms:
