@@ -197,6 +197,7 @@ def read_side_by_side(plan: Plan, questions: Sequence[str], read: Callable) -> N
             runs = {arm: [runs[seed]] for arm, runs in arms.items()}
             calls.append((f"{question}, seed {seed + 1}, is read", read, question, runs))
     if len(calls) > 1:
+        print(f"Reading {', '.join(questions)}: {len(calls)} parts, {plan.at_once} at a time", flush=True)
         each = threads(plan.launcher, plan.at_once) or 1
         call_side_by_side(_read_runs, calls, next(iter(plan.runs.values())), each, plan.at_once)
 
