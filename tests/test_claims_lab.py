@@ -76,6 +76,7 @@ FAILS, HOLDS = ratio(2.5, 3.5), ratio(1.2, 1.8)
         (turning([HOLDS, HOLDS, FAILS], [BELOW] * 3, [ABOVE] * 3, (0, 9, 30)), [OPEN] * 3),
         (turning([FAILS] * 3, [BELOW] * 3, [ABOVE] * 3, (9, 0, 12)), [REPRODUCED, REPRODUCED, REPRODUCED]),
         (turning([FAILS] * 3, [BELOW] * 3, [ABOVE] * 3, (0, 9, 30), (30, 9, 12)), [REPRODUCED, REPRODUCED, OPEN]),
+        (turning([FAILS] * 3, [BELOW] * 3, [ABOVE] * 3, (0, 9, 30), (0, 30, 9)), [REPRODUCED, REPRODUCED, OPEN]),
     ],
 )
 def test_the_rules_of_the_turn(result, expected):

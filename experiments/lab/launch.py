@@ -136,21 +136,23 @@ def launch(configs: Sequence["Config"], launcher: Launcher, at_once: int) -> dic
     return failures
 
 
-def call_side_by_side(function: Callable, calls: Sequence[tuple], config: "Config", threads: int, at_once: int) -> None:
+def call_side_by_side(
+    function: Callable, calls: dict[str, tuple], config: "Config", threads: int, at_once: int
+) -> None:
     """Call a function of a module in processes of this machine, of which nothing is printed but that a call ended.
 
     What a call raises is lost: it is made for what it keeps in files, by a program that then does the same itself.
     Signals are handled as in `launch`.
 
     Args:
-        calls: the arguments of each, the first its name. config: a run of the plan. threads: for each process.
+        calls: the arguments of each by its name. config: a run of the plan. threads: for each process.
     """
     from joblib import Parallel, delayed
 
     supervisor = signals.Supervisor(_folder(config) / f"stop-{os.getpid()}")
     with command_known(), supervisor.watching():
         side_by_side = Parallel(n_jobs=at_once, backend="loky", return_as="generator_unordered")
-        ended = side_by_side(delayed(_call)(function, arguments, threads) for arguments in calls)
+        ended = side_by_side(delayed(_call)(name, function, arguments, threads) for name, arguments in calls.items())
         try:
             for number, (name, seconds) in enumerate(ended, 1):
                 print(f"[{number}/{len(calls)}] {name}: {seconds:.0f} s", flush=True)
@@ -158,15 +160,15 @@ def call_side_by_side(function: Callable, calls: Sequence[tuple], config: "Confi
             print(f"{type(error).__name__}: the rest is done by this process", flush=True)
 
 
-def _call(function: Callable, arguments: tuple, threads: int) -> tuple[str, float]:
-    """Call a function quietly; returns the first argument and the seconds it took."""
+def _call(name: str, function: Callable, arguments: tuple, threads: int) -> tuple[str, float]:
+    """Call a function quietly; returns the name of the call and the seconds it took."""
     import torch
 
     torch.set_num_threads(threads)
     began = time.perf_counter()
     with suppress(Exception, SystemExit), signals.working(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         function(*arguments)
-    return arguments[0], time.perf_counter() - began
+    return name, time.perf_counter() - began
 
 
 def _folder(config: "Config") -> Path:

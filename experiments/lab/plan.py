@@ -190,19 +190,19 @@ def carry_out(
 
 def read_side_by_side(plan: Plan, questions: Sequence[str], read: Callable) -> None:
     """Call `read` of carry_out for every question and seed, in as many processes as runs are trained in."""
-    calls = []
+    calls = {}
     for question in questions:
         arms = plan.arms[question]
         for seed in range(max(map(len, arms.values()), default=0)):
             runs = {arm: [runs[seed]] for arm, runs in arms.items()}
-            calls.append((f"{question}, seed {seed + 1}, is read", read, question, runs))
+            calls[f"{question}, seed {seed + 1}, is read"] = (read, question, runs)
     if len(calls) > 1:
         print(f"Reading {', '.join(questions)}: {len(calls)} parts, {plan.at_once} at a time", flush=True)
         each = threads(plan.launcher, plan.at_once) or 1
         call_side_by_side(_read_runs, calls, next(iter(plan.runs.values())), each, plan.at_once)
 
 
-def _read_runs(name: str, read: Callable, question: str, arms: Arms) -> None:
+def _read_runs(read: Callable, question: str, arms: Arms) -> None:
     from train import train
 
     read(question, {arm: [train(run) for run in runs] for arm, runs in arms.items()})

@@ -184,7 +184,7 @@ class Turn(Claim):
             last.plot(np.exp(lost), np.array(crossed) + 1, markers[case["factor"]], color=colour, markersize=5)
         last.set(xscale="log", yscale="log", title="when direct has caught up, by seed",
                  xlabel="extrapolation over one window", ylabel="steps that interpolation is ahead")  # fmt: skip
-        last.set_yticks([1 + step for step in (0, *STEPS, 2 * STEPS[-1])], [*map(str, (0, *STEPS)), "all"], minor=False)
+        last.set_yticks([1 + step for step in (0, *STEPS, 2 * STEPS[-1])], [*map(str, (0, *STEPS)), "all"])
         last.legend(fontsize=7)
         for panel in panels[:-1]:
             plain_numbers(panel)
