@@ -1,10 +1,12 @@
 """The claims of the lab's own: rules that give all three outcomes, and the numbers they rest on."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from experiments.lab.statistics import holm
 from experiments.reproduce import verdicts as engine
 from experiments.reproduce.arms import arms_of
 from experiments.reproduce.claim import Findings, adjusted
@@ -83,13 +85,61 @@ def test_the_rules_of_the_turn(result, expected):
     assert words(Turn, result) == expected
 
 
-def test_only_what_the_rule_of_the_turn_asks_about_is_one_family():
-    rows = [
-        {"positions": method, "steps": steps}
-        for method in ("direct", "interpolate", "yarn")
-        for steps in (0, 1, 4, 16, 64)
+class Told:
+    """Evidence of two seeds whose mean loss is 1 nat in one window and, in longer ones, what `far` says."""
+
+    window, config = 64, SimpleNamespace(steps=16, batch=2, window=64, snapshots=[1, 4])
+
+    def __init__(self, far):
+        self.runs, self.far = {turn.BASE: [None, None]}, far
+
+    def perplexity(self, arm, extend=None, factor=1, step=None, contexts=(), segments=0):
+        if arm == turn.BASE:  # untuned; step is that of a snapshot of the base
+            method, factor, age, step = extend, contexts[1] // contexts[0], step or 16, 0
+        else:
+            words = arm.replace(",", "").split()
+            method, factor, age = words[0], int(words[1]), round(16 * float(words[2]))
+            assert contexts == (64, 64 * factor), "tuned and read at the same window"
+        method = "direct" if method == turn.DIRECT else method
+        noise = np.random.default_rng([ord(method[0]), factor, age, step]).normal(0, 0.05, (2, 6))
+        losses = dict(zip(contexts, (1.0, self.far[method](age, step)), strict=True))
+        return {context: [told(loss + by_seed) for by_seed in noise] for context, loss in losses.items()}
+
+
+def told(documents):
+    """A reading of six documents of ten targets each, of these mean losses."""
+    nll = 10 * documents
+    counts = {"tokens": 60, "document_tokens": [10] * 6, "token_set": "same"}
+    return {"nll": float(nll.sum()), "document_nll": nll.tolist(), **counts}
+
+
+def test_the_turn_pairs_methods_at_every_age_factor_and_step_and_corrects_what_its_rule_asks_apart():
+    far = {
+        "direct": lambda age, step: 3.0 - 0.1 * step,
+        "interpolate": lambda age, step: 2.0 + age / 100,
+        "yarn": lambda age, step: 1.5,
+    }
+    findings = Turn().measure(Told(far))
+    cases = [row for row in findings.rows if "factor" in row]
+    assert [(case["base, M tokens"] * 1e6, case["factor"]) for case in cases] == [
+        (128 * age, factor) for age in (1, 4, 16) for factor in turn.FACTORS
     ]
-    assert [row["steps"] for row in rows if turn.decides(row)] == [1, 4, 64]
+    assert cases[0]["extrapolation over one window"].difference.value == pytest.approx(2, abs=0.1)
+    # Interpolation is at 2.01 throughout, where direct is at 2.6 after 4 steps and at 1.4 after 16.
+    place = math.log2(5) + 0.59 / 1.2 * (math.log2(17) - math.log2(5))
+    crossings = [float(steps) for steps in cases[0]["by seed"].split()]
+    assert crossings == pytest.approx([2**place - 1] * 2, rel=0.2)
+
+    rows = [row for row in findings.rows if row.get("positions", "direct") != "direct"]
+    assert len({(row["base, M tokens"], row["windows"], row["positions"], row["steps"]) for row in rows}) == 90
+    for row in rows:
+        age = round(row["base, M tokens"] * 1e6 / 128)
+        expected = far[row["positions"]](age, row["steps"]) - far["direct"](age, row["steps"])
+        assert row["over direct"].difference.value == pytest.approx(expected, abs=0.1)
+    for asked in (True, False):
+        family = [row for row in rows if (row["positions"] == "interpolate" and row["steps"] in (1, 4, 64)) == asked]
+        assert len(family) == (27 if asked else 63)
+        assert [row["over direct: p"] for row in family] == holm([row["over direct"].p for row in family])
 
 
 def test_the_turn_is_where_direct_fine_tuning_has_caught_up_for_good():
