@@ -34,12 +34,14 @@ def test_a_gate_that_fails_is_said_in_capitals_and_names_the_models():
 
 def test_a_report_has_the_gate_of_each_scale_over_all_claims():
     scale = {"name": "pico", "data": "chains", "window": 64}
-    result = {"scale": scale, "gate": {"passed": True, "arms": [row("rope", 0.2, 0.3)]}}
-    other = {"scale": scale, "gate": {"passed": False, "arms": [row("rope", 0.2, 0.3), row("none", -0.1, 0.1)]}}
+    result = {"claim": "x", "scale": scale, "gate": {"arms": [row("rope", 0.2, 0.3), row("learned", 0.2, 0.3)]}}
+    arms = [row("rope", 0.2, 0.3), row("none", -0.1, 0.1), row("learned", -0.3, 0.1)]
+    other = {"claim": "y", "scale": scale, "gate": {"arms": arms}}
     old = {"scale": {"name": "nano", "data": "sotu", "window": 32}}
-    results = gates({"a": result, "b": other, "c": old, "bound": {"scale": None}})
+    results = gates({"a": other, "b": result, "c": old, "bound": {"scale": None}})
     assert list(results) == ["pico on chains, windows of 64", "nano on sotu, windows of 32"]
-    assert "FAILS for none" in (text := results["pico on chains, windows of 64"]) and "the other 1" in text
+    assert "FAILS for none, learned (y):" in (text := results["pico on chains, windows of 64"])
+    assert "the other 2" in text, "two models of one name"
     assert "not measured" in results["nano on sotu, windows of 32"]
 
 

@@ -62,18 +62,26 @@ def gather(folder: Path) -> Report:
 
 
 def gates(results: dict[str, dict]) -> dict[str, str]:
-    """Whether the models of each scale use their window, in a sentence, by scale and corpus."""
+    """Whether the models of each scale use their window, in a sentence, by scale and corpus.
+
+    Claims may call different models by one name: if some use their window and some do not, the claim is named too.
+    """
     from experiments.reproduce import describe_gate
 
-    rows: dict[str, dict[str, dict]] = {}
+    rows: dict[str, dict[tuple[str, bool], dict]] = {}
     for result in results.values():
         if scale := result.get("scale"):
             arms = rows.setdefault(f"{scale['name']} on {scale['data']}, windows of {scale['window']}", {})
-            arms |= {row["arm"]: row for row in (result.get("gate") or {"arms": []})["arms"]}
-    return {
-        scale: describe_gate({"arms": list(arms.values())}) if arms else "Whether it uses its window was not measured."
-        for scale, arms in rows.items()
-    }
+            for row in (result.get("gate") or {"arms": []})["arms"]:
+                arms[row["arm"], row["passed"]] = row | {"claim": result["claim"]}
+    sentences = {}
+    for scale, arms in rows.items():
+        named = [
+            row | {"arm": f"{arm} ({row['claim']})"} if (arm, not passed) in arms else row
+            for (arm, passed), row in arms.items()
+        ]
+        sentences[scale] = describe_gate({"arms": named}) if named else "Whether it uses its window was not measured."
+    return sentences
 
 
 def _result(path: Path) -> dict:
