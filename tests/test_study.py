@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from experiments.extend.report import (
     tables,
 )
 from experiments.extend.seeds import seeds_table
+from experiments.extend.study import results_folder
 from experiments.lab.scale import Scale
 from experiments.reproduce.arms import arms_of
 from experiments.reproduce.claims import CLAIMS
@@ -244,6 +246,21 @@ def test_several_seeds_are_one_study_with_intervals_over_them(tmp_path):
     assert commands == [["python", "-m", "experiments.extend", *words, "seeds=2"]] * 6
     runs = {json.loads(path.read_text())["seed"] for path in tmp_path.glob("seeds/rope-*/config.json")}
     assert runs == {1, 2} and "2 arms, 4 runs" not in out and "3 arms, 6 runs, 0 done" in out
+
+
+def test_studies_that_differ_have_folders_of_their_own(tmp_path):
+    run = SimpleNamespace(name="rope-nano-s1", runs=str(tmp_path), group="g")
+    there, trained = (SimpleNamespace(base=run, bases={"rope": [run]}, existing=existing) for existing in (True, False))
+    differ = [[], ["seed=2"], ["batch=4"], ["optimizer=adamw"], ["data=files", "data.test=a.txt"],
+              ["data=files", "data.test=b.txt"], ["study.factors=[2]"], ["data@study.data=sotu"]]  # fmt: skip
+    folders = {results_folder(there, ["checkpoint=c", "cache=d", *words]) for words in differ}
+    assert len(folders) == len(differ) and tmp_path / "g" / "study-rope-nano-s1-seed2" in folders
+    assert results_folder(trained, ["batch=4", "seeds=2"]).name == "study-rope-nano-s1-seeds2", "batch is in its name"
+
+
+def test_steps_are_told_in_order(tmp_path):
+    study, base = prepared(tmp_path, "study.finetune_steps=[64,4]", "study.factors=[2]", "study.extends=[none]")
+    assert study.steps == (4, 64) and make_arms(base("rope"), study)[0][-1].steps == (4, 64)
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ class Study(Settings):
     @property
     def steps(self) -> tuple[int, ...]:
         """Steps of fine-tuning after which arms are measured; none where nothing is fine-tuned."""
-        return () if self.tuned == () else self.finetune_steps
+        return () if self.tuned == () else tuple(sorted(self.finetune_steps))
 
     def tunes(self, label: str) -> bool:
         """Whether a method, by its label, is among those to fine-tune."""

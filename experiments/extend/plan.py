@@ -64,6 +64,7 @@ class StudyPlan:
     segments: int  # available stretches of text, at most study.segments
     text: dict  # the text measured: name, fingerprint, documents, and how many of them were trained on
     one_window: bool  # all arms are tuned on windows of one length
+    existing: bool  # the base model was there, and settings of a run are those of its fine-tuning
     runs: Plan
 
     @property
@@ -168,7 +169,7 @@ def make_study_plan(values: dict, overrides: Sequence[str]) -> StudyPlan:
         _check_passkey(study, learned, first.window, corpus)
     plan = make_plan(runs, engine.launcher, engine.jobs_on_gpu)
     return StudyPlan(study, bases, checkpoints, learned, tuned, arms, left_out, measurement, segments, about,
-                     one_window(changes), plan)  # fmt: skip
+                     one_window(changes), existing is not None, plan)  # fmt: skip
 
 
 def _existing(study: Study, engine: Seeds, checkpoint: Path, values: dict, overrides: Sequence[str]):

@@ -29,10 +29,12 @@ from experiments.extend.describe import describe_study
 from experiments.extend.findings import Findings, Measured, Reading, summarise
 from experiments.extend.plan import StudyPlan, make_study_plan
 from experiments.extend.report import sentences, tables
+from experiments.extend.tuning import OF_TUNING
 from experiments.lab.measure.passkey import measure_passkey
 from experiments.lab.measure.perplexity import measure_checkpoint
 from experiments.lab.measure.readings import read_back_note
 from experiments.lab.plan import carry_out
+from experiments.lab.scale import key_of
 
 
 def read_scheme(plan: StudyPlan, position: str) -> list[Reading]:
@@ -60,14 +62,12 @@ def read_scheme(plan: StudyPlan, position: str) -> list[Reading]:
 
 def results_folder(plan: StudyPlan, overrides: list[str]) -> Path:
     """The folder of the results, named by the base runs, without their scheme if there are several, and by the
-    study's own overrides."""
+    overrides of the study and of its fine-tuning."""
     base = plan.base
     models = base.name if len(plan.bases) == 1 else base.name.removeprefix(f"{base.position.name}-")
-    words = [
-        word.removeprefix("data@").removeprefix("study.").replace("=", "")
-        for word in overrides
-        if word.startswith(("study.", "data@study.", "seeds=", *(plan.one_window * ("window=", "seen="))))
-    ]
+    own = ("study", "seeds", *(OF_TUNING if plan.existing else ()))
+    words = [word.removeprefix("data@") for word in overrides]
+    words = [word.removeprefix("study.").replace("=", "") for word in words if key_of(word).split(".")[0] in own]
     labels = [re.sub(r"[^A-Za-z0-9.]+", "_", word).strip("_") for word in words]
     name = "-".join(["study", models, *labels])
     if len(name) > 160:  # the end may be what distinguishes studies
