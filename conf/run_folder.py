@@ -184,7 +184,7 @@ class RunFolder:
         """Record that the block runs, and if it fails, why.
 
         Raises:
-            BadInput: in place of an OSError, and with the last good checkpoint in place of Diverged.
+            BadInput: in place of an OSError. Diverged: with the last good checkpoint.
             SystemExit: in place of KeyboardInterrupt; the status is 130.
         """
         self.set_status("running")
@@ -209,7 +209,7 @@ class RunFolder:
         if isinstance(error, Diverged):
             step = self.status.get("saved")
             good = f"the last good checkpoint is that of step {step}" if step else "there is no checkpoint yet"
-            return BadInput(f"{self.path} {error}; {good}. A lower optimizer.lr or a longer warmup may help")
+            return Diverged(f"{self.path} {error}; {good}. A lower optimizer.lr or a longer warmup may help")
         if isinstance(error, OSError):
             place = f"{error.filename}: " if error.filename else ""
             return BadInput(

@@ -1,5 +1,7 @@
 """The benchmark's runs: when a loss curve reaches a target, who is over whom, and that no second of a job is lost."""
 
+import json
+import re
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -22,7 +24,6 @@ from train import compose, open_data
 MODEL = [
     item for item in TINY if item.split("=")[0] not in ("steps", "log_every", "validate_every", "trainer", "cache")
 ]
-NAN = float("nan")
 
 
 def settings(*overrides):
@@ -35,9 +36,9 @@ def listed(*words):
     return "[" + ",".join(f'"{word}"' for word in words) + "]"
 
 
-def curve(optimizer, lr, losses, seconds, steps=3):
+def curve(optimizer, lr, losses, seconds, diverged=False):
     tokens = [100 * (i + 1) for i in range(len(losses))]
-    row = {"kind": "run", "optimizer": optimizer, "lr": lr, "steps": steps, "tokens_per_step": 10}
+    row = {"kind": "run", "optimizer": optimizer, "lr": lr, "steps": 3, "tokens_per_step": 10, "diverged": diverged}
     return row | {"tokens": tokens, "nll": losses, "seconds_per_step": seconds}
 
 
@@ -62,7 +63,7 @@ def test_the_best_of_each_is_over_the_best_of_the_first():
 
 
 def test_who_never_gets_there_has_no_ratio_and_a_reference_that_diverges_is_one_sentence():
-    runs = [curve("adamw", 1e-3, [5.0, NAN], [2.0]), curve("muon", 1e-2, [5.0, 3.0], [3.0])]
+    runs = [curve("adamw", 1e-3, [5.0, 3.5], [2.0], diverged=True), curve("muon", 1e-2, [5.0, 3.0], [3.0])]
     rows = compare_optimizers(runs, 4.0)
     adamw, muon = (row for row in rows if row["kind"] == "best")
     assert adamw["lr"] is None and muon["tokens_to_target"] == 150 and muon["tokens_over_reference"] is None
@@ -89,21 +90,24 @@ def test_the_runs_are_those_that_the_recorded_numbers_are_of(section):
 def test_a_small_race(one_thread):
     options = settings(
         f"time_to_loss.run={listed(*MODEL, 'trainer=cpu')}",
-        "time_to_loss.rates={adamw:[4e-3],muon:[1e-2,2e-2]}",
+        "time_to_loss.rates={adamw:[4e-3,1e30],muon:[1e-2,2e-2]}",
         "time_to_loss.steps=[6]",
         "time_to_loss.every=2",
         f"cache={CACHE}",
     )
     [rows] = time_to_loss.run(SimpleNamespace(settings=options))
     runs = [row for row in rows if row["kind"] == "run"]
+    lost = runs.pop(1)
     assert [(row["optimizer"], row["lr"]) for row in runs] == [("adamw", 4e-3), ("muon", 1e-2), ("muon", 2e-2)]
+    assert lost["lr"] == 1e30 and lost["diverged"] and lost["tokens_to_target"] is None, "and takes nothing with it"
+    json.dumps(rows, allow_nan=False)
     for row in runs:
         assert row["tokens"] == [256, 512, 768] and row["tokens_per_step"] == 128
         assert len(row["seconds_per_step"]) == 2 and min(row["seconds_per_step"]) > 0
     first, *_ = runs
     assert first["target"] == first["nll"][-1] and first["tokens_to_target"] == 768
     assert len({tuple(row["nll"]) for row in runs}) == 3
-    assert "muon" in time_to_loss.table(rows)
+    assert "muon" in (printed := time_to_loss.table(rows)) and re.search(r"adamw +1e\+30 +6 +diverged", printed)
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ loss midway, at a rate still high, and would reach it sooner on a shorter schedu
 therefore an upper bound, which more lengths make tighter.
 """
 
-import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -15,9 +14,10 @@ from itertools import zip_longest
 
 from tqdm import tqdm
 
-from conf.base import BadInput
+from conf.base import BadInput, Diverged
 from conf.compose import compose_values
 from conf.resolve import resolve
+from conf.run_folder import RunFolder
 from conf.schema import Config
 from experiments.benchmark.settings import TimeToLoss
 from experiments.benchmark.timing import format_spread, spread
@@ -55,9 +55,15 @@ def train_curve(config: Config) -> dict:
     """Train in a temporary folder; returns validation losses by tokens seen and seconds per step between validations.
 
     The seconds cover training alone. Those up to the first validation are left out, because they include compiling.
+    Of a run that diverges they go as far as it went.
     """
     with tempfile.TemporaryDirectory() as folder:
-        rows = Metrics(train(config.model_copy(update={"runs": folder})).folder / "metrics.jsonl").rows()
+        config, diverged = config.model_copy(update={"runs": folder}), False
+        try:
+            train(config)
+        except Diverged:
+            diverged = True
+        rows = Metrics(RunFolder.of(config).path / "metrics.jsonl").rows()
     points = [row for row in rows if "validation/nll" in row]
     speeds = [row["speed/tokens_per_second"] for row in rows if "speed/tokens_per_second" in row]
     return {
@@ -65,6 +71,7 @@ def train_curve(config: Config) -> dict:
         "optimizer": config.optimizer.name,
         "lr": config.optimizer.lr,
         "steps": config.steps,
+        "diverged": diverged,
         "tokens_per_step": config.batch * config.window,
         "tokens": [row["tokens"] for row in points],
         "nll": [row["validation/nll"] for row in points],
@@ -83,22 +90,23 @@ def compare_optimizers(runs: list[dict], target: float | None) -> list[dict]:
     """
     reference = runs[0]["optimizer"]
     if target is None:
-        ends = [run["nll"][-1] for run in runs if run["optimizer"] == reference]
-        target = min(filter(math.isfinite, ends), default=None)
+        ends = [run["nll"][-1] for run in runs if run["optimizer"] == reference and not run["diverged"]]
+        target = min(ends, default=None)
         if target is None:
             raise BadInput(f"time_to_loss.rates.{reference}: every run diverged; give lower rates, or a target")
     rows, best = [], {}
     for name in dict.fromkeys(run["optimizer"] for run in runs):
         own_runs = [run for run in runs if run["optimizer"] == name]
-        pace = spread([second for run in own_runs for second in run["seconds_per_step"]])
+        seconds_per_step = [second for run in own_runs for second in run["seconds_per_step"]]
+        pace = spread(seconds_per_step) if seconds_per_step else None  # all may have diverged before they were timed
         for run in own_runs:
-            tokens = first_crossing(run["tokens"], run["nll"], target)
-            seconds = None if tokens is None else tokens / run["tokens_per_step"] * pace.median
+            tokens = None if run["diverged"] else first_crossing(run["tokens"], run["nll"], target)
+            seconds = None if tokens is None or pace is None else tokens / run["tokens_per_step"] * pace.median
             rows.append({**run, "target": target, "tokens_to_target": tokens, "seconds_to_target": seconds})
         reached = [row for row in rows if row["optimizer"] == name and row["tokens_to_target"] is not None]
         row = min(reached, key=lambda row: row["tokens_to_target"], default={})
         numbers = {key: row.get(key) for key in ("lr", "steps", "tokens_to_target", "seconds_to_target")}
-        best[name] = {"kind": "best", "optimizer": name, "target": target, "pace": asdict(pace), **numbers}
+        best[name] = {"kind": "best", "optimizer": name, "target": target, "pace": pace and asdict(pace), **numbers}
     for row in best.values():
         for unit in ("tokens", "seconds"):
             amount, base = (best[name][f"{unit}_to_target"] for name in (row["optimizer"], reference))
@@ -109,8 +117,10 @@ def compare_optimizers(runs: list[dict], target: float | None) -> list[dict]:
 def table(rows: list[dict]) -> str:
     """Every run, then the best of each optimizer, and a note on schedules."""
     runs, best = ([row for row in rows if row["kind"] == kind] for kind in ("run", "best"))
+    ends = ["diverged" if row["diverged"] else f"{row['nll'][-1]:.4f}" for row in runs]
     every = [
-        [row["optimizer"], f"{row['lr']:g}", row["steps"], f"{row['nll'][-1]:.4f}", *_reached(row)] for row in runs
+        [row["optimizer"], f"{row['lr']:g}", row["steps"], end, *_reached(row)]
+        for row, end in zip(runs, ends, strict=True)
     ]
     shortest = []
     for row in best:

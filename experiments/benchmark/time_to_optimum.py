@@ -6,6 +6,7 @@ and length; peers of the same shape are trained in a bare loop on the same batch
 conf/optimizer/adamw.yaml. The best run of each is compared with that of the first optimizer, as in time_to_loss.py.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,7 +95,10 @@ def peer_curve(bench: Workbench, config: Config, name: str, every: int) -> dict:
             with torch.inference_mode():
                 parts = [(loss(part).item(), len(part)) for part in held_out.split(config.batch)]
             model.train()
-            losses.append(sum(value * size for value, size in parts) / len(held_out))
+            held_out_loss = sum(value * size for value, size in parts) / len(held_out)
+            if not math.isfinite(held_out_loss):
+                break
+            losses.append(held_out_loss)
             tokens.append((step + 1) * config.batch * config.window)
             start = time.perf_counter()
     return {
@@ -102,6 +106,7 @@ def peer_curve(bench: Workbench, config: Config, name: str, every: int) -> dict:
         "optimizer": name,
         "lr": settings.lr,
         "steps": config.steps,
+        "diverged": len(losses) < config.steps // every,
         "tokens_per_step": config.batch * config.window,
         "tokens": tokens,
         "nll": losses,
