@@ -14,11 +14,13 @@ import importlib.util
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from conf.base import BadInput
+from conf.base import BadInput, Count, PathText, Settings
 from conf.compose import command_line, compose_values
 from conf.files import folder_that_appears, read_json
+from conf.overrides import given_keys
+from conf.validation import validate
 
 if TYPE_CHECKING:
     from conf.schema import Config
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 
 GROUP, PACKAGE = "pretrained", "package:"
 PLACES = ("runs", "cache", "logger", "trainer")  # settings of the machine a run was trained on, and of nothing else
-FORMS = ("transformers", "lab")
+INCOMING = ("from", "otherwise", "name", "original_window", "tokenizer", "data")  # settings of what comes in
+OUTGOING = ("checkpoint", "to", "form")  # and of what goes out
 FILES = ["config.json", "tokenizer.json", "*.safetensors", "model.safetensors.index.json"]
 
 
@@ -246,36 +249,40 @@ def ship_run(checkpoint: Path, to: Path, cache: str) -> None:
         write_shipped(folder, {**loaded, "lab": lab}, made, text)
 
 
+class Places(Settings):
+    """The settings of conf/pretrained.yaml that are neither a name nor a text."""
+
+    checkpoint: PathText | None
+    to: PathText | None
+    tokenizer: PathText | None
+    original_window: Count | None
+    form: Literal["transformers", "lab"]
+    runs: PathText
+    cache: PathText
+
+
 def checked(values: dict) -> dict:
     """The values of conf/pretrained.yaml with paths expanded.
 
     Raises:
         BadInput: one is of a wrong type.
     """
-    values = dict(values)
-    if not isinstance(values["from"], str | None):
-        raise BadInput(f"from={values['from']} must be a folder, a repository of the hub, or a .gguf file")
-    for key in ("checkpoint", "to", "tokenizer", "runs", "cache"):
-        if not isinstance(values[key], str | None) or values[key] == "":
-            raise BadInput(f"{key}={values[key]} must be a path")
-        values[key] = values[key] and str(Path(values[key]).expanduser())
-    window = values["original_window"]
-    if window is not None and (not isinstance(window, int) or window < 1):
-        raise BadInput(f"original_window={window} must be a number of tokens")
-    return values
+    return values | validate(Places, {key: values[key] for key in Places.model_fields}).model_dump()
 
 
 def run_command(values: dict, overrides: list[str]) -> None:
     """Import a checkpoint, or export or ship a run."""
     values = checked(values)
-    if values["form"] not in FORMS:
-        raise BadInput(f"form={values['form']} is not known: one of {', '.join(FORMS)}")
     if (values["from"] is None) == (values["checkpoint"] is None):
         raise BadInput("either from= and name= (a checkpoint comes in), or checkpoint= and to= (a run goes out)")
+    if values["from"] is None and values["to"] is None:
+        raise BadInput("to= must name the folder that checkpoint= goes out to")
+    way, others = ("checkpoint", INCOMING) if values["from"] is None else ("from", OUTGOING)
+    for key in sorted(given_keys(overrides)):
+        if key.split(".")[0] in others and values.get(key, key) is not None:
+            raise BadInput(f"{key} cannot be set with {way}={values[way]}: it is for the other way")
     if values["from"] is not None:
         folder, remarks = import_run(values)
-    elif values["to"] is None:
-        raise BadInput("to= must name the folder that checkpoint= goes out to")
     else:
         folder = Path(values["to"])
         remarks = () if values["form"] == "lab" else export_run(Path(values["checkpoint"]), folder, values["cache"])

@@ -354,7 +354,7 @@ MISTAKES = [
     ("perplexity", "data=files  data.test={blank}", "data.test: "),
     ("pretrained", "logger=none", "logger is no choice of this command"),
     ("pretrained", "from=''  name=a", "from= must be"),
-    ("pretrained", "checkpoint={run}  to=''", "to= must be a path"),
+    ("pretrained", "checkpoint={run}  to=''", "to=''"),
     ("extend_study", "data@study.data=files", "study.data"),
     ("extend_study", "data@study.data=nope", "data=nope"),
     (

@@ -1,6 +1,7 @@
 """Above every verdict: whether the models use their window; beside perplexity: how much of a context they use."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +11,7 @@ from experiments.reproduce import verdicts as engine
 from experiments.reproduce.arms import arms_of
 from experiments.reproduce.claim import Findings, Verdict
 from experiments.reproduce.claims import CLAIMS
-from experiments.reproduce.gate import describe_gate
+from experiments.reproduce.gate import describe_gate, measure_gate
 from tests.runs import reproduce_request
 from tests.test_reproduce import Small
 
@@ -30,6 +31,17 @@ def test_a_gate_that_fails_is_said_in_capitals_and_names_the_models():
     assert some.startswith("THE GATE FAILS for none:") and "holds for the other 1" in some
     assert none.startswith("THE GATE FAILS: no model") and "0.005 [-0.010, 0.020]" in none
     assert describe_gate(None) == ""
+
+
+def test_the_gate_of_one_model_and_one_document_has_no_interval_and_fails():
+    def read(arm, contexts):
+        counts = {"document_tokens": [10], "token_set": "same"}
+        return {context: [{"document_nll": [600 / context], **counts}] for context in contexts}
+
+    runs = {"rope": [SimpleNamespace(checkpoint=None, window=64)]}
+    gate = json.loads(json.dumps(measure_gate(SimpleNamespace(perplexity=read), runs), allow_nan=False))
+    assert gate["arms"][0]["gain"] == {"value": pytest.approx(0.9375), "low": None, "high": None}
+    assert not gate["passed"] and "0.938 nats a token" in describe_gate(gate)
 
 
 def test_a_report_has_the_gate_of_each_scale_over_all_claims():

@@ -182,6 +182,14 @@ def test_trained_queries_and_keys_are_those_the_second_door_gets(gallery):
     assert (result.gaussian.mean(0).abs() < 0.1).all() and result.trained.abs().max() <= 1 + 1e-9
 
 
+def test_the_decay_curve_is_drawn_of_a_model_of_states(gallery):
+    chains = ["data=chains", "data.length=256", "data.documents={train: 8, validation: 8, test: 8}"]
+    words = [word for word in tiny(gallery.runs, "name=chains", "steps=1") if not word.startswith("data.")] + chains
+    states = train(compose(words), words).folder
+    model = decays.trained(gallery.model_copy(update={"checkpoint": str(states)}), count=4)
+    assert "128 tokens at window 32" in model.description
+
+
 def test_the_decay_curve_is_about_rope(gallery):
     words = tiny(gallery.runs, "name=other", "position=alibi", "steps=1", "checkpoint_every=1", "validate_every=1")
     other = train(compose(words), words).folder

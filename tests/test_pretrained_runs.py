@@ -194,11 +194,16 @@ def test_nothing_is_left_of_an_import_that_fails_late(checkpoint, tmp_path):
         (["from=nobody/nothing"], "the hub cannot be reached"),
         (["from=package:no_such_package/a.gguf"], "is not installed"),
         (["original_window=-1"], "original_window=-1"),
+        (["original_window=true"], "original_window=true"),
+        (["runs=null"], "runs="),
+        (["cache=null"], "cache="),
+        (["form=lab"], "form cannot be set with from="),
+        (["to=there"], "to cannot be set with from="),
         (["data=chains"], "no tokenizer"),
         (["checkpoint=somewhere"], "either from="),
         (["from=null"], "either from="),
         (["from=null", "checkpoint=somewhere"], "to="),
-        (["from=null", "checkpoint=somewhere", "to=there"], "checkpoint=somewhere"),
+        (["from=null", "checkpoint=somewhere", "to=there"], "data cannot be set with checkpoint=somewhere"),
     ],
 )
 def test_impossible_requests(checkpoint, tmp_path, overrides, sentence, monkeypatch):

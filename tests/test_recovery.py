@@ -194,6 +194,7 @@ def test_what_cannot_be_recovered_is_one_sentence(runs, tmp_path):
         ("length=16",): "length=16 is for recover=",
         ("recover=x", "n_hats=[0]"): "n_hats cannot be set with recover=x",
         ("recover=x", "critical=true"): "critical cannot be set with recover=x",
+        ("recover=x", "temperature=0.5"): "temperature cannot be set with recover=x",
         ("recover=x", "factor=0.5"): "factor=0.5",
         ("recover=[1]",): "recover=.* must be the path",
         ("factor=1",): "factor=1",
@@ -202,4 +203,4 @@ def test_what_cannot_be_recovered_is_one_sentence(runs, tmp_path):
         for key in ("checkpoint", "logger", "cache", "runs"):
             del values[key]
         with pytest.raises(BadInput, match=message):
-            search_settings(values)
+            search_settings(values, words)

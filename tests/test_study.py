@@ -13,6 +13,7 @@ from conf.compose import FOLDER, compose_values
 from conf.validation import validate
 from experiments.extend.arms import base_runs, make_arms, study_settings
 from experiments.extend.findings import Findings, Measured, Reading
+from experiments.extend.plan import StudyPlan
 from experiments.extend.report import (
     cost_table,
     k_max_table,
@@ -256,6 +257,15 @@ def test_studies_that_differ_have_folders_of_their_own(tmp_path):
     folders = {results_folder(there, ["checkpoint=c", "cache=d", *words]) for words in differ}
     assert len(folders) == len(differ) and tmp_path / "g" / "study-rope-nano-s1-seed2" in folders
     assert results_folder(trained, ["batch=4", "seeds=2"]).name == "study-rope-nano-s1-seeds2", "batch is in its name"
+
+
+def test_keys_are_looked_for_in_the_shortest_text_where_all_are_beyond_an_arms_window():
+    task = SimpleNamespace(template="compact", digits=5, keys=1)
+    study = SimpleNamespace(passkey=True, depths=3, trials=2, split="test", precision="auto")
+    plan = SimpleNamespace(study=study, lengths=[512, 1024], base=SimpleNamespace(window=64))
+    plan.learned = SimpleNamespace(retrieval=task)
+    arm = SimpleNamespace(factor=2)
+    assert StudyPlan.passkey(plan, arm, "whole").lengths == (512,)
 
 
 def test_steps_are_told_in_order(tmp_path):

@@ -114,7 +114,7 @@ class StudyPlan:
             return None
         task, study = self.learned.retrieval, self.study
         longest = max(self.lengths) if arm.factor == 1 else self.base.window * arm.factor
-        lengths = tuple(length for length in self.lengths if length <= longest)
+        lengths = tuple(length for length in self.lengths if length <= longest) or (self.lengths[0],)
         return Passkey(template=task.template, digits=task.digits, keys=task.keys, lengths=lengths, reading=reading,
                        depths=study.depths, trials=study.trials, split=study.split,
                        precision=study.precision)  # fmt: skip

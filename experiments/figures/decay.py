@@ -86,8 +86,8 @@ def trained(gallery: "Gallery", count: int = 256) -> Trained:
     Raises:
         BadInput: the model's scheme is another than RoPE, or it is read with an extension.
     """
-    from data.corpus import prepare
     from data.windows import fixed_windows
+    from experiments.lab.measure.held_out import trained_corpus
     from models.checkpoint_files import find_checkpoint
     from models.restore import read_record
     from train import compose, load_model, train
@@ -104,9 +104,7 @@ def trained(gallery: "Gallery", count: int = 256) -> Trained:
             "the decay curve is drawn for position=rope and extend=none"
         )
     model, config, record = load_model(checkpoint)
-    corpus = prepare(config.data, Path(gallery.cache), progress=False)
-    if corpus.fingerprint != record["corpus"]:
-        raise BadInput(f"data={config.data.name} has changed since checkpoint={checkpoint} was trained on it")
+    corpus = trained_corpus(checkpoint, config, record, gallery.cache)
     windows = fixed_windows(corpus.split("validation").tokens, config.window, 32)
     tokens, targets = windows[:, :-1], windows[:, 1:]
     generator = torch.Generator().manual_seed(0)
@@ -118,7 +116,8 @@ def trained(gallery: "Gallery", count: int = 256) -> Trained:
     ]
     with torch.no_grad():
         nll = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten()).item()
-    unit = "byte" if config.data.tokenizer.kind == "bytes" else "token"
+    tokenizer = getattr(config.data, "tokenizer", None)
+    unit = "byte" if tokenizer is not None and tokenizer.kind == "bytes" else "token"
     description = (
         f"{config.model.name}, {record['step']} steps of {config.batch * config.window:,} {unit}s at window "
         f"{config.window}, held-out perplexity {math.exp(nll):.1f} per {unit}"

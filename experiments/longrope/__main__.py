@@ -22,7 +22,7 @@ def run_command(values: dict, overrides: list[str]) -> None:
     from experiments.longrope.recovery import recover, recovery_sentence
 
     request = read_request(values, overrides)
-    settings, factors = search_settings(values)
+    settings, factors = search_settings(values, overrides)
     title = f"{request.trained.name} {f'x{settings.factor:g}' if factors is None else 'short'}"
     with search_progress(title, settings) as progress:
         place = (request.cache, progress, request.data)

@@ -15,12 +15,14 @@ history.json with every candidate, results.json, figure.png and figure.svg. The 
 generation; the same command resumes from there with the same result as an uninterrupted search.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from conf.base import BadInput, CountOrZero, Different, Listed
+from conf.overrides import given_keys
 from conf.validation import validate
 from experiments.lab.measure.subject import open_subject
 from experiments.longrope.evolution import Scored
@@ -131,7 +133,7 @@ def override(factor: float, folder: Path) -> str:
     return f"extend=longrope extend.factor={factor:g} extend.path={folder / 'factors.yaml'}"
 
 
-def search_settings(values: dict) -> "tuple[Search | Recovery, Path | None]":
+def search_settings(values: dict, overrides: Sequence[str]) -> "tuple[Search | Recovery, Path | None]":
     """The settings of either search from plain values, and the file to recover short factors for, if any.
 
     Raises:
@@ -146,8 +148,10 @@ def search_settings(values: dict) -> "tuple[Search | Recovery, Path | None]":
         return validate(Search, values | {"factor": FACTOR if values["factor"] is None else values["factor"]}), None
     if not isinstance(path, str):
         raise BadInput(f"recover={path} must be the path of a factors.yaml")
-    del values["temperature"]  # the file's
-    for key, why in {"n_hats": "n̂ is that of the file", "critical": "there is no critical pair within"}.items():
-        if values.pop(key):
+    reasons = {"temperature": "it is that of the file", "n_hats": "n̂ is that of the file"}
+    reasons["critical"] = "there is no critical pair within"
+    for key, why in reasons.items():
+        del values[key]
+        if key in given_keys(overrides):
             raise BadInput(f"{key} cannot be set with recover={path}: {why}")
     return validate(Recovery, values | {"length": length}), Path(path).expanduser()

@@ -4,8 +4,6 @@ The gate of lab/measure/context.py over seeds: of the same held-out targets, the
 that with the whole window. It holds for an arm if the interval over seeds and documents is above zero.
 """
 
-from dataclasses import asdict
-
 from experiments.lab.plan import Arms
 from experiments.lab.statistics import Estimate, compare
 from experiments.reproduce.evidence import Evidence
@@ -24,7 +22,7 @@ def measure_gate(evidence: Evidence, arms: Arms) -> dict | None:
             half, whole = run.window // 2, run.window
             read = evidence.perplexity(arm, contexts=(half, whole))
             compared = compare(read[half], read[whole])
-            row = {"arm": arm, "from": half, "to": whole, "gain": asdict(compared.difference)}
+            row = {"arm": arm, "from": half, "to": whole, "gain": compared.difference.plain()}
             rows.append(row | {"passed": compared.difference.low > 0 and compared.documents > 1})
     return {"passed": all(row["passed"] for row in rows), "arms": rows} if rows else None
 
