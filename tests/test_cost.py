@@ -7,6 +7,7 @@ import pytest
 from conf.base import BadInput
 from conf.compose import compose_values
 from conf.validation import validate
+from experiments.benchmark import Workbench
 from experiments.cost.growth import AXES, STATE, Cost, fits, on_devices, power_law, run_cost, scaled
 from experiments.lab.canvas import read_caption
 from tests.runs import CACHE, tiny
@@ -65,6 +66,28 @@ def test_an_axis_is_scaled_alone(tmp_path, axis):
     assert more.original_window == more.window
     with pytest.raises(BadInput, match="no whole number"):
         scaled(base, axis, 0.3)
+
+
+def test_the_width_takes_shared_heads_and_the_network_with_it(tmp_path):
+    modern = ["model.heads=4", "model.kv_heads=2", "model.network=swiglu", "model.network_width=40", "model.width=64"]
+    base = compose(tiny(tmp_path, *modern))
+    wide = scaled(base, "width", 2).model
+    assert (wide.heads, wide.kv_heads, wide.network_width, wide.width) == (8, 4, 80, 128)
+    with pytest.raises(BadInput, match=r"0\.25 times kv_heads 2 is no whole number"):
+        scaled(base, "width", 0.25)
+
+
+@pytest.mark.slow
+def test_what_was_measured_is_kept_and_sizes_that_all_fail_are_one_sentence(tmp_path, monkeypatch, one_thread):
+    monkeypatch.setattr("experiments.benchmark.memory.bound_memory", lambda: None)
+
+    def fail(self, config):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Workbench, "lab_loop", fail)
+    with pytest.raises(BadInput, match=r"no size was measured at two factors.*RuntimeError: out of memory"):
+        run_cost(settings(f"folder={tmp_path}"), [])
+    assert len(json.loads((tmp_path / "cost.json").read_text())["rows"]) == 2 * len(AXES)
 
 
 def test_devices_share_the_batch_and_pay_for_what_they_send():

@@ -8,4 +8,10 @@ in SECTIONS in settings.py.
 
 from experiments.lab.exports import lazy_exports
 
-__getattr__ = lazy_exports(__name__, settings=("Rounds",), workbench=("Workbench",), timing=("spread", "spread_cell"))
+__getattr__ = lazy_exports(
+    __name__,
+    settings=("Rounds",),
+    workbench=("Workbench",),
+    timing=("spread", "spread_cell"),
+    memory=("bound_memory",),
+)

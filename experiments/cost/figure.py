@@ -39,7 +39,7 @@ def cost_figure(path: Path, rows: list[dict], fits: list[dict], paper: list[dict
         "overlap."
     )
     add_title(figure, title, caption)
-    laws = [f"{fit['axis']} {fit['low']}-{fit['high']}: seconds ~ x^{fit['seconds']['exponent']:.2f}" for fit in fits]
+    laws = [f"{fit['axis']} {fit['low']}-{fit['high']}: seconds ~ x^{fit['rounds']['median']:.2f}" for fit in fits]
     save(Drawing(figure, title, "; ".join(laws) + "."), path)
 
 
@@ -54,8 +54,8 @@ def _axis(panel, rows: list[dict], fit: dict, key: str) -> None:
     panel.errorbar(x, middle, spans, fmt="o", markersize=4, capsize=2, color=COLOURS[0])
     law, ends = fit[key], np.array([fit["low"], fit["high"]], dtype=float)
     label = f"~ {fit['axis']}^{law['exponent']:.2f}"
-    if key == "seconds":
-        label += f"  (operations {fit['operations']['exponent']:.2f})"
+    if key == "seconds":  # as in the table: the median over rounds
+        label = f"~ {fit['axis']}^{fit['rounds']['median']:.2f}  (operations {fit['operations']['exponent']:.2f})"
     panel.plot(ends, law["constant"] * ends ** law["exponent"] * UNITS[key], color=COLOURS[1], label=label)
     panel.set_xlabel(fit["axis"])
 

@@ -2,13 +2,14 @@
 
     python -m experiments.cost
 
-Each axis is scaled alone from one starting point; the number of heads scales with the width, so that a head keeps its
-width. A power law c·x^a is fitted to every axis by least squares in the logarithms and holds only in the range it was
-fitted in. It is compared with the exponent of the operations counted in models/compute.py over the same range. The cost
-on more devices is estimated, not measured (`on_devices`).
+Each axis is scaled alone from one starting point; with the width scale the heads, so that a head keeps its width, and
+the network's width where the model sets one. A power law c·x^a is fitted to every axis by least squares in the
+logarithms and holds only in the range it was fitted in. It is compared with the exponent of the operations counted in
+models/compute.py over the same range. The cost on more devices is estimated, not measured (`on_devices`).
 """
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,40 +56,44 @@ def scaled(config: "Config", axis: str, factor: float) -> "Config":
         BadInput: the product is no whole number.
     """
     shape = config.model
-    sizes = {"window": config.window, "batch": config.batch, "layers": shape.layers, "width": shape.width}
-    sizes["heads"] = shape.heads
-    for size in (axis, "heads") if axis == "width" else (axis,):
-        if (sizes[size] * factor) % 1:
-            raise BadInput(f"factors: {factor:g} times {size} {sizes[size]} is no whole number")
-        sizes[size] = int(sizes[size] * factor)
-    shape = shape.model_copy(update={key: sizes[key] for key in ("layers", "heads", "width")})
-    window = sizes["window"]
-    return config.model_copy(
-        update={"model": shape, "window": window, "original_window": window, "batch": sizes["batch"]}
-    )
+    with_width = [key for key in ("heads", "kv_heads", "network_width") if getattr(shape, key) is not None]
+    sizes = {}
+    for size in (axis, *with_width) if axis == "width" else (axis,):
+        before = getattr(config if axis in ("window", "batch") else shape, size)
+        if (before * factor) % 1:
+            raise BadInput(f"factors: {factor:g} times {size} {before} is no whole number")
+        sizes[size] = int(before * factor)
+    if axis == "window":
+        sizes["original_window"] = sizes["window"]
+    return config.model_copy(update=sizes if axis in ("window", "batch") else {"model": shape.model_copy(update=sizes)})
 
 
-def measure(bench: "Workbench") -> list[dict]:
-    """A row for each axis and factor with size, seconds per step in every round, peak bytes, operations and weights."""
+def measure(bench: "Workbench") -> Iterator[list[dict]]:
+    """The rows of each axis: by factor its size, seconds a step in every round, peak bytes, operations and weights."""
+    import torch
+
     from models.compute import flops_per_token
+    from train import build_model
 
-    base, rows = bench.config(bench.settings.model, "rope", bench.settings.window), []
-    for axis in AXES:
-        configs = {factor: scaled(base, axis, factor) for factor in sorted(set(bench.settings.factors))}
+    base = bench.config(bench.settings.model, "rope", bench.settings.window)
+    factors = sorted(bench.settings.factors)
+    for axis, configs in {axis: {factor: scaled(base, axis, factor) for factor in factors} for axis in AXES}.items():
 
         def build(config: "Config"):
             tokens = config.batch * config.window
             return replace(bench, settings=bench.settings.model_copy(update={"tokens": tokens})).lab_loop(config)
 
         outcomes = bench.compare(axis, {factor: lambda c=config: build(c) for factor, config in configs.items()})
+        rows = []
         for factor, config in configs.items():
-            gpt = bench.module(config).gpt
+            with torch.device("meta"):  # what did not fit is counted too
+                gpt = build_model(config)
             operations = flops_per_token(gpt, config.window) * config.batch * config.window
             size = getattr(config.model, axis, None) or getattr(config, axis)
             weights = sum(parameter.numel() for parameter in gpt.parameters())
             row = {"axis": axis, "factor": factor, "size": size, "operations": operations, "weights": weights}
             rows.append(row | asdict(outcomes[factor]))
-    return rows
+        yield rows
 
 
 def power_law(x, y) -> tuple[float, float]:
@@ -170,15 +175,25 @@ def run_cost(settings: Cost, overrides: list[str]) -> Path:
     """Measure, fit and print the costs, and write cost.json, .txt, .png and .svg; returns their folder."""
     import torch
 
-    from experiments.benchmark import Workbench
+    from experiments.benchmark import Workbench, bound_memory
     from experiments.cost.figure import cost_figure
 
     bench = Workbench.set_up(settings)
+    if bench.device.type == "cpu":
+        bound_memory()
     folder = Path(settings.folder or f"runs/cost/{bench.label}")
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()  # refused before minutes of measuring, and not after
-    rows = measure(bench)
+    about = environment(overrides) | {"device": bench.name, "precision": bench.precision}
+    about |= {"threads": torch.get_num_threads(), "settings": settings.model_dump(mode="json")}
+    rows = []
+    for its in measure(bench):
+        rows += its
+        write_json(folder / "cost.json", {**about, "rows": rows})
     laws = fits(rows)
+    if not laws:
+        reasons = dict.fromkeys(row["failure"] for row in rows if row["failure"])
+        raise BadInput(f"no size was measured at two factors, so nothing can be fitted: {'; '.join(reasons)}")
     base = next((row for row in rows if row["axis"] == "batch" and row["factor"] == 1 and row["failure"] is None), None)
     fitted = [fit["seconds"]["exponent"] for fit in laws if fit["axis"] == "batch"]
     paper = []
@@ -186,8 +201,6 @@ def run_cost(settings: Cost, overrides: list[str]) -> Path:
         seconds = float(np.median(base["seconds"]))
         devices = [n for n in settings.devices if base["size"] % n == 0]  # each has whole sequences
         paper = on_devices(seconds, fitted[0], base["weights"], devices, settings.bandwidths)
-    about = environment(overrides) | {"device": bench.name, "precision": bench.precision}
-    about |= {"threads": torch.get_num_threads(), "settings": settings.model_dump(mode="json")}
     write_json(folder / "cost.json", {**about, "rows": rows, "fits": laws, "devices": paper})
     printed = table(laws, paper, settings.bandwidths)
     write_text(folder / "cost.txt", printed + "\n")
