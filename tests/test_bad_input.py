@@ -7,7 +7,7 @@ import torch
 
 from conf.base import BadInput
 from conf.compose import command_line
-from experiments.explore.measured import measured
+from experiments.explore.measured import _longrope, measured
 from experiments.longrope.searching import _read_history
 from experiments.report.gather import gather
 from tests.bad_input import COMMANDS, INTERNALS, mistyped, refusal
@@ -147,6 +147,13 @@ def test_results_that_are_none_are_named_and_no_page_is_made_of_them(tmp_path, t
         measured(tmp_path)
     with pytest.raises(BadInput, match=r"is no result of experiments\.reproduce"):
         gather(tmp_path / "claims")
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "factor: 4", "long: [1", "\xff"])
+def test_factors_that_are_none_are_named(tmp_path, content):
+    (tmp_path / "factors.yaml").write_text(content, encoding="latin-1")
+    with pytest.raises(BadInput, match=r"factors\.yaml holds no results that go on the page"):
+        _longrope(tmp_path)
 
 
 def test_a_torn_history_of_a_search_is_named_and_begun_anew(tmp_path, capsys):

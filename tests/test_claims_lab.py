@@ -43,12 +43,23 @@ def test_the_rules_of_locality(result, expected):
 
 
 def test_fast_and_slow_pairs_are_all_pairs_and_quarters_too():
-    methods, frequencies = readings(32, 64), Geometric().table(32)
+    frequencies = Geometric().table(32)
+    methods = readings(frequencies.tolist(), 64)
     divisors = {name: np.array(way["long"]) for name, way in methods.items() if "long" in way}
     assert np.array_equal(divisors[FAST] * divisors[SLOW], np.full(16, 4.0)), "every pair in one of the two"
     assert [omega * 64 >= 2 * math.pi for omega in frequencies.tolist()] == (divisors[FAST] == 4).tolist()
     assert np.array_equal(np.prod([divisors[f"quarter {n} alone"] for n in (1, 2, 3, 4)], axis=0), np.full(16, 4.0))
     assert all(methods[name]["temperature"] == 1.0 for name in divisors) and set(methods) > {PLAIN, PI, "ntk", "yarn"}
+
+
+def test_pairs_are_fast_by_the_frequencies_of_the_model_that_is_asked():
+    model, read = SimpleNamespace(channels=64, heads=2), []
+    config = SimpleNamespace(model=model, frequencies=Geometric(base=100))
+    evidence = SimpleNamespace(config=config, window=64, perplexity=lambda arm, method, contexts: read.append(method))
+    with pytest.raises(TypeError):  # nothing was read
+        Locality().measure(evidence)
+    assert read == [*readings(Geometric(base=100).table(32).tolist(), 64).values()]
+    assert read != [*readings(Geometric().table(32).tolist(), 64).values()]
 
 
 def turning(failed, early, late, crossings, other=None, lost=("0.1", "0.5", "0.9")):

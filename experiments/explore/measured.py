@@ -50,14 +50,15 @@ def measured(results: Path) -> dict:
 
 
 def _read(path: Path, part: Callable[[dict], Any]) -> Any:
-    """A part of the page from a JSON file.
+    """A part of the page from a file of JSON or, which JSON is too, of YAML.
 
     Raises:
         BadInput: it holds something else.
     """
     try:
-        return part(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        text = path.read_text(encoding="utf-8")
+        return part(json.loads(text) if path.suffix == ".json" else yaml.safe_load(text))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise BadInput(f"{path} holds no results that go on the page ({type(error).__name__}: {error})") from None
 
 
@@ -135,12 +136,7 @@ def _spacing(result: dict) -> str:
 
 
 def _longrope(folder: Path) -> dict:
-    """The factors of a search and the model they belong to."""
-    factors = yaml.safe_load((folder / "factors.yaml").read_text())
-    return {
-        "L": _read(folder / "results.json", itemgetter("window")),
-        "s": factors["factor"],
-        "base": 10000,
-        "width": 2 * len(factors["long"]),
-        "long": factors["long"],
-    }
+    """The factors of a search and the model they belong to, of RoPE's usual spectrum."""
+    found = _read(folder / "factors.yaml", lambda factors: {"s": factors["factor"], "long": [*factors["long"]]})
+    window, frequencies = _read(folder / "results.json", itemgetter("window", "frequencies"))
+    return found | {"L": window, "base": round(frequencies[1] ** -len(frequencies)), "width": 2 * len(frequencies)}

@@ -50,7 +50,8 @@ class Engine(Settings):
 
 def cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    known = getattr(os, "sched_getaffinity", None)  # Linux alone
+    return len(known(0)) if known else os.cpu_count() or 1
 
 
 def jobs(launcher: Launcher, on_gpu: int) -> int:

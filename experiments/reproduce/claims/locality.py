@@ -1,6 +1,7 @@
 """Which pairs may be slowed down without tuning? Does interpolation do its damage in those that turn fast?"""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,7 +10,6 @@ from experiments.lab.statistics import compare
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
 from experiments.reproduce.evidence import effective_context, mean
 from experiments.reproduce.tuning import DIRECT
-from models.positions.frequencies import Geometric
 
 BASE, FACTOR, BANDS = "rope", 4, 4
 PLAIN, PI, FAST, SLOW = "extrapolation", "interpolate", "fast pairs alone", "slow pairs alone"
@@ -17,13 +17,12 @@ COST = 1.02  # perplexity within the window that counts as none
 BY_DISTANCE = (PLAIN, PI, FAST, SLOW)
 
 
-def readings(channels: int, window: int) -> dict[str, dict]:
+def readings(frequencies: Sequence[float], window: int) -> dict[str, dict]:
     """The extensions by name: all pairs divided by FACTOR, none, those of one kind, and each quarter of them alone.
 
-    A pair is fast if it turns at least once within the window.
+    A pair is fast if it turns at least once within the window; frequencies: of the pairs, radians per token.
     """
-    frequencies = Geometric().table(channels)
-    fast = [float(omega) * window >= 2 * math.pi for omega in frequencies]
+    fast = [omega * window >= 2 * math.pi for omega in frequencies]
     band = [BANDS * pair // len(fast) for pair in range(len(fast))]
 
     def dividing(divided: list[bool]) -> dict:
@@ -61,8 +60,8 @@ class Locality(Claim):
         return {BASE: [f"position={BASE}"]}
 
     def measure(self, evidence) -> Findings:
-        shape, one, far = evidence.config.model, evidence.window, FACTOR * evidence.window
-        extensions = readings(shape.width // shape.heads, one)
+        config, one, far = evidence.config, evidence.window, FACTOR * evidence.window
+        extensions = readings(config.frequencies.table(config.model.channels // config.model.heads).tolist(), one)
         read = {
             name: evidence.perplexity(BASE, extension, contexts=(one, far)) for name, extension in extensions.items()
         }
