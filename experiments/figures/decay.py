@@ -194,8 +194,8 @@ def decay(gallery: "Gallery") -> Drawing:
         f"Mean score over |q||k| at distances {', '.join(f'{band.start}–{band.stop - 1}' for band in bands)}: "
         f"{'; '.join(means)}. For constant q and k that is g(r), to {gap:.0e}. Of {len(by_head)} trained heads "
         f"{(near > middle).sum()} fall from the first band to the second, and {(middle > far).sum()} from the second "
-        "to the third. The bound knows the frequencies alone: it is one curve for all three cases, and does not tell "
-        f"them apart. The model: {model.description}."
+        "to the third. The bound knows the frequencies alone: it is the same for any q and k, and does not tell the "
+        f"three cases apart. The model: {model.description}."
     )
     return Drawing(figure, "RoFormer's decay curve", text)
 
