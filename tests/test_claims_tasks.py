@@ -64,7 +64,9 @@ def test_only_seeds_that_learned_the_task_count_and_the_gate_says_which():
     assert (row["seeds"], row["that learned it"], row["to 50"]) == (5, 2, pytest.approx(0.4))
     assert row["to 150"] == pytest.approx(0.8) and row["to 150, low"] < 0.8 < row["to 150, high"]
     assert row["paper to 150"] == 0.8060
-    claim.draw(claim.measure(Read()))
+    findings = claim.measure(Read())
+    drawing = claim.draw(findings, claim.judge(findings))
+    assert drawing.figure.get_suptitle().startswith(f"Claim: {claim.title}\n"), "and its verdict, not as a finding"
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from experiments.extend.findings import Findings, Reading
 
 COLOURS = {PLAIN: "#c44e52", "interpolate": "#4c72b0", CONTROL: "#7f7f7f"}
-LABELS = {PLAIN: "extrapolation", "interpolate": "interpolation", CONTROL: "control (tuned at the trained window)"}
+LABELS = {PLAIN: "extrapolation", "interpolate": "interpolation", CONTROL: "control (tuned without stretching)"}
 OTHERS = ("#55a868", "#dd8452", "#8172b3", "#17a2b8", "#937860", "#da8bc3", "#b5a100", "#2f4b26", "#64b5cd", "#111111")
 MARKERS = "osv^D<>Pp*hX"
 
@@ -87,7 +87,7 @@ def _effective(findings: "Findings", path: Path) -> Path:
                     label = f"{LABELS.get(method, method)}, {reading.steps or 'no'} steps"
                     curves[label] = [_effective_row(reading, context) for context in reading.contexts]
         draw_effective(axes, curves, findings.window)
-        axes.set_title(f"{position}: how much of it is used")
+        axes.set_title(f"{position}: tokens used of the tokens read")
     _add_legend(figure, panels[0][0])
     return write_figure(figure, path)
 

@@ -1,5 +1,6 @@
 """Claims: a statement of a paper, the arms that test it, and the rule that judges them."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -84,10 +85,12 @@ class Claim:
         """The figure without its title, and its caption."""
         raise NotImplementedError
 
-    def draw(self, findings: Findings) -> Drawing:
-        """The figure with title and caption."""
+    def draw(self, findings: Findings, verdicts: dict[str, Verdict]) -> Drawing:
+        """The figure with the claim and what became of it above, and its caption."""
         figure, caption = self.plot(findings)
-        add_title(figure, self.title, caption)
+        counted = Counter(verdict.word for verdict in verdicts.values())
+        words = ", ".join(f"{count} {word}" if len(verdicts) > 1 else word for word, count in counted.items())
+        add_title(figure, f"Claim: {self.title}\nVerdict: {words}", caption)
         return Drawing(figure, self.title, self.statement)
 
 

@@ -99,7 +99,7 @@ def conclude(name: str, request: Request, arms: Arms, trained: dict[str, list["R
     runs = [run.name for arm in arms.values() for run in arm]
     write_json(folder / "result.json", result | {"curves": plain(findings.curves), "runs": runs})
     write_text(folder / "table.txt", page(result, findings))
-    save(claim.draw(findings), folder / "figure")
+    save(claim.draw(findings, verdicts), folder / "figure")
     write_json(summary / f"{label}.json", result)
     for suffix in ("png", "svg"):
         shutil.copyfile(folder / f"figure.{suffix}", summary / f"{label}.{suffix}")

@@ -119,11 +119,14 @@ class Locality(Claim):
         for (name, losses), colour in zip(findings.curves["by distance"].items(), COLOURS, strict=False):
             distance.plot(bins, losses, color=colour, marker="o", markersize=3, label=name)
         distance.axvline(findings.curves["window"], color="black", linewidth=0.8, linestyle=":", label="trained window")
-        distance.set(title="by context", xlabel="tokens of context seen, up to", ylabel="nats per token")
+        distance.set(title="by place in the text", xlabel="tokens of context seen, up to", ylabel="nats per token")
         log_ticks(distance, bins)
         distance.legend(fontsize=8)
         for panel in (inside, beyond, distance):
             panel.grid(alpha=0.3)
         window = findings.curves["window"]
-        caption = f"Trained on windows of {window}, untuned, pairs divided by {FACTOR}; seeds paired; 95 %."
+        caption = (
+            f"Trained on windows of {window}, untuned, pairs divided by {FACTOR}; seeds paired; 95 %. "
+            "Right, every place has targets of its own: compare curves, not points of one."
+        )
         return figure, caption
