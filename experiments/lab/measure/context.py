@@ -217,7 +217,8 @@ def draw_effective(axes: "Axes", curves: dict[str, Sequence[dict]], window: int)
         axes.fill_between(given, low, high, color=colour, alpha=0.2, linewidth=0)
     log_ticks(axes, contexts)
     axes.set(yscale="log", xlabel="tokens read", ylabel="effective context, tokens")
-    ticks, least = [float(context) for context in contexts], min(min(line.get_ydata()) for line in axes.lines[2:])
+    ticks = [float(context) for context in contexts]
+    least = min(row["effective_context"]["value"] for rows in curves.values() for row in rows)
     while ticks[0] > max(1.0, least):
         ticks.insert(0, ticks[0] / 2)
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
