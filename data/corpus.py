@@ -171,7 +171,7 @@ def prepare(
     if isinstance(settings, Files) and settings.train is None and tokenizer is None:
         raise BadInput("data.train must name files to train on.")
     key = _tokenizer_key(settings, tokenizer)
-    about = {"name": settings.name, "tokenizer": key, "source": identity(settings)}
+    about = {"name": settings.name, "tokenizer": key, "source": identity(settings, progress)}
     digest = hashlib.sha256(json.dumps([FORMAT, about["source"], key], sort_keys=True).encode()).hexdigest()[:12]
     target = Path(os.path.expanduser(cache)) / f"{settings.name}-{key['kind']}{key['vocabulary'] or ''}-{digest}"
     try:
@@ -196,7 +196,7 @@ def _write(
         if not target.exists():
             with new_folder(target) as folder:
                 write_corpus(folder, settings, tokenizer, about, progress)
-                if identity(settings) != about["source"]:
+                if identity(settings, progress) != about["source"]:
                     raise BadInput(f"data={settings.name}: the files changed while they were read; do the same again.")
 
 
