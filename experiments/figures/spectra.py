@@ -12,7 +12,7 @@ from conf.base import Settings
 from conf.compose import FOLDER
 from experiments.lab.canvas import COLOURS, Drawing, add_title, pyplot
 from models.positions import SPECTRA
-from models.positions.diagnostics import diagnose, kernel
+from models.positions.diagnostics import alias, kernel
 from models.positions.frequencies import Geometric, phases
 
 if TYPE_CHECKING:
@@ -65,12 +65,12 @@ def expansion(_: "Gallery") -> Drawing:
     tables = {name: spectrum.table(channels) for name, spectrum in spacings().items()}
     columns = 5
     grid = below.subplots(-(-len(tables) // columns), columns, sharex=True, sharey=True, squeeze=False)
-    offsets, diagnoses = torch.arange(2 * window), {}
+    largest = {name: alias(table, 16, window) for name, table in tables.items()}
+    offsets = torch.arange(2 * window)
     for panel, (name, table) in zip(grid.flat, tables.items(), strict=False):
-        diagnoses[name] = diagnose(table, window)
         panel.plot(offsets, kernel(table, offsets), color=COLOURS[0], linewidth=0.9)
         panel.axvline(window, color="black", linewidth=0.6, linestyle=":")
-        panel.set_title(f"{name}: up to {diagnoses[name].alias_inside:.2f} within {window}", fontsize=9)
+        panel.set_title(f"{name}: up to {largest[name]:.2f} within {window}", fontsize=9)
         panel.set(xlim=(0, 2 * window), ylim=(-1.05, 1.05))
         panel.grid(alpha=0.3)
     for panel in grid.flat[len(tables) :]:
@@ -84,8 +84,8 @@ def expansion(_: "Gallery") -> Drawing:
         f"g(r) is the score of an encoding with itself r tokens away, over its value at r = 0 ({channels} channels); "
         f"spacings run from frequency 1 to {SLOWEST:g} where their settings let them; dotted: {window} tokens.",
     )
-    alike = max(diagnoses, key=lambda name: diagnoses[name].alias_inside)
-    apart = min(diagnoses, key=lambda name: diagnoses[name].alias_inside)
+    alike = max(largest, key=lambda name: largest[name])
+    apart = min(largest, key=lambda name: largest[name])
     half = torch.arange(far // 2, far)
     levels = ", ".join(f"{kernel(Geometric(base=base).table(channels), half).mean():z.2f}" for base in bases)
     text = (
@@ -93,7 +93,7 @@ def expansion(_: "Gallery") -> Drawing:
         f"yet. That share is what the base sets: g is {levels} on average at {far // 2:,} to {far - 1:,} tokens for "
         f"bases {', '.join(f'{base:,.0f}' for base in bases)}. Evenly spaced frequencies (linear, harmonic) leave "
         "next to nothing in between and then come back whole, harmonic only after twice its length. The largest g "
-        f"from 16 tokens to {window} is {diagnoses[apart].alias_inside:.2f} for {apart}, "
-        f"{diagnoses['geometric'].alias_inside:.2f} for geometric, {diagnoses[alike].alias_inside:.2f} for {alike}."
+        f"from 16 tokens to {window} is {largest[apart]:.2f} for {apart}, "
+        f"{largest['geometric']:.2f} for geometric, {largest[alike]:.2f} for {alike}."
     )
     return Drawing(figure, "The encoding as a Fourier expansion", text)

@@ -3,15 +3,10 @@
 A table is (K,) frequencies in radians per token, as a spectrum's `table` gives it. Everything is float64.
 """
 
-import math
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from models.positions.frequencies import phases
-
-STILL = 0.1  # radians: a pair that turns less than this over a window hardly moves
 
 
 def kernel(frequencies: Tensor, offsets: Tensor) -> Tensor:
@@ -37,30 +32,3 @@ def participation_rank(frequencies: Tensor, window: int) -> float:
     table = torch.cat((phase.sin(), phase.cos()), dim=-1)
     power = torch.linalg.svdvals(table) ** 2
     return (power.sum() ** 2 / (power**2).sum()).item()
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """A table of frequencies over a window of L tokens, in numbers."""
-
-    wavelengths: tuple[float, ...]  # tokens per turn, 2π/ω
-    turning: int  # pairs that complete a turn within the window
-    still: int  # pairs that turn less than 0.1 rad over it
-    drop: float  # 1 - g(1): how well neighbours are told apart
-    alias_inside: float  # max g over [16, L)
-    alias_beyond: float  # max g over [L, 4L)
-    rank: float  # participation rank of the encodings of the window
-
-
-def diagnose(frequencies: Tensor, window: int) -> Diagnosis:
-    """All of the above for one table, (K,), over a window of more than 16 tokens."""
-    frequencies = frequencies.double()
-    return Diagnosis(
-        wavelengths=tuple((2 * math.pi / frequencies).tolist()),
-        turning=int((frequencies * window >= 2 * math.pi).sum()),
-        still=int((frequencies * window < STILL).sum()),
-        drop=1 - kernel(frequencies, torch.ones(1)).item(),
-        alias_inside=alias(frequencies, 16, window),
-        alias_beyond=alias(frequencies, window, 4 * window),
-        rank=participation_rank(frequencies, window),
-    )
