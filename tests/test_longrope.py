@@ -16,7 +16,7 @@ from conf.compose import compose_values
 from data.corpus import prepare
 from data.retrieval import Task
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
-from experiments.lab.measure.retrieval import make_trials, needle_perplexity
+from experiments.lab.measure.retrieval import make_trials, score_trials
 from experiments.longrope import searching
 from experiments.longrope.__main__ import run_command
 from experiments.longrope.candidates import Fitness, Texts, install_candidates, known_factors, make_space, needle_texts
@@ -313,7 +313,8 @@ def test_needle_fitness_is_the_perplexity_of_the_farthest_keys(base):
     task = Task(config.data.retrieval, corpus.encode, corpus.separator)
     trials = make_trials(task, corpus.split("validation"), 128, task.farthest(128), 4, 0)
     assert trials[0].k == trials[1].k == task.farthest(128)
-    assert result["score"] == pytest.approx(needle_perplexity(model, trials), rel=1e-6)
+    nats = score_trials(model, trials).nll.mean() / task.digits
+    assert result["score"] == pytest.approx(math.exp(nats), rel=1e-6)
     assert result["n_hat"] == 0 and result["bounds"] == [4.0, 8.0]
     assert set(result["methods"]["found"]) == {"label", "extend", "search", "held out", "at 32", "at 128"}
     held_out = needle_texts(corpus, config.data.retrieval, "test", 128, 4, 1)

@@ -65,12 +65,6 @@ def score_trials(model: "GPT", trials: "Sequence[Trial]", **options) -> Answers:
     return Answers(np.asarray(top.all(axis=1)), right.sum(axis=1), wrong.sum(axis=1))
 
 
-def needle_perplexity(model: "GPT", trials: "Sequence[Trial]", **options) -> float:
-    """Perplexity of the tokens of the right keys alone, at half the work of `score_trials`; a fitness for searches."""
-    nll, _ = _key_losses(model, trials, [trial.key for trial in trials], options)
-    return _exp(nll.mean())
-
-
 def _key_losses(model, trials, keys, options) -> tuple[np.ndarray, np.ndarray]:
     """Nats of every key token after its prompt, float64, and whether it was the likeliest; both (N, digits)."""
     from experiments.lab.measure.protocols import token_losses
