@@ -79,8 +79,8 @@ def test_fine_tuned_arms_are_planned_before_their_base_is_there_and_start_from_i
     assert set(tuned) == {32, 64, 128} and tuned[128][0]["nll"] != plainly[128][0]["nll"]
     assert tuned[128] == evidence.perplexity("twice", "interpolate", 4)[128]
     assert set(evidence.perplexity("once", step=2, contexts=(32, 256))) == {32, 256}
-    (row,) = evidence.in_window("once", window=64)
-    assert row["context"] == 64
+    (row,) = evidence.in_window("once")
+    assert row["context"] == 32
     (reading,) = evidence.by_position("once", context=64)
     assert reading["rows"][-1]["high"] == 64
     (keys,) = evidence.passkey("twice", "interpolate", 4, lengths=(64,), depths=2, trials=2)

@@ -61,13 +61,10 @@ class Evidence:
         settings = Measurement(contexts=contexts, stride=max(1, self.window // 8), segments=segments)
         return self._read(arm, settings, extension(extend, factor), step)
 
-    def in_window(
-        self, arm: str, extend: str | None = None, factor: int = 1, step: int | None = None, window: int | None = None
-    ) -> Rows:
-        """Perplexity of every target of a window, as in training, on held-out text; window: other than the scale's."""
-        window = window or self.window
-        settings = Measurement(protocol="windows", contexts=(window,), stride=1, segments=self.segments)
-        return self._read(arm, settings, extension(extend, factor), step)[window]
+    def in_window(self, arm: str, extend: str | None = None, step: int | None = None) -> Rows:
+        """Perplexity of every target of a window, as in training, on held-out text."""
+        settings = Measurement(protocol="windows", contexts=(self.window,), stride=1, segments=self.segments)
+        return self._read(arm, settings, extension(extend), step)[self.window]
 
     def _read(self, arm: str, settings: Measurement, extend: dict | None, step: int | None) -> dict[int, Rows]:
         checkpoints, cache = self.checkpoints(arm, step), self.config.cache
@@ -86,22 +83,17 @@ class Evidence:
             for run in self.runs[arm]
         ]
 
-    def by_position(
-        self,
-        arm: str,
-        extend: str | dict | None = None,
-        factor: int = 1,
-        step: int | None = None,
-        context: int | None = None,
-    ) -> Rows:
+    def by_position(self, arm: str, extend: dict | None = None, context: int | None = None) -> Rows:
         """Loss by tokens of context seen within the window: rows of {"rows": bins} with sums by document.
 
-        context: tokens read in one window, other than the scale's.
+        Args:
+            extend: the settings of an extension; None as trained.
+            context: tokens read in one window, other than the scale's.
         """
         settings = ByPosition(context=context or self.window, segments=self.segments)
         return [
-            measure_by_position(checkpoint, extension(extend, factor), settings, self.config.cache)[0]
-            for checkpoint in self.checkpoints(arm, step)
+            measure_by_position(checkpoint, extend, settings, self.config.cache)[0]
+            for checkpoint in self.checkpoints(arm)
         ]
 
     def passkey(
@@ -148,7 +140,7 @@ class Evidence:
         return table[0, :, 0], table[:, :, 1]
 
 
-def extension(name: str | dict | None, factor: int) -> dict | None:
+def extension(name: str | dict | None, factor: int = 1) -> dict | None:
     """Plain settings of an extension, of its name or as they are given; None as trained."""
     if isinstance(name, dict):
         return name
