@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from conf.base import sync
+
 # Raise it whenever the same source and tokenizer would be written differently.
 FORMAT = 1
 
@@ -23,15 +25,6 @@ FORMAT = 1
 def token_dtype(vocabulary: int) -> str:
     """The little-endian type that holds every token: uint16, or uint32 where the vocabulary is above 65535."""
     return "<u4" if vocabulary > 65535 else "<u2"
-
-
-def sync(path: Path):
-    """Have the disk keep what was written to `path`, a file or a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
