@@ -5,6 +5,8 @@ import re
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from conf.overrides import key_of
+
 if TYPE_CHECKING:
     from conf.schema import Config
 
@@ -34,7 +36,7 @@ def labels(overrides: Sequence[str], unnamed: Collection[str], swept: Collection
     """What overrides come to in a name, save those of unnamed keys, of loggers and of trainers."""
     parts = []
     for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
+        key, value = key_of(override), override.partition("=")[2]
         circumstance = key.startswith(("logger", "trainer", "hydra")) and key not in TRAINER
         if key in ELSEWHERE or (key not in swept and (key in unnamed or circumstance)):
             continue

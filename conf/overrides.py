@@ -12,6 +12,20 @@ from conf.base import BadInput, nearest
 FOLDER = Path(__file__).resolve().parent
 
 
+def key_of(override: str) -> str:
+    """The key of an override: "+data.name=books" → data.name."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def value_at(values: dict, key: str, otherwise: Any = None) -> Any:
+    """The value under a dotted key in nested values, or otherwise."""
+    for part in key.split("."):
+        if not isinstance(values, dict) or part not in values:
+            return otherwise
+        values = values[part]
+    return values
+
+
 @lru_cache(maxsize=4096)
 def parse(override: str):
     """An override as Hydra reads it; the arms of a plan share most of theirs.
@@ -57,7 +71,7 @@ def over_checkpoint(overrides: Sequence[str]) -> list[str]:
     """Single settings inside a group that a fine-tuned run takes from its checkpoint, as extend.factor=8, so that Hydra
     takes them whatever they are: it composes the defaults, and the group that they go over is in the checkpoint.
     """
-    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    keys = list(map(key_of, overrides))
     if "checkpoint" not in keys or "checkpoint=null" in overrides:
         return list(overrides)
     inside = [key.split(".")[0] in {"layers", "extend", "data"} - set(keys) and "." in key for key in keys]
@@ -71,7 +85,7 @@ def given_keys(overrides: Sequence[str]) -> set[str]:
     """The keys, and groups, that overrides set, and that the file of an experiment sets where one is chosen."""
     from omegaconf import OmegaConf
 
-    keys = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    keys = set(map(key_of, overrides))
     for override in overrides:
         key, _, choice = override.lstrip("+").partition("=")
         if key == "experiment" and choice != "null":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from conf.base import BadInput
 from conf.names import run_name
+from conf.overrides import key_of
 from conf.validation import validate
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def resolve(
     if "original_window" in values:
         raise BadInput("original_window is not a setting: it is the window, or comes from the checkpoint")
     values = {key: value for key, value in values.items() if key != "study"}  # an experiment's, for experiments/extend
-    given = {override.lstrip("+~").split("=")[0] for override in overrides}
+    given = set(map(key_of, overrides))
     if not isinstance(values.get("checkpoint"), str | None):
         raise BadInput(f"checkpoint={values['checkpoint']} must be a path")
     if values.get("checkpoint") is None:

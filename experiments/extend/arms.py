@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from conf.base import BadInput, Count, Counts, Different, Listed, Settings
+from conf.overrides import key_of
 from data.settings import DataSettings
 from experiments.lab.finetuning import Factors
 from experiments.lab.measure.request import AutoPrecision
-from experiments.lab.scale import Scale, key_of
+from experiments.lab.scale import Scale
 
 if TYPE_CHECKING:
     from conf.schema import Config

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from conf.base import Count, Settings, Words
 from conf.compose import compose_values
+from conf.overrides import key_of, value_at
 
 
 class Scale(Settings):
@@ -37,18 +38,5 @@ class Scale(Settings):
         given = set(map(key_of, words))
         overrides = [word for word in self.train if key_of(word) not in given]
         values = compose_values("config", [*(word for word in overrides if "." not in key_of(word)), *words])
-        return [word for word in overrides if _known(values, key_of(word))]
-
-
-def key_of(override: str) -> str:
-    """The key of an override: "+data.name=books" → data.name."""
-    return override.lstrip("+~").partition("=")[0]
-
-
-def _known(values: dict, key: str) -> bool:
-    """Whether nested values have a dotted key."""
-    for part in key.split("."):
-        if not isinstance(values, dict) or part not in values:
-            return False
-        values = values[part]
-    return True
+        absent = object()
+        return [word for word in overrides if value_at(values, key_of(word), absent) is not absent]

@@ -7,11 +7,12 @@ from pydantic import Field
 from conf.base import BadInput, Count, PathText, Settings, Words
 from conf.compose import compose_values
 from conf.names import UNNAMED, joined, labels
+from conf.overrides import key_of, value_at
 from conf.resolve import resolve
 from experiments.lab.finetuning import checkpoint_after, fine_tuned
 from experiments.lab.launch import Launcher
 from experiments.lab.plan import Arms, run_key
-from experiments.lab.scale import Scale, key_of
+from experiments.lab.scale import Scale
 from experiments.reproduce.claim import Claim
 
 if TYPE_CHECKING:
@@ -115,18 +116,11 @@ def _root(arm: str, arms: dict[str, list[str]]) -> str:
     return arm
 
 
-def _value(values: dict, key: str):
-    """The value under a dotted key in nested values, or None."""
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, dict) else None
-    return values
-
-
 def effective_overrides(overrides: list[str], common: dict) -> list[str]:
     """The overrides that change a value, sorted, so that two ways to write the same run give one name."""
 
     def changes(override: str) -> bool:
-        before = _value(common, key_of(override))
+        before = value_at(common, key_of(override))
         return override.partition("=")[2] != str(
             before["name"] if isinstance(before, dict) and "name" in before else before
         )
@@ -148,7 +142,7 @@ def _from_another(base: "Config", root: "Config", values: dict, overrides: list[
     """
     keys = list(map(key_of, overrides))
     step = None if share == 1 else nearest(base, share)
-    run = fine_tuned(base, checkpoint_after(base, step), {key: _value(values, key) for key in ["steps", *keys]}, root)
+    run = fine_tuned(base, checkpoint_after(base, step), {key: value_at(values, key) for key in ["steps", *keys]}, root)
     extend = run.extend.label if {"extend", "extend.factor"} & set(keys) else ""
     parts = [base.name.removesuffix(f"-s{base.seed}"), "tuned" if share == 1 else f"tuned-from{share:g}", extend]
     return run.model_copy(update={"name": joined([*parts, *labels(overrides, OUT_OF_NAMES)], base.seed)})

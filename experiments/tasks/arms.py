@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, model_validator
 
 from conf.base import Count, Counts, Different, PathText, Words
+from conf.overrides import key_of
 from experiments.lab.launch import Engine
-from experiments.lab.scale import Scale, key_of
+from experiments.lab.scale import Scale
 from experiments.tasks.published import LENGTHS
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from conf.base import BadInput, Settings
+from conf.overrides import key_of
 from conf.validation import validate
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def check_text(overrides: Sequence[str], group: str) -> None:
         BadInput: it names the setting.
     """
     for override in overrides:
-        key = override.lstrip("+~").split("=")[0]
+        key = key_of(override)
         name = key.removeprefix(f"{group}.").split(".")[0]
         if key.startswith(f"{group}.") and name in OF_THE_CHECKPOINT:
             raise BadInput(f"{key} cannot be set: a text is read with the checkpoint's own {name}")
