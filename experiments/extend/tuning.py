@@ -8,11 +8,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conf.base import BadInput, Settings
-from conf.validation import validate
+from conf.base import BadInput
+from conf.overrides import value_at
 from data.settings import DataSettings, Files
 from experiments.extend.arms import Arm, Study, of_study
-from experiments.lab.finetuning import checkpoint_after, existing_base, fine_tuned
+from experiments.lab.finetuning import checkpoint_after, existing_base, fine_tuned, with_value
+from experiments.lab.measure.held_out import text_settings
 from models.positions.seen import STRETCHED
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def tuning_changes(base: "Config", values: dict, given: Collection[str]) -> dict
     for key in sorted(given):
         if key.split(".")[0] in OF_TUNING:
             key = "seen" if key.startswith("seen.") else key
-            changes[key] = _value(values, key)
+            changes[key] = value_at(values, key)
     if any(key.split(".")[0] == "data" for key in changes):
         text = base.data.model_dump(mode="json")
         if changes.pop("data", None) is not None:
@@ -95,20 +96,9 @@ def tuning_changes(base: "Config", values: dict, given: Collection[str]) -> dict
             if "tokenizer" in text:
                 text["tokenizer"] = _own_tokenizer(base)
         for key in [key for key in changes if key.startswith("data.")]:
-            text = _with(text, key.split(".")[1:], changes.pop(key))
+            text = with_value(text, key.removeprefix("data."), changes.pop(key))
         changes["data"] = text
     return changes
-
-
-def _value(values: dict, key: str) -> Any:
-    for part in key.split("."):
-        values = values[part]
-    return values
-
-
-def _with(values: dict, keys: Sequence[str], value: Any) -> dict:
-    first, *rest = keys
-    return values | {first: _with(values.get(first) or {}, rest, value) if rest else value}
 
 
 def _own_tokenizer(base: "Config") -> dict:
@@ -122,13 +112,9 @@ def _own_tokenizer(base: "Config") -> dict:
     return {"kind": "file", "vocabulary": None, "path": str(corpus.folder / "tokenizer.json")}
 
 
-class _Text(Settings):
-    data: DataSettings
-
-
 def tuning_text(base: "Config", changes: dict[str, Any]) -> DataSettings:
     """The text that arms are fine-tuned on."""
-    return validate(_Text, {"data": changes["data"]}).data if "data" in changes else base.data
+    return text_settings(changes["data"]) if "data" in changes else base.data
 
 
 def measured_text(study: Study, changes: dict[str, Any], text: DataSettings) -> DataSettings | None:

@@ -43,14 +43,14 @@ def fine_tuned(base: "Config", checkpoint: Path, changes: dict[str, Any], root: 
             values[key] = value
     for key, value in changes.items():
         if "." in key:
-            values = _changed(values, key.split("."), value)
+            values = with_value(values, key, value)
     return resolve(values, list(changes), trained)
 
 
-def _changed(values: dict, keys: list[str], value: Any) -> dict:
-    """Nested settings with the value under these keys replaced."""
-    first, *rest = keys
-    return values | {first: _changed(values.get(first) or {}, rest, value) if rest else value}
+def with_value(values: dict, key: str, value: Any) -> dict:
+    """Nested settings with the value under a dotted key replaced."""
+    first, _, rest = key.partition(".")
+    return values | {first: with_value(values.get(first) or {}, rest, value) if rest else value}
 
 
 def check_batch(base: "Config", key: str, factors: Sequence[int]) -> None:

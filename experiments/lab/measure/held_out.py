@@ -13,6 +13,7 @@ from conf.validation import validate
 if TYPE_CHECKING:
     from conf.schema import Config
     from data.corpus import Corpus, Documents
+    from data.settings import DataSettings
 
 
 def trained_corpus(checkpoint: Path, config: "Config", record: dict, cache: str) -> "Corpus":
@@ -39,19 +40,28 @@ def other_corpus(checkpoint: Path, config: "Config", record: dict, data: dict, c
         BadInput: the text or the checkpoint's tokenizer is not available.
     """
     from data.corpus import prepare
-    from data.settings import DataSettings
 
-    class Text(Settings):
-        data: DataSettings
-
-    settings = validate(Text, {"data": data}).data
-    corpus = prepare(settings, Path(cache), tokenizer=own_tokenizer(checkpoint, config, record, cache))
+    corpus = prepare(text_settings(data), Path(cache), tokenizer=own_tokenizer(checkpoint, config, record, cache))
     if (corpus.vocabulary, corpus.separator) != (record["vocabulary"], record["separator"]):
         raise BadInput(
             f"data={corpus.name} has {corpus.vocabulary} tokens, and checkpoint={checkpoint} reads "
             f"{record['vocabulary']}: the text must be in its own tokens"
         )
     return corpus
+
+
+def text_settings(data: dict) -> "DataSettings":
+    """The settings of a text from plain values, as in conf/data.
+
+    Raises:
+        BadInput: one sentence for the first fault.
+    """
+    from data.settings import DataSettings
+
+    class Text(Settings):
+        data: DataSettings
+
+    return validate(Text, {"data": data}).data
 
 
 def own_tokenizer(checkpoint: Path, config: "Config", record: dict, cache: str) -> str:
