@@ -8,8 +8,8 @@ from models.positions.frequencies import SPECTRA
 from models.positions.layers import Plan, Planned
 from models.positions.mixture import Mixture
 from models.positions.seen import SEEN
-from models.positions.switch import Switch
-from models.positions.tables import SINGLE_EXTENSIONS, SINGLE_SCHEMES, NoPE
+from models.positions.switch import EXTENSIONS
+from models.positions.tables import SINGLE_SCHEMES, NoPE
 
 __all__ = [
     "EXTENSIONS",
@@ -25,7 +25,6 @@ __all__ = [
 ]
 
 SCHEMES: dict[str, type[Position]] = {**SINGLE_SCHEMES, "mixture": Mixture}
-EXTENSIONS: dict[str, type[Extension]] = {**SINGLE_EXTENSIONS, "switch": Switch}
 
 
 def build_position(

@@ -11,11 +11,10 @@ from conf.base import BadInput, Count, Settings, settings_of
 from models.positions.base import Layer, Position
 from models.positions.extensions import Extension
 from models.positions.frequencies import SPECTRA, Geometric
-from models.positions.switch import Switch
-from models.positions.tables import SINGLE_EXTENSIONS, SINGLE_SCHEMES
+from models.positions.switch import EXTENSIONS
+from models.positions.tables import SINGLE_SCHEMES
 
 LAYERED = {name: scheme for name, scheme in SINGLE_SCHEMES.items() if scheme.embed is Position.embed}
-READINGS: dict[str, type[Extension]] = {**SINGLE_EXTENSIONS, "switch": Switch}
 
 
 def _scheme(value) -> Settings:
@@ -25,7 +24,7 @@ def _scheme(value) -> Settings:
 # Each from a name, or from a name and settings.
 LayerScheme = Annotated[SerializeAsAny[Settings], BeforeValidator(_scheme)]
 LayerSpectrum = Annotated[SerializeAsAny[Settings], BeforeValidator(lambda value: settings_of(SPECTRA, value))]
-LayerExtension = Annotated[SerializeAsAny[Settings], BeforeValidator(lambda value: settings_of(READINGS, value))]
+LayerExtension = Annotated[SerializeAsAny[Settings], BeforeValidator(lambda value: settings_of(EXTENSIONS, value))]
 
 
 class Kind(Settings):
@@ -123,7 +122,7 @@ class Layered(Position):
             takers["frequencies"] |= turns and kind.frequencies is None
             takers["extend"] |= extends and kind.extend is None
             if kind.extend is not None:
-                reading = READINGS[kind.extend.name](kind.extend, extension.window)  # type: ignore[attr-defined]
+                reading = EXTENSIONS[kind.extend.name](kind.extend, extension.window)  # type: ignore[attr-defined]
             self.parts[name] = kindred(kind.position or knobs, geometry, kind.frequencies or table, reading)
             self.add_module(name, self.parts[name])
         if spectrum != Geometric() and not takers["frequencies"]:

@@ -82,3 +82,6 @@ class Switch(Extension):
     def _long(self, positions: Tensor) -> Tensor:
         """Which tokens stand in a text that is read with the extension, (…, T) → (…, T, 1)."""
         return length_of(positions) > self.window
+
+
+EXTENSIONS: dict[str, type[Extension]] = {**SINGLE_EXTENSIONS, "switch": Switch}

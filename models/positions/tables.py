@@ -1,4 +1,4 @@
-"""The schemes and extensions that stand alone, by name; those made of others are added in __init__.py."""
+"""The schemes and extensions that stand alone, by name; those made of others are added in __init__.py and switch.py."""
 
 from typing import ClassVar, Literal
 
