@@ -44,10 +44,6 @@ class Extension:
     class Knobs(Sharpened):
         name: Literal["none"] = "none"
 
-        @property
-        def stem(self) -> str:
-            return self.name
-
     # What it changes, which the scheme must have: "positions", "frequencies", or "plain rotation", the scores of a
     # scheme that turns queries and keys by the phase and does nothing else.
     changes: str | None = None
@@ -137,10 +133,6 @@ class DynamicInterpolate(Extension):
     class Knobs(Sharpened):
         name: Literal["dynamic_interpolate"] = "dynamic_interpolate"
 
-        @property
-        def stem(self) -> str:
-            return self.name
-
     changes = "positions"
     depends_on_length = True
     relative = False  # later positions mean a longer text
@@ -160,10 +152,6 @@ class Drop(Extension):
     class Knobs(Sharpened):
         name: Literal["drop"] = "drop"
         temperature: float = Field(1.0, gt=0)
-
-        @property
-        def stem(self) -> str:
-            return self.name
 
     changes = "plain rotation"
     exempt: ClassVar = {

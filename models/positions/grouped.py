@@ -71,10 +71,6 @@ class ReRoPE(Grouped):
         name: Literal["rerope"] = "rerope"
         near: Count | None = None  # w, tokens
 
-        @property
-        def stem(self) -> str:
-            return self.name
-
     share = 0.5
     slope = 0.0  # 1/k, by which distances grow beyond w
 
