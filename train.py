@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 from conf.base import BadInput
 from conf.compose import command_line, compose_values, in_multirun, swept
 from conf.inputs import digest_inputs
-from conf.load import load_model as load_model  # for those who import it from here
 from conf.resolve import resolve
 from conf.run_folder import RunFolder
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 from pydantic import AfterValidator, Field, model_validator
 
 from conf.base import Count, CountOrZero, Counts, PathText, Project, Settings, Tags
-from conf.validation import validate as validate  # for those who import it from here
 from data.settings import DataSettings
 from models.gpt import Shape, knob
 from models.longce import LongCE

@@ -179,13 +179,13 @@ def export_run(checkpoint: Path, to: Path, cache: str) -> tuple[str, ...]:
     Raises:
         BadInput: no architecture of `transformers` can express the model, or the folder is there.
     """
+    from conf.load import load_model
     from data.tokenizer import BYTES, DOCUMENT, STATES
     from experiments.lab.measure.held_out import own_tokenizer
     from models.checkpoint_files import find_checkpoint
     from models.pretrained.outgoing import export
     from models.pretrained.tokens import byte_tokenizer
     from models.pretrained.weights import save_safetensors
-    from train import load_model
 
     if to.exists():
         raise BadInput(f"to={to} is there already: name a new folder")

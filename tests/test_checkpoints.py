@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from conf.base import BadInput
+from conf.load import load_model
 from conf.run_folder import RunFolder
 from models import checkpoint_files
 from models.checkpoint_files import Damaged, check_file, home, latest, load_checkpoint, save_checkpoint
 from models.progress import Metrics
 from models.restore import read_record, weights_digest
 from tests.runs import tiny
-from train import compose, load_model, train
+from train import compose, train
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from conf.base import BadInput
-from conf.compose import FOLDER, compose_values, program
+from conf.compose import compose_values, program
 from conf.help import help_override, help_text
 from conf.names import run_name
-from conf.overrides import choices
+from conf.overrides import FOLDER, choices
 from conf.start import begin
 from models.lightning import uncollected
 from tests.runs import CACHE, ROOT, command, finish, run_program, tiny

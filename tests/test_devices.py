@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from conf.base import BadInput
+from conf.load import load_model
 from models.checkpoint_files import SHARDED, latest, load_checkpoint, save_part
 from models.processes import place
 from models.progress import Metrics
 from tests.programs import Program
 from tests.runs import command, finish, tiny, torchrun
 from tests.test_training import run, wait_for
-from train import compose, load_model
+from train import compose
 
 # Thirteen validation windows by six: two processes share the last pass unequally, and one of them has none of it.
 SHORT = ("name=a", "batch=6", "validation_windows=13", "steps=6", "log_every=2", "checkpoint_every=4")

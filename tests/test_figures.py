@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from conf.base import BadInput
-from conf.compose import FOLDER, compose_values
-from conf.overrides import choices
+from conf.compose import compose_values
+from conf.overrides import FOLDER, choices
 from conf.validation import validate
 from experiments.extend.figures import study_figures
 from experiments.figures import decay as decays

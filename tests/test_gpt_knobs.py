@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from conf.base import BadInput
+from conf.load import load_model
 from conf.validation import validate
 from models.compute import flops_per_token
 from models.gpt import GPT, Shape
@@ -17,7 +18,7 @@ from models.positions.frequencies import Geometric
 from tests.cases import VOCABULARY, WINDOW, tokens
 from tests.runs import finish, tiny, torchrun
 from tests.test_training import run, weights
-from train import compose, load_model
+from train import compose
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

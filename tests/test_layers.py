@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from conf.base import BadInput
+from conf.load import load_model
 from models import attention
 from models.gpt import GPT, Shape
 from models.positions import EXTENSIONS, SCHEMES, Plan, base, build_position
@@ -16,7 +17,7 @@ from tests.cases import CONF, HEADS, LAYERS, VOCABULARY, WIDTH, WINDOW, Case, to
 from tests.lawbook import same
 from tests.runs import tiny
 from tests.test_training import equal, weights
-from train import compose, load_model, train
+from train import compose, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CHOICES = sorted(path.stem for path in (CONF / "layers").glob("*.yaml"))

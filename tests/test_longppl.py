@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 
 from conf.base import BadInput
+from conf.load import load_model
 from experiments.lab.measure import protocols
 from experiments.lab.measure.longppl import LongPPL, format_table, key_tokens, measure_longppl
 from experiments.lab.measure.segments import cut
 from experiments.lab.measure.subject import open_subject
 from models.checkpoint_files import save_checkpoint
 from tests.runs import CACHE, run_program, tiny
-from train import compose, load_model, train
+from train import compose, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,6 +13,7 @@ import torch
 
 from conf.base import BadInput
 from conf.compose import compose_values
+from conf.load import load_model
 from data.corpus import prepare
 from data.retrieval import Task
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
@@ -26,7 +27,7 @@ from experiments.longrope.searching import Progress, format_table
 from models.positions import SPECTRA
 from tests.cases import WINDOW, Case
 from tests.runs import CACHE, run_program, tiny
-from train import compose, load_model, train
+from train import compose, train
 
 K = 6
 HOW = Evolution(population=32, parents=16, mutations=12, crossovers=12, generations=20, probability=0.3, seed=0)

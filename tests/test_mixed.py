@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from conf.base import BadInput
+from conf.load import load_model
 from data.windows import Windows
 from models.checkpoint_files import load_checkpoint
 from models.language_model import LanguageModel
@@ -14,7 +15,7 @@ from models.positions.seen import Mixed
 from tests.cases import VOCABULARY, WINDOW, Case, tokens
 from tests.runs import finish, tiny, torchrun
 from tests.test_training import equal, run, weights
-from train import compose, load_model, train
+from train import compose, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

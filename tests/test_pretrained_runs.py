@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from conf.base import BadInput
 from conf.compose import compose_values
+from conf.load import load_model
 from data.corpus import prepare
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
 from experiments.pretrained import export_run, find, import_run
@@ -20,7 +21,7 @@ from tests import transformers_models as theirs
 from tests.runs import CACHE, run_program, tiny
 from tests.test_pretrained_out import load
 from tests.test_training import run
-from train import compose, load_model, train
+from train import compose, train
 
 pytest.importorskip("transformers", reason="transformers, pinned in requirements-dev.txt, is not installed")
 pytestmark = pytest.mark.usefixtures("one_thread")

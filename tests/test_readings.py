@@ -13,6 +13,7 @@ import yaml
 
 from conf.base import BadInput
 from conf.compose import compose_values
+from conf.load import load_model
 from data.tokenizer import ByteTokenizer
 from experiments.lab.measure import readings, subject
 from experiments.lab.measure.by_position import ByPosition, measure_by_position
@@ -28,7 +29,7 @@ from experiments.longrope.searching import Progress
 from experiments.perplexity import run_command
 from models.checkpoint_files import save_checkpoint
 from tests.runs import CACHE, ROOT, tiny
-from train import compose, load_model, train
+from train import compose, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 
 from conf.base import Settings
-from conf.compose import FOLDER, compose_values
+from conf.compose import compose_values
+from conf.overrides import FOLDER
 from experiments import schemes
 from models.positions import EXTENSIONS, SCHEMES, Extension, Geometry, Position
 from models.positions.frequencies import Geometric

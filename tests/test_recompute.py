@@ -88,7 +88,7 @@ def test_two_processes_recompute_too(tmp_path, trainer):
     more = tiny(tmp_path, *words, "group=two", f"trainer={trainer}", "trainer.activation_checkpointing=true")
     ends = list(map(finish, torchrun(2, *more)))
     assert all(status == 0 for status, _, _ in ends), ends
-    from train import load_model
+    from conf.load import load_model
 
     folder = tmp_path / "two" / "a"
     results = json.loads((folder / "results.json").read_text())

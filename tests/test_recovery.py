@@ -9,6 +9,7 @@ import yaml
 
 from conf.base import BadInput
 from conf.compose import compose_values
+from conf.load import load_model
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
 from experiments.longrope import candidates
 from experiments.longrope.__main__ import run_command
@@ -16,7 +17,7 @@ from experiments.longrope.recovery import Recovery, recover, recovery_sentence
 from experiments.longrope.search import Search, search_factors, search_settings
 from experiments.longrope.searching import Progress, format_table
 from tests.runs import CACHE, tiny
-from train import compose, load_model, train
+from train import compose, train
 
 LONG = [1.0, 1.1, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0]  # width 32 in two heads: eight pairs
 FACTOR, N_HAT, TEMPERATURE = 4.0, 2, 0.9

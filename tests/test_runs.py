@@ -13,6 +13,7 @@ from conf import run_folder
 from conf.base import BadInput
 from conf.compose import compose_values
 from conf.files import read_json, write_json
+from conf.load import load_model
 from conf.names import run_name
 from conf.overrides import over_checkpoint, swept_keys
 from conf.resolve import resolve
@@ -20,7 +21,7 @@ from conf.run_folder import RunFolder
 from models.checkpoint_files import load_checkpoint
 from models.progress import Metrics
 from tests.runs import CACHE, tiny
-from train import compose, load_model, train
+from train import compose, train
 
 
 def run(folder, *overrides):

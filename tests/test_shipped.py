@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from conf.base import BadInput
+from conf.load import load_model
 from experiments.lab.finetuning import existing_base
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
 from experiments.pretrained import ship_run
 from models.checkpoint_files import find_checkpoint, home, load_checkpoint
 from models.restore import read_record
 from tests.runs import run_program
-from train import compose, load_model, train
+from train import compose, train
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from conf.load import load_model
 from models import attention
 from models.gpt import GPT, Shape
 from models.positions import base
@@ -12,7 +13,7 @@ from tests.cases import HEADS, LAYERS, VOCABULARY, WIDTH, Case, tokens, vectors
 from tests.lawbook import moved, same
 from tests.runs import tiny
 from tests.test_layers import build
-from train import compose, load_model, train
+from train import compose, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SINK = torch.tensor([-0.7, 1.3], dtype=torch.float64)

@@ -229,7 +229,7 @@ def test_every_command_for_one_checkpoint_takes_a_precision(base, module):
 
 
 def test_bfloat16_reads_as_float32_does_within_its_rounding(base):
-    from train import load_model
+    from conf.load import load_model
 
     model, config, _ = load_model(base.checkpoint)
     documents = [prepare(config.data, CACHE, progress=False).split("test")[i] for i in range(2)]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from conf.base import BadInput
-from conf.compose import FOLDER, compose_values
+from conf.compose import compose_values
+from conf.overrides import FOLDER
 from conf.validation import validate
 from experiments.extend.arms import base_runs, make_arms, study_settings
 from experiments.extend.findings import Findings, Measured, Reading

@@ -12,13 +12,14 @@ import torch
 from torch._dynamo.utils import counters
 
 from conf.base import BadInput
+from conf.load import load_model
 from models.checkpoint_files import latest, load_checkpoint
 from models.gpt import GPT
 from models.language_model import LanguageModel
 from models.optimizers import Muon, Optimizer, learning_rate_scale, orthogonal
 from models.progress import Metrics, Recorder
 from tests.runs import command, finish, tiny
-from train import build_model, compose, load_model, train
+from train import build_model, compose, train
 
 
 def run(folder, *overrides):

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from conf.compose import FOLDER, compose_values
+from conf.compose import compose_values
+from conf.overrides import FOLDER
 from conf.resolve import resolve
 from conf.schema import Config
 from experiments.benchmark.timing import format_spread, spread

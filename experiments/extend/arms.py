@@ -13,6 +13,7 @@ from pydantic import Field
 
 from conf.base import BadInput, Count, Counts, Different, Listed, Settings
 from conf.overrides import key_of
+from conf.validation import validate
 from data.settings import DataSettings
 from experiments.lab.finetuning import Factors
 from experiments.lab.measure.request import AutoPrecision
@@ -83,7 +84,6 @@ def study_settings(values: dict) -> Study:
     Raises:
         BadInput: one sentence for the first fault; a method that no scheme could be read by is one.
     """
-    from conf.schema import validate
     from models.positions import EXTENSIONS
 
     study = validate(_Study, {"study": values}).study

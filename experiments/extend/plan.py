@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conf.base import BadInput, Count
+from conf.validation import validate
 from data.settings import DataSettings
 from experiments.extend.arms import (
     Arm,
@@ -126,7 +127,6 @@ def make_study_plan(values: dict, overrides: Sequence[str]) -> StudyPlan:
     Raises:
         BadInput: a setting, checkpoint or text does not allow the study.
     """
-    from conf.schema import validate
     from data.corpus import prepare
     from models.checkpoint_files import load_checkpoint
     from models.restore import check_tokenizer

@@ -86,11 +86,12 @@ def trained(gallery: "Gallery", count: int = 256) -> Trained:
     Raises:
         BadInput: the model's scheme is another than RoPE, or it is read with an extension.
     """
+    from conf.load import load_model
     from data.windows import fixed_windows
     from experiments.lab.measure.held_out import trained_corpus
     from models.checkpoint_files import find_checkpoint
     from models.restore import read_record
-    from train import compose, load_model, train
+    from train import compose, train
 
     if gallery.checkpoint is None:
         words = [f"runs={gallery.runs}", f"cache={gallery.cache}", *SHORT_RUN]

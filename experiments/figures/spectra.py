@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from conf.base import Settings
-from conf.compose import FOLDER
+from conf.overrides import FOLDER
 from experiments.lab.canvas import COLOURS, Drawing, add_title, pyplot
 from models.positions import SPECTRA
 from models.positions.diagnostics import alias, kernel

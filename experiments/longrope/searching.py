@@ -247,7 +247,7 @@ def _from_plain(plain: dict) -> Scored:
 
 def _scores(readings: dict[str, tuple[Path, dict]], texts: dict[str, "Texts"], batch_tokens: int, device: dict) -> dict:
     """Score every checkpoint and extension on every text."""
-    from train import load_model
+    from conf.load import load_model
 
     scores = {}
     for method, (checkpoint, extend) in readings.items():

@@ -86,9 +86,9 @@ def make_stages(checkpoint: Path, settings: Progressive, launcher: Launcher, job
     Raises:
         BadInput: the model was extended already or has no frequencies, or texts or batches do not fit.
     """
+    from conf.load import load_model
     from experiments.lab.measure.segments import cut
     from experiments.longrope import needle_texts
-    from train import load_model
 
     base = existing_base(checkpoint, **changes)
     longrope = {"name": "longrope", "factor": float(settings.factors[-1])}

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from conf.base import BadInput
 from conf.environment import environment
 from conf.files import write_json, write_text
+from conf.validation import validate
 from experiments.lab.plan import Arms, carry_out, describe, make_plan
 from experiments.reproduce.arms import Request, arms_of
 from experiments.reproduce.claim import INCONCLUSIVE, Claim, Findings, Verdict
@@ -168,7 +169,7 @@ def record(name, claim: Claim, request: Request, first, findings: Findings, verd
 
 def run_command(values: dict, overrides: list[str]) -> None:
     """Reproduce the claims of the request."""
-    from conf.schema import Computed, validate
+    from conf.schema import Computed
     from experiments.reproduce.claims import CLAIMS
 
     request = validate(Request, values)

@@ -21,6 +21,7 @@ from conf.base import BadInput
 from conf.environment import environment
 from conf.files import write_json, write_text
 from conf.run_folder import RunFolder
+from conf.validation import validate
 from experiments.lab.measure.exact import measure_exact, tokens_read
 from experiments.lab.measure.readings import read_back_note
 from experiments.lab.plan import Plan, carry_out, describe, make_plan, missing
@@ -72,7 +73,7 @@ def read_task(task: str, trained: dict[str, list["Result"]], cache: str) -> dict
 
 def run_command(values: dict, overrides: list[str]) -> None:
     """Run the command with its composed values: make the plan, carry it out, write the page."""
-    from conf.schema import Computed, validate
+    from conf.schema import Computed
 
     request = validate(Request, values)
     validate(Computed, {"trainer": request.trainer, "logger": request.logger})

@@ -81,7 +81,7 @@ class Subject:
         Raises:
             BadInput: its weights are not finite, or not those of such a model.
         """
-        from train import load_model
+        from conf.load import load_model
 
         return load_model(self.checkpoint, self.config.extend.model_dump(mode="json"))[0]
 

@@ -104,7 +104,7 @@ def best(findings: Findings, column: str) -> Verdict:
 
 def frequencies(evidence, arm: str) -> list[float]:
     """What the pairs of an arm turn by per token after training, fastest first; learned ones averaged over seeds."""
-    from train import load_model
+    from conf.load import load_model
 
     tables = [load_model(run.checkpoint)[0].position.frequencies("cpu").detach() for run in evidence.runs[arm]]
     logs = torch.stack(tables).log().mean(0)  # (K,)
