@@ -71,8 +71,8 @@ class Evidence:
         results = [measure_checkpoint(checkpoint, extend, settings, cache) for checkpoint in checkpoints]
         read = [result["rows"] for result in results]
         how_read = "as trained" if extend is None else " ".join(f"{value}" for value in extend.values())
-        perplexities = ", ".join(f"{mean(rows):.3f} at {rows[0]['context']}" for rows in zip(*read, strict=True))
-        line = f"{arm}, {how_read}{'' if step is None else f', step {step}'}: perplexity {perplexities}"
+        points = [f"{mean_perplexity(rows):.3f} at {rows[0]['context']}" for rows in zip(*read, strict=True)]
+        line = f"{arm}, {how_read}{'' if step is None else f', step {step}'}: perplexity {', '.join(points)}"
         print(f"{line}{read_back_note(results)}", flush=True)
         return {rows[0]["context"]: list(rows) for rows in zip(*read, strict=True)}
 
@@ -147,7 +147,7 @@ def extension(name: str | dict | None, factor: int = 1) -> dict | None:
     return None if name is None else {"name": name} | ({"factor": float(factor)} if factor > 1 else {})
 
 
-def mean(rows: Rows) -> float:
+def mean_perplexity(rows: Rows) -> float:
     """Perplexity of the mean loss over seeds."""
     return float(np.exp(np.mean([row["nll"] / row["tokens"] for row in rows])))
 

@@ -5,7 +5,7 @@ import numpy as np
 from experiments.lab.canvas import COLOURS, pyplot
 from experiments.lab.statistics import compare, compare_seeds, first_crossing
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
-from experiments.reproduce.evidence import effective_context, mean
+from experiments.reproduce.evidence import effective_context, mean_perplexity
 
 SINUSOID = "sinusoidal"
 
@@ -31,7 +31,8 @@ class Convergence(Claim):
         read = {arm: evidence.in_window(arm) for arm in evidence.runs}
         rows = []
         for arm, (steps, losses) in curves.items():
-            row = {"position": arm, "validation loss": float(losses[:, -1].mean()), "test perplexity": mean(read[arm])}
+            row = {"position": arm, "validation loss": float(losses[:, -1].mean())}
+            row |= {"test perplexity": mean_perplexity(read[arm])}
             row |= effective_context(read[arm]) | {"share of steps": None, "perplexity ratio": None}
             if arm != SINUSOID:
                 sinusoid = curves[SINUSOID][1]

@@ -7,7 +7,7 @@ import numpy as np
 from experiments.lab.canvas import COLOURS, log_ticks, pyplot
 from experiments.lab.statistics import compare, compare_seeds
 from experiments.reproduce.claim import INCONCLUSIVE, Claim, Findings, Verdict, adjusted, verdict
-from experiments.reproduce.evidence import effective_context, mean
+from experiments.reproduce.evidence import effective_context, mean_perplexity
 from models.positions.frequencies import Geometric
 
 LAGS = (1, 2, 4)  # tokens back that the next one depends on
@@ -66,7 +66,7 @@ class DependencyWidth(Claim):
             for base in BASES:
                 rows_of, usual = read[arm_of(lag, base)], read[arm_of(lag, BASES[-1])]
                 row = {"lag": lag, "base": base, "middle frequency": middle_frequency(base, channels)}
-                row |= {"perplexity": mean(rows_of), **effective_context(rows_of)}
+                row |= {"perplexity": mean_perplexity(rows_of), **effective_context(rows_of)}
                 rows.append(row | {f"over base {BASES[-1]}": None if base == BASES[-1] else compare(rows_of, usual)})
             losses = np.array([[row["nll"] / row["tokens"] for row in read[arm_of(lag, base)]] for base in BASES])
             best[lag] = [lowest(seed) for seed in losses.T]  # the base by seed

@@ -5,7 +5,7 @@ import numpy as np
 from experiments.lab.canvas import COLOURS, log_ticks, plain_numbers, plot_band, pyplot
 from experiments.lab.statistics import Comparison, compare, contrast
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
-from experiments.reproduce.evidence import effective_context, mean
+from experiments.reproduce.evidence import effective_context, mean_perplexity
 
 METHODS = {
     "rope": ("none", "interpolate", "ntk", "yarn"),
@@ -53,8 +53,9 @@ class Extrapolation(Claim):
             for method in methods:
                 for factor, context in ((2, two), (4, four)):
                     read = plain if method == "none" else evidence.perplexity(arm, method, factor)
-                    row = {"position": arm, "read by": method, "tokens": context, "at one window": mean(plain[one])}
-                    row |= {"perplexity": mean(read[context]), **effective_context(read[context])}
+                    row = {"position": arm, "read by": method, "tokens": context}
+                    row |= {"at one window": mean_perplexity(plain[one])}
+                    row |= {"perplexity": mean_perplexity(read[context]), **effective_context(read[context])}
                     row |= {"over one window": compare(read[context], plain[one])}
                     row |= {"over extrapolation": None}
                     if method != "none":

@@ -6,7 +6,7 @@ from experiments.lab.canvas import COLOURS, plot_band, pyplot
 from experiments.lab.statistics import MARGIN, Comparison, Estimate, compare, contrast
 from experiments.reproduce.arms import nearest
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
-from experiments.reproduce.evidence import Rows, effective_context, mean
+from experiments.reproduce.evidence import Rows, effective_context, mean_perplexity
 from experiments.reproduce.tuning import CONTROL, DIRECT, STEPS, crossing, tuned
 
 BASE, PI = "rope", "interpolate"
@@ -66,11 +66,11 @@ class Finetuning(Claim):
             control[0] = read[DIRECT, 0][1]
             for (method, step), (longer, inside) in read.items():
                 row = {"windows": factor, "positions": "direct" if method == DIRECT else method, "steps": step}
-                row |= {"perplexity": mean(longer), **effective_context(longer), "over direct": None}
+                row |= {"perplexity": mean_perplexity(longer), **effective_context(longer), "over direct": None}
                 if method != DIRECT:
                     row["over direct"] = compare(longer, read[DIRECT, step][0])
                 is_base = method == DIRECT and step == 0  # the base, which the control is before it is tuned
-                row["in one window"] = mean(inside)
+                row["in one window"] = mean_perplexity(inside)
                 row["in one window, over control"] = None if is_base else compare(inside, control[step])
                 rows.append(row)
             for method in METHODS[1:]:
@@ -91,10 +91,10 @@ class Finetuning(Claim):
         for step in (0, *STEPS):
             late, early = (
                 [
-                    read_at(evidence, arm_of(method, factor, less) if step else BASE, factor, step, method, start)[0]
+                    read_at(evidence, arm_of(method, factor, less) if step else BASE, factor, step, method, snapshot)[0]
                     for method in (PI, DIRECT)
                 ]
-                for less, start in ((False, None), (True, start))
+                for less, snapshot in ((False, None), (True, start))
             )
             row = {"windows": factor, "base trained for": start, "of": evidence.config.steps, "steps": step}
             row |= {"PI over direct": compare(*early), "all training over it": more(late, early)}

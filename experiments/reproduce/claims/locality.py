@@ -8,7 +8,7 @@ import numpy as np
 from experiments.lab.canvas import COLOURS, log_ticks, plot_interval, pyplot
 from experiments.lab.statistics import compare
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
-from experiments.reproduce.evidence import effective_context, mean
+from experiments.reproduce.evidence import effective_context, mean_perplexity
 from experiments.reproduce.tuning import DIRECT
 
 BASE, FACTOR, BANDS = "rope", 4, 4
@@ -69,7 +69,7 @@ class Locality(Claim):
         for name, extension in extensions.items():
             row = {"divided": name, "pairs": sum(factor > 1 for factor in extension.get("long", ())) or None}
             for context, span in ((one, "in the window"), (far, f"at {FACTOR} windows")):
-                row |= {f"perplexity {span}": mean(read[name][context])}
+                row |= {f"perplexity {span}": mean_perplexity(read[name][context])}
                 row |= effective_context(read[name][context], f"effective context {span}")
                 plain = None if name == PLAIN else compare(read[name][context], read[PLAIN][context])
                 row[f"over as trained {span}"] = plain

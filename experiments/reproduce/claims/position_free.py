@@ -3,7 +3,7 @@
 from experiments.lab.canvas import COLOURS, plot_interval, pyplot
 from experiments.lab.statistics import MARGIN, compare
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
-from experiments.reproduce.evidence import effective_context, mean
+from experiments.reproduce.evidence import effective_context, mean_perplexity
 from experiments.reproduce.tuning import CONTROL, DIRECT, STEPS, tuned
 
 BASE, NOPE, DROPPED = "rope", "none", "dropped"
@@ -56,10 +56,11 @@ class PositionFree(Claim):
         rows, beyond = [], []
         for arm in evidence.runs:
             rival = CONTROL if arm in (CONTROL, DROPPED) else BASE
-            row = {"arm": arm, "rival": rival, "in the window": mean(inside[arm])}
+            row = {"arm": arm, "rival": rival, "in the window": mean_perplexity(inside[arm])}
             row["over the rival"] = None if arm == rival else compare(inside[arm], inside[rival])
-            row |= {f"at {length}": mean(plain[arm][length]) for length in (one, two, four)}
-            row |= {f"YaRN at {length}": mean(yarn[arm][length]) if arm == rival else None for length in (two, four)}
+            row |= {f"at {length}": mean_perplexity(plain[arm][length]) for length in (one, two, four)}
+            for length in (two, four):
+                row[f"YaRN at {length}"] = mean_perplexity(yarn[arm][length]) if arm == rival else None
             rows.append(row)
             for length in (two, four):
                 row = {"arm": arm, "tokens": length, **effective_context(plain[arm][length]), "rival there": rival}
@@ -70,7 +71,8 @@ class PositionFree(Claim):
         for step in (0, *STEPS):
             dropped = evidence.in_window(DROPPED, step=step) if step else evidence.in_window(BASE, "drop")
             control = evidence.in_window(CONTROL, step=step) if step else inside[BASE]
-            row = {"steps without positions": step, "perplexity": mean(dropped), "control": mean(control)}
+            row = {"steps without positions": step}
+            row |= {"perplexity": mean_perplexity(dropped), "control": mean_perplexity(control)}
             recovery.append(row | {"over control": compare(dropped, control)})
         return Findings([*rows, *recovery], {"window": one})
 

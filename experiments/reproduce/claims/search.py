@@ -5,7 +5,7 @@ import numpy as np
 from experiments.lab.canvas import COLOURS, plot_interval, pyplot
 from experiments.lab.statistics import MARGIN, compare, compare_seeds
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
-from experiments.reproduce.evidence import effective_context, mean
+from experiments.reproduce.evidence import effective_context, mean_perplexity
 from experiments.reproduce.tuning import tuned
 
 BASE = "rope"
@@ -53,10 +53,9 @@ class SearchClaim(Claim):
         for factor in FACTORS:
             results = {name: searched(evidence, factor, n_hats) for name, n_hats in SEARCHED.items()}
             dims = results["dims"]
-            row = {"windows": factor} | {
-                method: mean(rows(dims, method, "held out")) for method in ("extrapolation", *KNOWN)
-            }
-            tables.append(row | {name: mean(rows(seeds, "found", "held out")) for name, seeds in results.items()})
+            read = {method: rows(dims, method, "held out") for method in ("extrapolation", *KNOWN)}
+            read |= {name: rows(seeds, "found", "held out") for name, seeds in results.items()}
+            tables.append({"windows": factor} | {name: mean_perplexity(seeds) for name, seeds in read.items()})
             for name, seeds in results.items():
                 gains.append({"factor": factor, "searched": name, **self.gain(seeds, results["dims"], name)})
                 factors[f"{name} {factor}"] = [result["vectors"]["found"] for result in seeds]
@@ -69,13 +68,9 @@ class SearchClaim(Claim):
                 evidence.perplexity(arm, contexts=(evidence.window, length))[length]
                 for arm in (f"{method} {HALF} {WHOLE}", f"{method} {WHOLE}")
             )
-            row = {
-                "tuned": method,
-                "windows": f"{HALF}, then {WHOLE}",
-                "perplexity": mean(two),
-                **effective_context(two),
-            }
-            row |= {"at once": mean(one), **effective_context(one, "effective context at once")}
+            row = {"tuned": method, "windows": f"{HALF}, then {WHOLE}"}
+            row |= {"perplexity": mean_perplexity(two), **effective_context(two)}
+            row |= {"at once": mean_perplexity(one), **effective_context(one, "effective context at once")}
             steps.append(row | {"over at once": compare(two, one)})
         return Findings([*tables, *gains, *adjusted(steps, "over at once")], {"factors": factors})
 
@@ -83,12 +78,10 @@ class SearchClaim(Claim):
         """Compare the found factors with their rivals, on the text searched on and on held-out text."""
         from experiments.longrope import best_rival
 
-        best = [best_rival(result) for result in results]
-        methods = [(result["methods"]["found"], result["methods"][best_rival(result)]) for result in results]  # by seed
-        pairs = {
-            part: tuple([row[part] for row in side] for side in zip(*methods, strict=True))
-            for part in ("search", "held out")
-        }
+        pairs, best = {}, [best_rival(result) for result in results]  # by seed
+        for part in ("search", "held out"):
+            rivals = [result["methods"][rival][part] for result, rival in zip(results, best, strict=True)]
+            pairs[part] = rows(results, "found", part), rivals
         logs = {part: np.subtract(*(np.log([row["perplexity"] for row in side]) for side in pair))
                 for part, pair in pairs.items()}  # fmt: skip
         return {

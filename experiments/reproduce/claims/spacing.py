@@ -5,7 +5,7 @@ import torch
 from experiments.lab.canvas import COLOURS, plot_interval, pyplot
 from experiments.lab.statistics import MARGIN, compare
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
-from experiments.reproduce.evidence import effective_context, mean
+from experiments.reproduce.evidence import effective_context, mean_perplexity
 from models.positions.diagnostics import participation_rank
 
 USUAL, MATCHED, LEARNED = "rope", "geometric", "learned"
@@ -51,12 +51,12 @@ class Spacing(Claim):
             row = {
                 "spectrum": arm,
                 "rank": participation_rank(torch.tensor(tables[arm]), one),
-                "ppl": mean(inside[arm]),
+                "ppl": mean_perplexity(inside[arm]),
                 **effective_context(inside[arm]),
             }
             row["over usual"] = None if arm == USUAL else compare(inside[arm], inside[USUAL])
             row["over matched"] = None if arm in (USUAL, LEARNED, MATCHED) else compare(inside[arm], inside[MATCHED])
-            row["at four windows"] = mean(beyond[arm][four])
+            row["at four windows"] = mean_perplexity(beyond[arm][four])
             row |= effective_context(beyond[arm][four], "effective context there")
             row["over usual there"] = None if arm == USUAL else compare(beyond[arm][four], beyond[USUAL][four])
             rows.append(row)

@@ -8,7 +8,7 @@ from experiments.lab.canvas import COLOURS, plain_numbers, pyplot
 from experiments.lab.statistics import compare, compare_seeds
 from experiments.reproduce.arms import nearest
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
-from experiments.reproduce.evidence import mean
+from experiments.reproduce.evidence import mean_perplexity
 from experiments.reproduce.tuning import DIRECT, tuned
 
 BASE, PI, YARN = "rope", "interpolate", "yarn"
@@ -86,7 +86,7 @@ class Turn(Claim):
                 row = {"base, M tokens": age / 1e6, "windows": factor, "steps": step}
                 row |= {
                     "positions": "direct" if method == DIRECT else method,
-                    "perplexity": mean(read[method, step][far]),
+                    "perplexity": mean_perplexity(read[method, step][far]),
                 }
                 row["over direct"] = (
                     None if method == DIRECT else compare(read[method, step][far], read[DIRECT, step][far])
