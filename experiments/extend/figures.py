@@ -34,14 +34,14 @@ def study_figures(folder: Path, findings: "Findings") -> list[Path]:
     if len(factors) == 1 and max(len(findings.methods(position)) for position in positions) <= FEW:
         drawn = [_together(findings, folder / "figure")]
     else:
-        kinds = {"figure": (_reading, "reading further"), "recovery": (_recovering, "recovery by fine-tuning")}
+        kinds = {"figure": (_perplexity_by_context, "reading further")}
+        kinds["recovery"] = (_perplexity_by_steps, "recovery by fine-tuning")
         drawn = _panels(findings, folder, kinds)
     if findings.readings[0].effective_context(findings.reach(1)) is not None:
         drawn.append(_effective(findings, folder / "effective"))
     if findings.study.passkey:
-        drawn += _panels(
-            findings, folder, {"k_max": (_reaching, "the farthest key found"), "passkey": (_finding, "keys found")}
-        )
+        kinds = {"k_max": (_k_max_by_steps, "the farthest key found"), "passkey": (_keys_found_by_length, "keys found")}
+        drawn += _panels(findings, folder, kinds)
     return drawn
 
 
@@ -62,9 +62,9 @@ def _together(findings: "Findings", path: Path) -> Path:
     figure, axes = pyplot().subplots(rows, len(positions), figsize=(_width(positions), 1 + 3.5 * rows), sharey=True,
                                      squeeze=False, layout="constrained")  # fmt: skip
     for column, position in zip(axes.T, positions, strict=True):
-        _methods(column[0], findings, position)
+        _perplexity_by_context_of_all(column[0], findings, position)
         if rows == 2:
-            _recovery(column[1], findings, position, factor)
+            _perplexity_by_steps_of_all(column[1], findings, position, factor)
     for row in axes:
         row[0].set_ylabel("perplexity (same targets)")
     _add_legend(figure, axes[0][0])
@@ -139,16 +139,16 @@ def _by_method(findings: "Findings", position: str, path: Path, draw: Callable, 
     return write_figure(figure, path)
 
 
-def _reading(axes: "Axes", findings: "Findings", position: str, method: str, colours: dict) -> None:
+def _perplexity_by_context(axes: "Axes", findings: "Findings", position: str, method: str, colours: dict) -> None:
     """Perplexity against context length, before fine-tuning and after all of it."""
     _curve(axes, findings.base(position), COLOURS[PLAIN], "untuned extrapolation", linewidth=2.5, alpha=0.45)
     for reading in _first_and_last(findings, position, method):
         _curve(axes, reading, colours[reading.factor], _label(findings, reading))
-    _contexts(axes, findings)
+    _set_context_axis(axes, findings)
     axes.set_ylabel("perplexity (same targets)")
 
 
-def _recovering(axes: "Axes", findings: "Findings", position: str, method: str, colours: dict) -> None:
+def _perplexity_by_steps(axes: "Axes", findings: "Findings", position: str, method: str, colours: dict) -> None:
     """Perplexity at the longer windows against fine-tuning steps, beside direct fine-tuning's."""
     for factor in sorted(findings.study.factors):
         window = findings.reach(factor)
@@ -159,11 +159,11 @@ def _recovering(axes: "Axes", findings: "Findings", position: str, method: str, 
             axes.plot(*zip(*points, strict=True), color=colours[factor], label=label, **style)
     _inside(axes, findings, position)
     axes.set(yscale="log", ylabel="perplexity (same targets)")
-    _steps(axes, findings)
+    _set_steps_axis(axes, findings)
     _grid(axes)
 
 
-def _reaching(axes: "Axes", findings: "Findings", position: str, method: str, colours: dict) -> None:
+def _k_max_by_steps(axes: "Axes", findings: "Findings", position: str, method: str, colours: dict) -> None:
     """k_max at every window against fine-tuning steps, with its interval."""
     for factor in (1, *sorted(findings.study.factors)):
         window = findings.reach(factor)
@@ -181,11 +181,11 @@ def _reaching(axes: "Axes", findings: "Findings", position: str, method: str, co
     axes.set_ylim(bottom=-findings.window / 32)
     axes.set_ylabel("k_max, tokens")
     axes.yaxis.set_major_formatter("{x:g}")
-    _steps(axes, findings)
+    _set_steps_axis(axes, findings)
     axes.grid(alpha=0.3)
 
 
-def _finding(axes: "Axes", findings: "Findings", position: str, method: str, colours: dict) -> None:
+def _keys_found_by_length(axes: "Axes", findings: "Findings", position: str, method: str, colours: dict) -> None:
     """Exact matches against tokens read, before fine-tuning and after all of it."""
     for reading in (findings.base(position), *_first_and_last(findings, position, method)):
         base = reading is findings.base(position)
@@ -222,13 +222,13 @@ def _first_and_last(findings: "Findings", position: str, method: str) -> Iterabl
     )
 
 
-def _methods(axes: "Axes", findings: "Findings", position: str) -> None:
+def _perplexity_by_context_of_all(axes: "Axes", findings: "Findings", position: str) -> None:
     """Perplexity against context length, all methods of a scheme: untuned dashed, fine-tuned to the end solid."""
     for method in findings.methods(position):
         for reading in _first_and_last(findings, position, method):
             label = f"{LABELS.get(method, method)}, {reading.steps or 'no'} steps"
             _curve(axes, reading, _colour(findings, method), label)
-    _contexts(axes, findings)
+    _set_context_axis(axes, findings)
     axes.set_title(f"{position}: reading further", pad=16)  # clear of the label above the axes
 
 
@@ -238,7 +238,7 @@ def _curve(axes: "Axes", reading: "Reading", colour, label: str, **style) -> Non
     axes.plot(reading.contexts, values, color=colour, label=label, **style)
 
 
-def _contexts(axes: "Axes", findings: "Findings") -> None:
+def _set_context_axis(axes: "Axes", findings: "Findings") -> None:
     """The context axis, with the trained window marked."""
     axes.axvline(findings.window, color="black", linewidth=0.8, linestyle=":")
     axes.annotate("trained window", (findings.window, 1), (0, 2), xycoords=("data", "axes fraction"),
@@ -253,7 +253,7 @@ def _contexts(axes: "Axes", findings: "Findings") -> None:
     _grid(axes)
 
 
-def _recovery(axes: "Axes", findings: "Findings", position: str, factor: int) -> None:
+def _perplexity_by_steps_of_all(axes: "Axes", findings: "Findings", position: str, factor: int) -> None:
     """Perplexity at a longer window against fine-tuning steps, all methods of a scheme."""
     window = findings.reach(factor)
     for method in findings.methods(position):
@@ -262,7 +262,7 @@ def _recovery(axes: "Axes", findings: "Findings", position: str, factor: int) ->
         axes.plot(*zip(*points, strict=True), color=_colour(findings, method), marker=marker, markersize=4,
                   linewidth=1.2, label=LABELS.get(method, method))  # fmt: skip
     _inside(axes, findings, position)
-    _steps(axes, findings)
+    _set_steps_axis(axes, findings)
     axes.set(yscale="log", title=f"{position}: recovery at {window} tokens")
     _grid(axes)
 
@@ -274,7 +274,7 @@ def _inside(axes: "Axes", findings: "Findings", position: str) -> None:
     axes.annotate(f"untuned, {context} tokens", (0, inside), fontsize=8, va="bottom")
 
 
-def _steps(axes: "Axes", findings: "Findings") -> None:
+def _set_steps_axis(axes: "Axes", findings: "Findings") -> None:
     """The axis of fine-tuning steps, which begins with none."""
     axes.set_xscale("symlog", base=2, linthresh=1)
     axes.set_xticks(findings.steps, [str(step) for step in findings.steps])
