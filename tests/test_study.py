@@ -14,7 +14,7 @@ from conf.overrides import FOLDER
 from conf.validation import validate
 from experiments.extend.arms import base_runs, make_arms, study_settings
 from experiments.extend.findings import Findings, Measured, Reading
-from experiments.extend.plan import StudyPlan
+from experiments.extend.plan import StudyPlan, make_study_plan
 from experiments.extend.report import (
     cost_table,
     k_max_table,
@@ -113,6 +113,12 @@ def test_what_cannot_be_had_is_said_before_anything_runs(tmp_path, override, mes
     )
     status, out, err = run_program(*words, module="experiments.extend")
     assert (status, out) == (1, "") and message in err and len(err.splitlines()) == 1
+
+
+def test_a_window_too_short_to_score_an_eighth_of_is_read_at_the_contexts_named(tmp_path):
+    words = tiny(tmp_path, "window=4", "study.factors=[2]", "study.contexts=[4,8]", "study.positions=[rope]")
+    measurement = make_study_plan(compose_values("extend_study", words), words).measurement
+    assert (measurement.contexts, measurement.stride) == ((4, 8), 2)
 
 
 def composed(*words):

@@ -216,9 +216,10 @@ def _check(study: Study, base: "Config", changes: dict, exists: bool) -> None:
     if study.steps and not one_window(changes):
         batch = base.model_copy(update={"batch": changes.get("batch", base.batch)})
         check_batch(batch, "study.factors", study.factors)
-    if base.window < 8:
+    if base.window < 8 and study.contexts is None:
         raise BadInput(
-            f"window={base.window} is too short for this study: an eighth of it is scored, at least 8 needed"
+            f"window={base.window} is too short for this study: an eighth of it is scored, at least 8 needed, unless "
+            "study.contexts has others"
         )
     if study.passkey and not exists and not base.data.retrieval.fraction:
         raise BadInput("study.passkey=true needs models that learn to retrieve: set data.retrieval.fraction, as to 0.2")
