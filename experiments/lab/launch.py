@@ -204,7 +204,7 @@ def _run_jobs(words: list[str], overrides: list[list[str]]) -> list[str | None]:
 
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(FOLDER), version_base="1.3", job_name="claims"):
+        with initialize_config_dir(str(FOLDER), version_base="1.3", job_name="plan"):
             loader = GlobalHydra.instance().config_loader()
             config = loader.load_configuration("launch", words, RunMode.MULTIRUN)
             HydraConfig.instance().set_config(config)
