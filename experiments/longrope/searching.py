@@ -287,6 +287,6 @@ def format_table(result: dict) -> str:
     inside, outside, gap = overfit(result)
     return (
         f"{table}\n"
-        f"Of {', '.join(first)} and {last}, {best_rival(result)} is best on the text searched on; found is "
+        f"Of {', '.join(first)} and {last}, {LABELS[best_rival(result)]} is best on the text searched on; found is "
         f"{inside:.3f} of it there and {outside:.3f} on held-out text: an overfit gap of {100 * gap:.1f} %."
     )
