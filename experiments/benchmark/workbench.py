@@ -21,7 +21,7 @@ from train import build_model
 
 if TYPE_CHECKING:
     from conf.schema import Config
-    from experiments.benchmark.settings import Benchmark
+    from experiments.benchmark.settings import Rounds
 
 CLIP = 1.0  # largest norm of the gradient, in every loop
 
@@ -30,13 +30,13 @@ CLIP = 1.0  # largest norm of the gradient, in every loop
 class Workbench:
     """The device and the settings. All contestants run in bf16 autocast on a GPU and in float32 on a CPU."""
 
-    settings: "Benchmark"
+    settings: "Rounds"
     device: torch.device
     vocabulary: int
     ceiling: float  # FLOP/s of a matrix multiplication in the training precision
 
     @classmethod
-    def set_up(cls, settings: "Benchmark") -> "Workbench":
+    def set_up(cls, settings: "Rounds") -> "Workbench":
         """Find the device, open (or tokenise) the corpus and measure the ceiling."""
         from data.corpus import prepare
 

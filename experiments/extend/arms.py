@@ -122,7 +122,7 @@ class Arm:
 
     @property
     def passes(self) -> tuple[str, ...]:
-        """How its texts are read (readings.Pass): whole windows at once, and as decoded where that differs."""
+        """How its texts are read (request.Pass): whole windows at once, and as decoded where that differs."""
         return ("whole", "decoded") if self.depends_on_length else ("whole",)
 
     @property

@@ -54,7 +54,7 @@ class Reading:
         return math.exp(mean(math.log(row["perplexity"]) for row in self.at(context)))
 
     def effective_context(self, context: int) -> float | None:
-        """The geometric mean over seeds; None where the data has no known optimum (lab/measure/perplexity.py)."""
+        """The geometric mean over seeds; None where the data has no known optimum (lab/measure/context.py)."""
         rows = self.at(context)
         if "effective_context" not in rows[0]:
             return None

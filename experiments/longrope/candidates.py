@@ -57,7 +57,7 @@ class Texts:
         return token_losses(model, texts, [self.context], protocol, self.targets, region=region, **options)[0]
 
     def row(self, model: "GPT", **options) -> dict:
-        """Perplexity of these texts with sums by document or trial, as experiments.statistics compares them."""
+        """Perplexity of these texts with sums by document or trial, as experiments.lab.statistics compares them."""
         return by_document(asdict(summarise(self.losses(model, **options))), self.owners)
 
 

@@ -61,9 +61,10 @@ class Claim:
     def arms(self, window: int) -> dict[str, list[str]]:
         """The arms to train: overrides by name, for a window in tokens.
 
-        An arm with `checkpoint=@<other arm>` is fine-tuned from the end of that arm's run of the same seed. Its
-        overrides set window, extension, steps and optimizer; batch and optimizer default to the customary values of
-        experiments/lab/finetuning.py, and everything else is the other arm's.
+        An arm with `checkpoint=@<other arm>` is fine-tuned from the end of that arm's run of the same seed, and one
+        with `checkpoint=@<other arm>/<share>` from its snapshot nearest to that share of its steps. Where its overrides
+        say nothing, batch, optimizer, validation and snapshots are as experiments/lab/finetuning.py has them, and
+        everything else is the other arm's.
         """
         return {}
 
