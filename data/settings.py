@@ -4,19 +4,11 @@ import re
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from conf.base import Count, CountOrZero, Listed, Settings
+from conf.base import Count, CountOrZero, Listed, Settings, Words
 
-
-def _paths(value):
-    """One path may be written without a list around it."""
-    if isinstance(value, str):
-        return (value,)
-    return tuple(value) if isinstance(value, list) else value
-
-
-Paths = Annotated[tuple[str, ...], BeforeValidator(_paths), Field(min_length=1)]
+Paths = Annotated[Words, Field(min_length=1)]
 
 
 class Tokenizer(Settings):
