@@ -1,9 +1,9 @@
 """The results of a study as tables in the layout of the Position Interpolation paper, and as sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from experiments.extend.arms import CONTROL, DECODED, PLAIN
-from experiments.extend.findings import Findings, ratio
+from experiments.extend.findings import Findings, Reading, ratio
 
 
 def _row(findings: Findings, position: str, method: str, window, cells: list, widths: Sequence[int]) -> str:
@@ -13,22 +13,21 @@ def _row(findings: Findings, position: str, method: str, window, cells: list, wi
 
 def perplexity_table(findings: Findings) -> str:
     """Perplexity by scheme, arm, window it was extended or tuned to, and steps (rows), and context (columns)."""
-    contexts = findings.contexts
-    widths = (5, *(8 for _ in contexts))
-    lines = [_row(findings, "position", "arm", "window", ["steps", *contexts], widths)]
-    for reading in findings.ordered:
-        cells = [str(reading.steps), *(_short(reading.perplexity(context)) for context in contexts)]
-        lines.append(_row(findings, reading.position, reading.arm, findings.window * reading.factor, cells, widths))
-    return "\n".join(lines)
+    return _by_context(findings, lambda reading, context: _short(reading.perplexity(context)))
 
 
 def effective_table(findings: Findings) -> str:
     """Effective context by scheme, arm, window and steps (rows), and context (columns), where the optimum is known."""
+    return _by_context(findings, lambda reading, context: f"{reading.effective_context(context):.0f}")
+
+
+def _by_context(findings: Findings, cell: Callable[[Reading, int], str]) -> str:
+    """A row for every reading, a column for every context."""
     contexts = findings.contexts
     widths = (5, *(8 for _ in contexts))
     lines = [_row(findings, "position", "arm", "window", ["steps", *contexts], widths)]
     for reading in findings.ordered:
-        cells = [str(reading.steps), *(f"{reading.effective_context(context):.0f}" for context in contexts)]
+        cells = [str(reading.steps), *(cell(reading, context) for context in contexts)]
         lines.append(_row(findings, reading.position, reading.arm, findings.window * reading.factor, cells, widths))
     return "\n".join(lines)
 
