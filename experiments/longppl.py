@@ -41,7 +41,7 @@ def _evaluator(values: dict) -> tuple[Path | None, dict | None]:
         evaluator_extend: ExtendSettings | None
 
     given = validate(Evaluator, {key: values.pop(key, None) for key in Evaluator.model_fields})
-    checkpoint = None if given.evaluator is None else find_checkpoint(Path(given.evaluator).expanduser())
+    checkpoint = None if given.evaluator is None else find_checkpoint(Path(given.evaluator))
     return checkpoint, given.evaluator_extend and given.evaluator_extend.model_dump(mode="json")
 
 

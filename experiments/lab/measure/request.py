@@ -52,7 +52,7 @@ def read_request(values: dict, overrides: Sequence[str] = ()) -> Request:
         if not isinstance(values[key], str) or not values[key]:
             raise BadInput(f"{key}={values[key]} must be a path")
     check_text(overrides, "data")
-    checkpoint = find_checkpoint(Path(values.pop("checkpoint")).expanduser())
+    checkpoint = find_checkpoint(Path(values.pop("checkpoint")))
     extend, data = values.pop("extend", None), values.pop("data", None)
     cache, runs = (str(Path(values.pop(key)).expanduser()) for key in ("cache", "runs"))
     logger = validate(Logger, values.pop("logger"))

@@ -185,7 +185,6 @@ class Bound(Claim):
         for row in bounds:
             sizes.annotate(f"{row['times smaller']:.0f}x", (row["channels"], row["corrected bound"]), (0, 6),
                            textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
-        sizes.set_xticks(WIDTHS, [f"{width}" for width in WIDTHS])
         sizes.set(xscale="log", yscale="log", xlabel="channels of a head d", ylabel="interpolation error / max |h|",
                   title="the bound, its correction, and the truth")  # fmt: skip
         sizes.set_xticks(WIDTHS, [f"{width}" for width in WIDTHS])
