@@ -57,4 +57,10 @@ def _label(key: str, value: str, swept: bool) -> str:
 def joined(parts: Sequence[str], seed: int) -> str:
     """The parts of a name, and the seed; a long one is cut, and a digest tells it from others."""
     name = "-".join(part for part in (*parts, f"s{seed}") if part)
-    return name if len(name) <= 80 else f"{name[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}-s{seed}"
+    short = shortened(name, 80, 60)
+    return name if short == name else f"{short}-s{seed}"
+
+
+def shortened(name: str, longest: int, kept: int) -> str:
+    """A name of at most `longest` letters; of a longer one `kept`, and a digest, as its end may tell it from others."""
+    return name if len(name) <= longest else f"{name[:kept]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -16,13 +16,13 @@ Results: runs/<group>/study-<name>/ with results.json, summary.json (without sum
 table.txt and figures.
 """
 
-import hashlib
 import re
 from pathlib import Path
 
 from conf.base import BadInput
 from conf.environment import environment
 from conf.files import write_json, write_text
+from conf.names import shortened
 from experiments.extend.arms import DECODED, method_name
 from experiments.extend.costs import cost_of_tuning, tuning_costs
 from experiments.extend.describe import describe_study
@@ -69,10 +69,7 @@ def results_folder(plan: StudyPlan, overrides: list[str]) -> Path:
     words = [word.removeprefix("data@") for word in overrides]
     words = [word.removeprefix("study.").replace("=", "") for word in words if key_of(word).split(".")[0] in own]
     labels = [re.sub(r"[^A-Za-z0-9.]+", "_", word).strip("_") for word in words]
-    name = "-".join(["study", models, *labels])
-    if len(name) > 160:  # the end may be what distinguishes studies
-        name = f"{name[:150]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return Path(base.runs) / base.group / name
+    return Path(base.runs) / base.group / shortened("-".join(["study", models, *labels]), 160, 150)
 
 
 def run_command(values: dict, overrides: list[str]) -> None:

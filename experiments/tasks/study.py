@@ -13,7 +13,6 @@ Results: runs/<group>/tasks…/ with results.json, summary.json (without single 
 table.txt and a figure.
 """
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,14 +87,11 @@ def run_command(values: dict, overrides: list[str]) -> None:
 
 def results_folder(first: "Config", overrides: list[str]) -> Path:
     """The folder of the results, named by the overrides of what is compared."""
-    from conf.names import labels
+    from conf.names import labels, shortened
 
     keys = ("tasks", "schemes", "lengths", "seeds", "train")
     named = labels([word for word in overrides if word.startswith(tuple(f"{key}=" for key in keys))], ())
-    name = "-".join(["tasks", *named])
-    if len(name) > 120:  # the end may be what distinguishes studies
-        name = f"{name[:110]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return Path(first.runs) / first.group / name
+    return Path(first.runs) / first.group / shortened("-".join(["tasks", *named]), 120, 110)
 
 
 def write_page(plan: Plan, request: Request, measured: Measured, overrides: list[str]) -> None:
