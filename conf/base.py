@@ -84,6 +84,7 @@ Different = AfterValidator(_different)
 PathText = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
 Counts = Annotated[tuple[Count, ...], Listed, Different]
 Words = Annotated[tuple[str, ...], Listed]
+Names = Annotated[Words, Different, Field(min_length=1)]
 
 
 def _project(value: str) -> str:

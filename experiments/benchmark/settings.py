@@ -4,15 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from conf.base import Count, Counts, Different, Listed, PathText, Settings
+from conf.base import Count, Counts, Different, Listed, Names, PathText, Settings
 from conf.overrides import choices
 from data.settings import DataSettings
 
 SECTIONS = ("ceiling", "step", "schemes", "extensions", "attention", "levers", "profile")
 SECTIONS += ("evaluation", "search_speed", "time_to_loss", "time_to_optimum", "sweep")
-
-
-Names = Annotated[tuple[str, ...], Listed, Different, Field(min_length=1)]
 
 
 def _known(group: str) -> AfterValidator:

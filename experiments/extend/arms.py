@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from conf.base import BadInput, Count, Counts, Different, Listed, Settings
+from conf.base import BadInput, Count, Counts, Listed, Names, Settings
 from conf.overrides import key_of
 from conf.validation import validate
 from data.settings import DataSettings
@@ -37,7 +37,6 @@ ZERO_SHOT = {
 OWN_KEYS = ("study", "scale", "seeds", "checkpoint", "launcher", "jobs_on_gpu")  # of the study, not of its runs
 TUNED_AT_ONE = (CONTROL, "drop")  # fine-tuned at L, whatever the factor: DroPE recalibrates where a model is at home
 
-Names = Annotated[tuple[str, ...], Listed, Different, Field(min_length=1)]
 Methods = Annotated[tuple[str | dict, ...], Listed, Field(min_length=1)]
 
 

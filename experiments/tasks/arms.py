@@ -1,10 +1,10 @@
 """The arms of a task, as overrides of train.py: schemes, some of them trained at positions moved by a random offset."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from conf.base import Count, Counts, Different, PathText, Words
+from conf.base import Count, Counts, Names, PathText, Words
 from conf.overrides import key_of
 from experiments.lab.launch import Engine
 from experiments.lab.scale import Scale
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 OFFSET = "+offset"
 ARM = ("data", "data.task", "data.lengths", "position", "window", "seen")  # keys that tell arms apart
-Names = Annotated[Words, Different, Field(min_length=1)]
 
 
 class Request(Engine):
