@@ -23,6 +23,7 @@ from conf.base import BadInput
 from conf.environment import environment
 from conf.files import write_json, write_text
 from conf.names import shortened
+from conf.overrides import key_of
 from experiments.extend.arms import DECODED, method_name
 from experiments.extend.costs import cost_of_tuning, tuning_costs
 from experiments.extend.describe import describe_study
@@ -34,7 +35,6 @@ from experiments.lab.measure.passkey import measure_passkey
 from experiments.lab.measure.perplexity import measure_checkpoint
 from experiments.lab.measure.readings import read_back_note
 from experiments.lab.plan import carry_out
-from experiments.lab.scale import key_of
 
 
 def read_scheme(plan: StudyPlan, position: str) -> list[Reading]:
