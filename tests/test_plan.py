@@ -139,7 +139,7 @@ class Pair(Claim):
     def judge(self, result):
         return {"all": verdict(True, False, f"{len(result.rows)} arms")}
 
-    def draw(self, result):
+    def draw(self, result, verdicts):
         from experiments.lab.canvas import Drawing, pyplot
 
         return Drawing(pyplot().subplots()[0], self.title, self.statement)
