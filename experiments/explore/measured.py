@@ -58,7 +58,7 @@ def _read(path: Path, part: Callable[[dict], Any]) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
         return part(json.loads(text) if path.suffix == ".json" else yaml.safe_load(text))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise BadInput(f"{path} holds no results that go on the page ({type(error).__name__}: {error})") from None
 
 
