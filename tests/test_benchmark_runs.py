@@ -72,6 +72,12 @@ def test_who_never_gets_there_has_no_ratio_and_a_reference_that_diverges_is_one_
         compare_optimizers(runs, None)
 
 
+def test_runs_too_short_to_be_timed_have_tokens_and_no_seconds():
+    rows = compare_optimizers([curve("adamw", 1e-3, [3.0], []), curve("muon", 1e-2, [2.0], [])], None)
+    assert rows[-1]["tokens_to_target"] == 100 and rows[-1]["seconds_to_target"] is None
+    assert re.search(r"muon +0\.01 +3 +100 +-", time_to_loss.table(rows))
+
+
 def test_optimizers_take_turns():
     result = arms({"adamw": (1.0, 2.0, 3.0), "muon": (4.0,)}, (10, 20))
     assert result[:4] == [("adamw", 1.0, 10), ("muon", 4.0, 10), ("adamw", 2.0, 10), ("adamw", 3.0, 10)]

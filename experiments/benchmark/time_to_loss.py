@@ -129,7 +129,7 @@ def table(rows: list[dict]) -> str:
             continue
         over = [row[f"{unit}_over_reference"] for unit in ("tokens", "seconds")]
         ratios = ", ".join("-" if value is None else f"{value:.2f}" for value in over)
-        pace = format_spread({key: 1000 * value for key, value in row["pace"].items()})
+        pace = format_spread(row["pace"] and {key: 1000 * value for key, value in row["pace"].items()})
         shortest.append([row["optimizer"], f"{row['lr']:g}", row["steps"], *_reached(row), ratios, pace])
     reached, over = ["tokens to it", "seconds"], f"both / {best[0]['optimizer']}"
     return (
@@ -145,4 +145,5 @@ def _reached(row: dict) -> list[str | None]:
     """The cells of the tokens and seconds to the target."""
     if row["tokens_to_target"] is None:
         return [None, None]
-    return [f"{row['tokens_to_target']:,.0f}", f"{row['seconds_to_target']:.1f}"]
+    seconds = row["seconds_to_target"]  # None of runs too short to be timed
+    return [f"{row['tokens_to_target']:,.0f}", None if seconds is None else f"{seconds:.1f}"]

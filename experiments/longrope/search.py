@@ -150,8 +150,9 @@ def search_settings(values: dict, overrides: Sequence[str]) -> "tuple[Search | R
         raise BadInput(f"recover={path} must be the path of a factors.yaml")
     reasons = {"temperature": "it is that of the file", "n_hats": "n̂ is that of the file"}
     reasons["critical"] = "there is no critical pair within"
+    given = given_keys(overrides)
     for key, why in reasons.items():
         del values[key]
-        if key in given_keys(overrides):
+        if key in given:
             raise BadInput(f"{key} cannot be set with recover={path}: {why}")
     return validate(Recovery, values | {"length": length}), Path(path).expanduser()
