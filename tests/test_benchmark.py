@@ -84,7 +84,7 @@ def test_every_section_and_scheme_is_in_the_table_and_the_numbers(tmp_path):
 
 def scripted(cost, rounds=(1,) * 9, calls=None, name=None):
     """A contestant that costs so much a step, and so many times that in each round; notes when it is called."""
-    factors = iter([1, 1, *rounds])  # two steps of warm-up come first
+    factors = iter([1, *rounds])  # a step of warm-up comes first
 
     def run(steps):
         if calls is not None:
@@ -112,7 +112,7 @@ def test_rounds_alternate_and_a_timing_has_the_steps_it_needs():
     calls = []
     compared({name: scripted(cost, calls=calls, name=name) for name, cost in (("a", 0.1), ("b", 1.0))})
     a, b = ("a", 3), ("b", 1)
-    assert calls == [("a", 1), ("a", 1), ("b", 1), ("b", 1), a, b, b, a, a, b]
+    assert calls == [("a", 1), ("b", 1), a, b, b, a, a, b]
 
 
 def test_steps_before_the_clock_are_done_and_not_counted(monkeypatch):

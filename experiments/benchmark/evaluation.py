@@ -38,7 +38,7 @@ def _speed(bench: Workbench, model: str, context: int) -> list[dict]:
         for protocol in PROTOCOLS:
             builders[scheme, protocol] = lambda config=config, p=protocol: measured(bench, config, context, p, texts)
     builders[LLAMA, PLAIN] = lambda: llama(bench, bench.config(model, "rope", TRAINED), context)
-    outcomes = bench.compare(f"evaluation {model} {context}", builders, warm=1)
+    outcomes = bench.compare(f"evaluation {model} {context}", builders)
     rows = []
     for (scheme, protocol), outcome in outcomes.items():
         row = {"kind": "speed", "model": model, "context": context, "texts": texts, "scheme": scheme}
@@ -55,12 +55,13 @@ def _speed(bench: Workbench, model: str, context: int) -> list[dict]:
 
 def plain(bench: Workbench, config: Config, context: int) -> Run:
     gpt = bench.module(config).gpt
-    return bench.forward_loop(gpt, gpt, bench.tokens(bench.sequences(context), context))
+    return bench.forward_loop(gpt, gpt, bench.tokens(bench.sequences(context), context), before=0)
 
 
 def llama(bench: Workbench, config: Config, context: int) -> Run:
     model, logits = PEERS[LLAMA](config.model, bench.vocabulary, context)
-    return bench.forward_loop(model.to(bench.device), logits, bench.tokens(bench.sequences(context), context))
+    tokens = bench.tokens(bench.sequences(context), context)
+    return bench.forward_loop(model.to(bench.device), logits, tokens, before=0)
 
 
 def measured(bench: Workbench, config: Config, context: int, protocol: str, texts: int) -> Run:
@@ -83,7 +84,7 @@ def _bounded(bench: Workbench, model: str, context: int) -> list[dict]:
         scheme: lambda config=config: measured(bench, config, context, "fixed_targets", 1)
         for scheme, config in configs.items()
     }
-    outcomes = bench.compare(f"memory {model} {context}", builders, warm=1, repeats=0)
+    outcomes = bench.compare(f"memory {model} {context}", builders, repeats=0)
     return [
         {"kind": "bounded", "model": model, "context": context, "scheme": scheme}
         | {"dense": configs[scheme].model.heads * context**2 * 4, "peak": outcome.peak, "failure": outcome.failure}

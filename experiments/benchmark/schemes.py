@@ -28,7 +28,7 @@ def compare_configs(bench: Workbench, configs: dict[str, Config]) -> list[dict]:
         gpt = bench.module(configs[name]).gpt
         if bench.compiled:
             gpt.compile()
-        return bench.forward_loop(gpt, gpt, tokens)
+        return bench.forward_loop(gpt, gpt, tokens, before=1)
 
     label = f"{base.model.name} {base.window}"
     forward = bench.compare(f"forward {label}", {name: lambda name=name: forward_run(name) for name in configs})

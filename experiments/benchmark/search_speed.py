@@ -48,7 +48,7 @@ def _rows(bench: Workbench, model: str, count: int) -> list[dict]:
         for tokens in settings.batch_tokens
         for way, contestant in ((ONE, one_at_a_time), ("batched", batched))
     }
-    outcomes = bench.compare(f"search {model} {count} x {longer}", builders, warm=1)
+    outcomes = bench.compare(f"search {model} {count} x {longer}", builders)
     rows = []
     for (way, tokens), outcome in outcomes.items():
         row = {"model": model, "texts": count, "length": longer, "batch_tokens": tokens, "way": way} | asdict(outcome)

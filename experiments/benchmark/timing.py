@@ -69,7 +69,8 @@ def peak_cell(row: Mapping) -> str:
 def timed_loop(step: Callable[[], object], device: torch.device, before: int = 0) -> Run:
     """A function that times steps one after another, by CUDA events on a GPU and by the wall clock elsewhere.
 
-    `before` steps come first and are not counted: after another contestant, the first step has to fetch its memory.
+    `before` steps come first and are not counted: the first of all may compile, and after another contestant the first
+    has to fetch its memory.
     """
 
     def run(steps: int) -> float:
@@ -107,7 +108,6 @@ def compare(
     repeats: int,
     seconds: float,
     budget: float,
-    warm: int = 2,
 ) -> dict[str, Outcome]:
     """Build every contestant, warm it up while its memory is measured, then time all of them in alternating rounds.
 
@@ -119,7 +119,6 @@ def compare(
         repeats: rounds at most; with 0, only memory is measured.
         seconds: the least duration of one timing, which sets its number of steps.
         budget: seconds after which no further round begins; the first always does.
-        warm: steps before anything is timed, among them the one with the highest memory.
     """
     outcomes = {name: Outcome() for name in builders}
     runs: dict[str, Run] = {}
@@ -135,9 +134,7 @@ def compare(
     def warm_up(name: str) -> None:
         def build() -> None:
             runs[name] = builders[name]()
-            for _ in range(warm):
-                took = runs[name](1)
-            outcomes[name].steps = max(1, round(seconds / took))  # by the last: the first may have been compiled
+            outcomes[name].steps = max(1, round(seconds / runs[name](1)))
 
         outcomes[name].peak = peak_bytes(build, device)
 

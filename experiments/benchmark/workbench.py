@@ -147,10 +147,10 @@ class Workbench:
         """The square matrix multiplication of the ceiling as a contestant: the device's rate in that round."""
         size = matmul_size(self.device)
         a, b = (torch.randn(size, size, device=self.device).to(training_dtype(self.device)) for _ in range(2))
-        return timed_loop(lambda: a @ b, self.device)
+        return timed_loop(lambda: a @ b, self.device, before=1)
 
-    def forward_loop(self, model: nn.Module, logits: Callable[[Tensor], Tensor], tokens: Tensor) -> Run:
-        """A plain forward pass of tokens (B, T) to logits under inference mode."""
+    def forward_loop(self, model: nn.Module, logits: Callable[[Tensor], Tensor], tokens: Tensor, before: int) -> Run:
+        """A plain forward pass of tokens (B, T) to logits under inference mode, after `before` uncounted ones."""
         model.eval()
 
         @torch.inference_mode()
@@ -158,7 +158,7 @@ class Workbench:
             with self.autocast():
                 logits(tokens)
 
-        return timed_loop(step, self.device)
+        return timed_loop(step, self.device, before)
 
     def compare(self, title: str, builders: dict[Any, Callable[[], Run]], **limits) -> dict[Any, Outcome]:
         """Time these contestants in alternating rounds; `limits` replaces those of the settings."""
