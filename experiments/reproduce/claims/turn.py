@@ -71,46 +71,40 @@ class Turn(Claim):
         config = evidence.config
         for share, factor in product(SHARES, FACTORS):
             start = None if share == 1 else nearest(config, share)
-            age = (start or config.steps) * config.batch * config.window
-            contexts = evidence.window, factor * evidence.window
-            read = {}
-            for method in METHODS:
-                by = 1 if method == DIRECT else factor
-                read[method, 0] = evidence.perplexity(BASE, method, by, start, contexts, SEGMENTS)
-                for step in STEPS:
-                    arm = arm_of(method, factor, share)
-                    read[method, step] = evidence.perplexity(arm, step=step, contexts=contexts, segments=SEGMENTS)
-            one, far = contexts
-            failed = compare(read[DIRECT, 0][far], read[DIRECT, 0][one])
+            contexts = one, far = evidence.window, factor * evidence.window
+            readings = {}
             for step, method in product((0, *STEPS), METHODS):
+                if step:
+                    arm = arm_of(method, factor, share)
+                    readings[method, step] = evidence.perplexity(arm, step=step, contexts=contexts, segments=SEGMENTS)
+                else:
+                    by = 1 if method == DIRECT else factor
+                    readings[method, step] = evidence.perplexity(BASE, method, by, start, contexts, SEGMENTS)
+            one_window = readings[DIRECT, 0][one]
+            read = {key: reading[far] for key, reading in readings.items()}
+            over = {
+                (method, step): compare(reading, read[DIRECT, step])
+                for (method, step), reading in read.items()
+                if method != DIRECT
+            }
+            age = (start or config.steps) * config.batch * config.window
+            for (method, step), reading in read.items():
                 row = {"base, M tokens": age / 1e6, "windows": factor, "steps": step}
-                row |= {
-                    "positions": "direct" if method == DIRECT else method,
-                    "perplexity": mean_perplexity(read[method, step][far]),
-                }
-                row["over direct"] = (
-                    None if method == DIRECT else compare(read[method, step][far], read[DIRECT, step][far])
-                )
-                rows.append(row)
-            case = {"base, M tokens": age / 1e6, "factor": factor, "extrapolation over one window": failed}
+                row |= {"positions": "direct" if method == DIRECT else method, "perplexity": mean_perplexity(reading)}
+                rows.append(row | {"over direct": over.get((method, step))})
             for method in METHODS[1:]:
-                ratios = [compare(read[method, step][far], read[DIRECT, step][far]).ratio for step in (0, *STEPS)]
+                ratios = [over[method, step].ratio for step in (0, *STEPS)]
                 curves[f"{method} {factor} {age}"] = [[ratio.value, ratio.low, ratio.high] for ratio in ratios]
-            seeds = [
-                crossing_of(
-                    [
-                        [rows_of[seed] for rows_of in (read[PI, step][far], read[DIRECT, step][far])]
-                        for step in (0, *STEPS)
-                    ]
-                )
-                for seed in range(len(evidence.runs[BASE]))
-            ]
-            case["by seed"] = " ".join(f"{steps:.2f}" for steps in seeds)
-            case["failed by seed"] = " ".join(
-                f"{loss(far_row) - loss(one_row):.4f}"
-                for far_row, one_row in zip(read[DIRECT, 0][far], read[DIRECT, 0][one], strict=True)
+            untuned = read[DIRECT, 0]
+            pairs = [zip(read[PI, step], read[DIRECT, step], strict=True) for step in (0, *STEPS)]
+            crossings = [crossing_of(pairs_of_seed) for pairs_of_seed in zip(*pairs, strict=True)]
+            lost = [loss(far_row) - loss(one_row) for far_row, one_row in zip(untuned, one_window, strict=True)]
+            cases.append(
+                {"base, M tokens": age / 1e6, "factor": factor}
+                | {"extrapolation over one window": compare(untuned, one_window)}
+                | {"by seed": " ".join(f"{steps:.2f}" for steps in crossings)}
+                | {"failed by seed": " ".join(f"{nats:.4f}" for nats in lost)}
             )
-            cases.append(case)
         families = {
             own: iter(adjusted([row for row in rows if decides(row) == own], "over direct")) for own in (True, False)
         }
