@@ -146,9 +146,6 @@ def explain(error: Exception, defaults: dict) -> str:
         if not choices(group):
             return f"{group}={choice} is not known"
         return f"{group}={choice} is not known; allowed: {list_choices(group)}{nearest(choice, choices(group))}"
-    if match := re.search(r"[Ii]n '[^']*': could not find '([^']+)'", text, re.I):
-        group, _, choice = match[1].rpartition("/")
-        return f"{group}={choice} is not known; allowed: {list_choices(group)}{nearest(choice, choices(group))}"
     if match := re.search(r"Ambiguous value for argument '([^=]+)=([^']*)'", text):
         key, value = match.groups()
         return (

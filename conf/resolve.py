@@ -77,8 +77,11 @@ def _overlaid(trained: dict, values: dict, keys: Sequence[Sequence[str]]) -> dic
     settings = deepcopy(trained)
     if ["path"] in keys:  # of an extension: what was read from the file before is read anew
         settings = {key: value for key, value in settings.items() if key == "name"}
-    if ["factor"] in keys and isinstance(settings.get("over"), dict):
-        settings["over"].pop("factor", None)  # that of the extension which is switched to is the same
+    if isinstance(over := settings.get("over"), dict):  # the extension that is switched to
+        if ["over", "path"] in keys:
+            settings["over"] = {"name": over["name"]}
+        elif ["factor"] in keys:
+            over.pop("factor", None)  # it is the same
     for *path, last in keys:
         target, source = settings, values
         for part in path:

@@ -44,7 +44,7 @@ class RunFolder:
         return cls(Path(config.runs) / config.group / config.name)
 
     @contextmanager
-    def opened(self, config: dict, overrides: list[str], inputs: dict[str, str]) -> Iterator["RunFolder"]:
+    def opened(self, config: dict, overrides: list[str], inputs: dict[str, str]) -> Iterator[None]:
         """Hold the folder for this run: create it, or check that it is this run's.
 
         Settings that are CIRCUMSTANCES may differ, and so may those of loggers. A finished run is also read where
@@ -59,7 +59,7 @@ class RunFolder:
         """
         with self._locked() as held:
             self._claim(config, overrides, inputs, held)
-            yield self
+            yield
 
     @contextmanager
     def _locked(self) -> Iterator[bool]:

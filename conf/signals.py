@@ -78,12 +78,12 @@ class Supervisor:
         self.stop, self.signal, self._count = stop, None, 0
 
     @contextmanager
-    def watching(self) -> Iterator["Supervisor"]:
+    def watching(self) -> Iterator[None]:
         """While the block launches and waits: the first signal asks all to save and stop, the third gives them up."""
         self.stop.unlink(missing_ok=True)
         try:
             with handlers(self._handle), _loky_workers(os.getpid(), str(self.stop)):
-                yield self
+                yield
         finally:
             self.stop.unlink(missing_ok=True)
         if self.signal is not None:

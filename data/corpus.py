@@ -213,12 +213,11 @@ def describe_source(settings: Sotu | Files | Hub | Chains | Tasks | Prepared) ->
 
 def _tokenizer_key(settings: Sotu | Files | Hub | Chains | Tasks, given: str | None) -> dict:
     """What the tokenizer is, as plain values for a cache key; a file counts by content, not by where it lies."""
-    states = states_of(settings) if isinstance(settings, Chains | Tasks) else None
-    if states is not None and given not in (None, states):
-        raise BadInput(f"data={settings.name} has {states} for tokens: a model of other tokens cannot read them.")
-    if states is not None:
+    if isinstance(settings, Chains | Tasks):
+        if given not in (None, states := states_of(settings)):
+            raise BadInput(f"data={settings.name} has {states} for tokens: a model of other tokens cannot read them.")
         return {"kind": STATES, "vocabulary": None}
-    if given is None and not isinstance(settings, Chains | Tasks):
+    if given is None:
         key = settings.tokenizer.model_dump()
         if settings.tokenizer.kind == "file":
             key["path"] = hashlib.sha256(read_json(settings.tokenizer).encode()).hexdigest()

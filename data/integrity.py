@@ -52,7 +52,7 @@ class Meta(BaseModel):
 
     @property
     def kind(self) -> str:
-        """The fingerprint of the tokenizer: of bytes, of states, or of the contents of tokenizer.json."""
+        """What the tokenizer is: bytes, bpe, file, hub, given or states."""
         return self.tokenizer["kind"]
 
 

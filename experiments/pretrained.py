@@ -235,7 +235,7 @@ def ship_run(checkpoint: Path, to: Path, cache: str) -> None:
     config = validate(Config, record["config"])
     text: str | None = own_tokenizer(path, config, record, cache)
     settings = config.model_dump(mode="json") | {"runs": "runs", "cache": ".cache"}
-    if text is not None and (text == BYTES or text.startswith(STATES)):
+    if text == BYTES or text.startswith(STATES):
         text = None
     elif "tokenizer" in settings["data"]:
         settings["data"]["tokenizer"] = {"kind": "file", "vocabulary": None, "path": TOKENIZER}
@@ -283,11 +283,12 @@ def run_command(values: dict, overrides: list[str]) -> None:
             raise BadInput(f"{key} cannot be set with {way}={values[way]}: it is for the other way")
     if values["from"] is not None:
         folder, remarks = import_run(values)
+    elif values["form"] == "lab":
+        folder, remarks = Path(values["to"]), ()
+        ship_run(Path(values["checkpoint"]), folder, values["cache"])
     else:
         folder = Path(values["to"])
-        remarks = () if values["form"] == "lab" else export_run(Path(values["checkpoint"]), folder, values["cache"])
-        if values["form"] == "lab":
-            ship_run(Path(values["checkpoint"]), folder, values["cache"])
+        remarks = export_run(Path(values["checkpoint"]), folder, values["cache"])
     print("\n".join([str(folder), *remarks]))
 
 

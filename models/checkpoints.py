@@ -13,6 +13,8 @@ from torch import distributed
 from models.checkpoint_files import load_checkpoint, numbered, remove, save_checkpoint
 from models.lightning import L
 
+KEPT = 2  # whole states, so that one damaged file loses one interval
+
 
 class AtomicCheckpointIO(L.fabric.plugins.TorchCheckpointIO):
     """Lightning's way to checkpoint files, by models/checkpoint_files.py."""
@@ -27,12 +29,11 @@ class AtomicCheckpointIO(L.fabric.plugins.TorchCheckpointIO):
 class Checkpoints(L.Callback):
     """Saves the whole training state every so many steps and when a signal asks the run to stop.
 
-    The two newest are kept, so that one damaged file loses one interval; `snapshots`, weights alone, are kept for good,
-    and a run that ends with one keeps its last state alone. With AdamW a state is three times its weights. Ctrl-C,
-    SIGTERM and SIGHUP take effect between steps: a state saved in the middle of one could not be resumed bit for bit.
-    A second signal says what is waited for, a third gives up what was done since the last checkpoint. Where several
-    processes train together, a signal to one stops all after the same step, and what is kept for good is one file even
-    if they are sharded.
+    The two newest are kept; `snapshots`, weights alone, are kept for good, and a run that ends with one keeps its last
+    state alone. With AdamW a state is three times its weights. Ctrl-C, SIGTERM and SIGHUP take effect between steps: a
+    state saved in the middle of one could not be resumed bit for bit. A second signal says what is waited for, a third
+    gives up what was done since the last checkpoint. Where several processes train together, a signal to one stops all
+    after the same step, and what is kept for good is one file even if they are sharded.
     """
 
     def __init__(
@@ -41,10 +42,9 @@ class Checkpoints(L.Callback):
         every: int,
         snapshots: tuple[int, ...] = (),
         saved: Callable[[int], None] = lambda step: None,
-        keep: int = 2,
     ):
         """Save to a folder; `saved` is called with the step after every checkpoint that a run can go on from."""
-        self.folder, self.every, self.snapshots, self.saved, self.keep = folder, every, snapshots, saved, keep
+        self.folder, self.every, self.snapshots, self.saved = folder, every, snapshots, saved
         self.signal: int | None = None  # the one that stopped the run
         self._signals, self._busy = 0, "this step"
         self._group: distributed.ProcessGroup | None = None
@@ -91,7 +91,7 @@ class Checkpoints(L.Callback):
             self._save(trainer, self.folder / f"step-{step:08d}.ckpt", whole=last)
             if trainer.is_global_zero:
                 self.saved(step)
-                for old in numbered(self.folder)[: -1 if last and step in self.snapshots else -self.keep]:
+                for old in numbered(self.folder)[: -1 if last and step in self.snapshots else -KEPT]:
                     remove(old)
 
     def _agree(self) -> None:
@@ -102,15 +102,13 @@ class Checkpoints(L.Callback):
             self.signal = int(number) or None
 
     def _save(self, trainer, path: Path, whole: bool, weights_only: bool = False) -> None:
+        """Write a checkpoint; whole: as one file, even where every process wrote a part."""
         self._busy = f"writing {path.name}"
-        self._write(trainer, path, whole, weights_only)
-        self._busy = "this step"
-
-    def _write(self, trainer, path: Path, whole: bool, weights_only: bool) -> None:
         trainer.lightning_module.check_finite()
         trainer.save_checkpoint(path, weights_only)  # returns when every process has written its part
         if whole and trainer.is_global_zero and path.is_dir():
             save_checkpoint(load_checkpoint(path), path)
+        self._busy = "this step"
 
     def snapshot(self, step: int) -> Path:
         """Where the weights after this many steps are kept."""

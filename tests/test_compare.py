@@ -160,6 +160,17 @@ def test_help_needs_neither_torch_nor_wandb():
 
 
 @pytest.mark.slow
+def test_readings_whole_and_as_decoded_have_names_of_their_own(recorded, tmp_path):
+    folder = shutil.copytree(recorded[0][0], tmp_path / "both")
+    (whole,) = (folder / "perplexity").glob("*.json")
+    for other in ("fixed_targets-decoded-0123456789", "fixed_targets-9876543210"):
+        shutil.copy(whole, whole.with_name(f"step-00000006-none-{other}.json"))
+    name = "none, fixed_targets, test, step 6"
+    names = set(read(str(folder)).readings)
+    assert {name, name.replace("targets", "targets, as decoded")} < names and len(names) == 3
+
+
+@pytest.mark.slow
 def test_a_torn_reading_is_left_out_and_named(recorded, tmp_path, capsys):
     folder = shutil.copytree(recorded[0][0], tmp_path / "torn")
     (reading,) = (folder / "perplexity").glob("*.json")

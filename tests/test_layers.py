@@ -140,6 +140,17 @@ def test_an_extension_reaches_the_layers_that_leave_it_open():
     assert sharp.layer(0).temperature_at(length) == 1 and sharp.layer(1).temperature_at(length) < 1
 
 
+def test_rows_are_sharpened_in_every_layer_whatever_else_it_can_take():
+    """Layers without positions have no frequencies for YaRN to change, and scores all the same."""
+    plan = {"pattern": "NR", "kinds": {"N": {"position": "none"}, "R": {}}}
+    for extend in ("none", "yarn"):
+        knobs = {"name": extend, "rows": "su", **({"factor": 4.0} if extend == "yarn" else {})}
+        position = build(plan, extend=knobs)
+        for layer in (0, 1):
+            sharpness = position.layer(layer).sharpness_at(torch.arange(4.0 * WINDOW), layer)
+            assert sharpness is not None and sharpness.max() > 1, (extend, layer)
+
+
 def test_a_mixture_is_a_plan():
     """With the names that its parameters always had."""
     mixture = Case("mixture", {"first": "t5", "second": "cope", "every": 2}).model()

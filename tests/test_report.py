@@ -20,6 +20,7 @@ RESULTS = ROOT / "experiments" / "results" / "claims"
 VOID = {"meta", "link", "img", "br", "hr"}
 RATIO = {"ratio": [0.6309573, 0.622999, 0.641], "p": 0.001, "seeds": 5}
 ENDLESS = {"ratio": [1.25, 0.0, None], "p": 1.0, "seeds": 1}
+ALONE = {"ratio": [1.5, None, None], "p": 1.0, "seeds": 1}  # which has no interval
 
 
 class Outline(HTMLParser):
@@ -72,6 +73,7 @@ def folder(tmp_path_factory):
     result["rows"] = [
         {"position": "rope <fast>", "steps": 800, "share": RATIO, "share: p": 0.00012345, "share is": "lower"},
         {"position": "none", "steps": 800, "share": ENDLESS, "share: p": None, "share is": None},
+        {"mean k_max": {"value": 57.4, "low": 55.61, "high": 58.78}, "over direct": ALONE},
     ]
     (place / "convergence-nano.json").write_text(json.dumps(result))
     (place / "convergence-nano.svg").write_bytes((RESULTS / "bound.svg").read_bytes())
@@ -119,6 +121,7 @@ def test_the_page_says_every_number_and_escapes_every_word(page, folder):
     assert "Changed before these runs: 32 steps <in all>, not 16" in outline.text
     assert outline.text.count(", with changes") == 1
     assert "0.631 [0.623, 0.641]" in outline.text and "1.250 [0.000, inf]" in outline.text
+    assert "57.400 [55.610, 58.780]" in outline.text and "1.500 " in outline.text and "1.500 [" not in outline.text
     assert "2026-11-24" in outline.text and "NVIDIA <H100>" in outline.text and "4 layers of 128" in outline.text
     assert "<script>alert" not in page and "rope <fast>" not in page
 

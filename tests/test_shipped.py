@@ -1,6 +1,8 @@
 """A shipped model: a folder that every command takes for a checkpoint, whole or refused."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -58,7 +60,7 @@ def test_a_shipped_model_is_the_runs_rounded_and_says_how_it_was_made(trained, s
     assert "runs=" not in text and str(trained.folder.parent) not in text
 
 
-def test_it_is_measured_and_tuned_as_its_run_is(trained, shipped, tmp_path, one_thread):
+def test_it_is_measured_and_tuned_as_its_run_is(trained, shipped, tmp_path, one_thread, monkeypatch):
     cache = str(trained.folder.parent.parent / "cache")
     assert find_checkpoint(shipped) == shipped == home(shipped)
     settings = Measurement(contexts=(8, 16), stride=4, segments=4)
@@ -74,6 +76,16 @@ def test_it_is_measured_and_tuned_as_its_run_is(trained, shipped, tmp_path, one_
 
     base = existing_base(shipped, cache=cache)
     assert (base.runs, base.group, base.position.name) == ("runs", "default", "sinusoidal")
+    moved, alone = tmp_path / "moved" / "here" / "base", tmp_path / "model.ckpt"
+    shutil.copytree(trained.folder, moved)
+    shutil.copy(trained.checkpoint, alone)
+    base = existing_base(moved / "checkpoints" / trained.checkpoint.name)
+    assert (Path(base.runs).resolve(), base.group) == ((tmp_path / "moved").resolve(), "here")
+    base = existing_base(alone)
+    assert (base.runs, base.group) == (str(trained.folder.parent.parent), "default"), "it says itself where runs belong"
+    monkeypatch.chdir(moved.parent / "base" / "checkpoints")
+    assert existing_base(Path("..") / "checkpoints" / trained.checkpoint.name).group == "here"
+    monkeypatch.undo()
     words = [f"checkpoint={shipped}", "window=32", "steps=1", "batch=1", "extend=interpolate", "extend.factor=2"]
     words += [
         f"runs={tmp_path}",

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from conf.base import BadInput
+from conf.resolve import _overlaid
 from models.positions import EXTENSIONS
 from tests.cases import WINDOW, Case, readings, tokens
 from tests.lawbook import moved, same
@@ -104,6 +105,18 @@ SENTENCES = {
     ("extend.over=yarn", "position=cope"): "extend=switch changes frequencies",
     ("extend.over={name: yarn, ramp: index}", "frequencies=linear"): "frequencies=geometric",
 }
+
+
+def test_factors_of_another_file_replace_those_of_the_checkpoint():
+    trained = {
+        "name": "switch",
+        "factor": 4.0,
+        "over": {"name": "longrope", "factor": 4.0, "path": "a", "long": [1, 2]},
+    }
+    given = {"name": "switch", "factor": 2.0, "over": {"path": "b"}}
+    over = {"name": "longrope", "path": "b"}
+    assert _overlaid(trained, given, [["over", "path"]]) == trained | {"over": over}
+    assert _overlaid(trained, given, [["factor"], ["over", "path"]]) == trained | {"factor": 2.0, "over": over}
 
 
 @pytest.mark.parametrize("overrides", SENTENCES, ids=" ".join)

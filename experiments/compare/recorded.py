@@ -78,8 +78,9 @@ def from_folder(path: Path) -> Recorded:
             continue
         if lacking := [key for key in ("label", "rows", "split", "step") if key not in reading]:
             raise BadInput(f"{place} is no reading: it lacks {', '.join(lacking)}")
-        name = f"{reading['label']}, {reading['rows'][0]['protocol']}, {reading['split']}, step {reading['step']}"
-        while name in readings:  # read with other settings: only the digest in the file's name differs
+        how = reading["rows"][0]["protocol"] + ", as decoded" * ("-decoded-" in place.name)
+        name = f"{reading['label']}, {how}, {reading['split']}, step {reading['step']}"
+        while name in readings:  # read with other settings, whose digest is in the file's name
             name += f" ({place.stem[-10:]})"
         readings[name] = [_point(row) for row in reading["rows"]]
     return Recorded(path.name, str(path), folder.status["state"], config, final, _curves(rows), readings)

@@ -50,15 +50,12 @@ class Study(Settings):
     finetune_steps: Annotated[Counts, Field(min_length=1)]
     finetune_lr: float | None = Field(gt=0)
     progressive: bool
-    contexts: (
-        Annotated[Counts, Field(min_length=1)] | None
-    )  # tokens; None: from a quarter of the window on, and the windows
+    # In tokens; None: from a quarter of the window on, and the windows.
+    contexts: Annotated[Counts, Field(min_length=1)] | None
     segments: Count
     precision: AutoPrecision
     split: Literal["validation", "test"]
-    data: DataSettings | None = (
-        None  # the text that is measured, in the base model's tokens; None: what it learned from
-    )
+    data: DataSettings | None = None  # the text measured, in the base model's tokens; None: what it learned from
     passkey: bool
     depths: Count
     trials: Count

@@ -134,7 +134,7 @@ def make_study_plan(values: dict, overrides: Sequence[str]) -> StudyPlan:
     check_text(overrides, "study.data")
     study = study_settings(values["study"])
     engine = validate(Seeds, {key: values[key] for key in Seeds.model_fields})
-    existing, changes = base_checkpoint(values, overrides), {}
+    existing, changes = base_checkpoint(values), {}
     if existing is not None:
         study, bases, changes = _existing(study, engine, existing, values, overrides)
         checkpoints = {base.name: existing for runs in bases.values() for base in runs}

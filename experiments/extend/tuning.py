@@ -32,7 +32,7 @@ ELSEWHERE = {
 }
 
 
-def base_checkpoint(values: dict, overrides: Sequence[str]) -> Path | None:
+def base_checkpoint(values: dict) -> Path | None:
     """The checkpoint of the base model that exists, imported first if from= or pretrained= name it; None if none does.
 
     Raises:
@@ -148,13 +148,15 @@ def tuned_run(base: "Config", start: Path, arm: Arm, study: Study, changes: dict
     spread, batch = _spread(changes), changes.get("batch", base.batch)
     window = changes.get("window", base.window if spread else base.window * arm.factor)
     fixed = {"extend": arm.extend, "window": window, "steps": arm.tuning, "snapshots": list(study.finetune_steps)}
+    name = arm.run_name(base, study.progressive)
     if spread:
-        fixed["seen"] = changes["seen"] | {"longest": base.window * arm.factor}
-        fixed["seen"] = fixed["seen"] if arm.factor > 1 else {"name": "contiguous"}
+        longest = base.window * arm.factor
+        fixed["seen"] = changes["seen"] | {"longest": longest} if arm.factor > 1 else {"name": "contiguous"}
+        name += f"-{changes['seen']['name']}{window}"
+    elif "window" in changes:
+        name += f"-{window}"
     if not one_window(changes):
         fixed["batch"] = batch * base.window // window
-    name = arm.run_name(base, study.progressive)
-    name += f"-{changes['seen']['name']}{window}" if spread else f"-{window}" if "window" in changes else ""
     fixed["name"] = name + (f"-s{changes['seed']}" if "seed" in changes else "")
     fixed |= {"optimizer.lr": study.finetune_lr} if study.finetune_lr else {}
     return fine_tuned(base, start, {"log_every": 1, "batch": batch, **changes, **fixed})

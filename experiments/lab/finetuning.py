@@ -1,5 +1,6 @@
 """Settings of fine-tuning runs: by default as many tokens per step as the base run, at a lower learning rate."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,12 +39,9 @@ def fine_tuned(base: "Config", checkpoint: Path, changes: dict[str, Any], root: 
     gently = {"lr": optimizer["lr"] / GENTLE, "schedule": "constant", "warmup": steps // 10}
     values = {key: value for key, value in trained.items() if key != "original_window"}
     values |= {"batch": max(1, whole["batch"] * whole["window"] // window), "validate_every": steps, "snapshots": []}
-    for key, value in {**changes, "optimizer": optimizer | gently, "checkpoint": str(checkpoint)}.items():
-        if "." not in key:
-            values[key] = value
-    for key, value in changes.items():
-        if "." in key:
-            values = with_value(values, key, value)
+    settings = {**changes, "optimizer": optimizer | gently, "checkpoint": str(checkpoint)}
+    for key in sorted(settings, key=lambda key: "." in key):  # groups, then single settings in them
+        values = with_value(values, key, settings[key])
     return resolve(values, list(changes), trained)
 
 
@@ -75,6 +73,8 @@ def checkpoint_after(run: "Config", step: int | None = None) -> Path:
 def existing_base(checkpoint: Path, **changes) -> "Config":
     """The settings of the run that wrote a checkpoint, with the present location of its folder.
 
+    A shipped model and a lone file say themselves where runs that go on from them belong.
+
     Args:
         changes: plain values that replace its own, such as {"logger": {…}, "cache": "…"}.
 
@@ -82,14 +82,13 @@ def existing_base(checkpoint: Path, **changes) -> "Config":
         BadInput: the model was extended or fine-tuned at another window, or the checkpoint cannot be read.
     """
     from conf.schema import Config
+    from models.checkpoint_files import home
     from models.restore import read_record
-    from models.shipped import is_shipped
 
     trained = read_record(checkpoint)["config"]
     if trained["extend"]["name"] != "none" or trained["window"] != trained["original_window"]:
         raise BadInput(f"checkpoint={checkpoint} was extended already: this starts from a base model")
-    if not is_shipped(checkpoint):  # which says itself where runs that go on from it belong
-        run = checkpoint.parent.parent
-        run = run if len(run.parts) > 1 else run.resolve()
-        trained = {**trained, "runs": str(run.parent.parent), "group": run.parent.name}
+    if home(checkpoint) not in (checkpoint, checkpoint.parent):  # it lies in a run, wherever that is by now
+        run = Path(os.path.abspath(home(checkpoint)))
+        trained = {**trained, "runs": os.path.relpath(run.parent.parent), "group": run.parent.name}
     return validate(Config, {**trained, **changes})

@@ -102,14 +102,14 @@ def describe(plan: Plan, title: str, notes: Sequence[str] = (), reading: tuple[f
     runs = list(plan.runs.values())
     left, lines = missing(runs), [title]
     for question, arms in plan.arms.items():
+        if not arms:
+            lines.append(f"  {question:<20} nothing to train")
+            continue
         used = plan.of([question])
-        shared = sum(len(plan.users[run.name]) > 1 for run in used)
-        lines.append(
-            f"  {question:<20} {len(arms)} arms, {len(used)} runs, {len(used) - len(missing(used))} done"
-            + f", {shared} shared with other questions" * bool(shared)
-            if arms
-            else f"  {question:<20} nothing to train"
-        )
+        line = f"  {question:<20} {len(arms)} arms, {len(used)} runs, {len(used) - len(missing(used))} done"
+        if shared := sum(len(plan.users[run.name]) > 1 for run in used):
+            line += f", {shared} shared with other questions"
+        lines.append(line)
     lines += [f"  {note}" for note in notes]
     tuned = sum(run.checkpoint is not None for run in runs)
     lines.append(

@@ -119,7 +119,7 @@ class Comparison:
         return "equal" if self.p_equivalent < LEVEL else "open"
 
 
-def compare(rows: Sequence[dict], reference: Sequence[dict], draws: int = DRAWS, seed: int = 0) -> Comparison:
+def compare(rows: Sequence[dict], reference: Sequence[dict]) -> Comparison:
     """Compare an arm with a reference arm over the same targets, a row per seed in the same order; see `contrast`.
 
     Args:
@@ -134,7 +134,7 @@ def compare(rows: Sequence[dict], reference: Sequence[dict], draws: int = DRAWS,
         [np.array([row[key] for row in side], dtype=np.float64) for side in (rows, reference)]
         for key in ("document_nll", "document_tokens")
     )
-    return contrast((1, nats[0] - nats[1], tokens[0]), draws=draws, seed=seed)
+    return contrast((1, nats[0] - nats[1], tokens[0]))
 
 
 def contrast(*parts: tuple[float, np.ndarray, np.ndarray], draws: int = DRAWS, seed: int = 0) -> Comparison:
@@ -198,8 +198,10 @@ def first_crossing(x: Sequence[float], y: Sequence[float], level: float) -> floa
     The first point counts as it is, since nothing is known before it.
     """
     place = next((place for place, value in enumerate(y) if value <= level), None)
-    if not place:
-        return None if place is None else float(x[0])
+    if place is None:
+        return None
+    if place == 0:
+        return float(x[0])
     share = (y[place - 1] - level) / (y[place - 1] - y[place])
     return float(x[place - 1] + share * (x[place] - x[place - 1]))
 

@@ -64,10 +64,12 @@ def arms_of(claim: Claim, request: Request, known: dict[str, "Config"] | None = 
     Raises:
         BadInput: an arm cannot be composed, or is fine-tuned from a missing arm or from itself.
     """
-    (common, shared), other = _common(request, request.corpus), []
-    source = common["data"]["source"]
+    common, shared = _common(request, request.corpus)
+    source, other = common["data"]["source"], []
     if claim.needs not in (None, source if source in ("chains", "tasks") else "text"):
-        (common, shared), other = _common(request, CORPORA[claim.needs]), [f"data={CORPORA[claim.needs]}"]
+        corpus = CORPORA[claim.needs]
+        common, shared = _common(request, corpus)
+        other = [f"data={corpus}"]
     arms = claim.arms(common["window"])
     fixed = {"group": request.group or f"claims-{request.label}", "checkpoint": None}
     fixed |= {key: getattr(request, key) for key in ("trainer", "logger", "runs", "cache")}
@@ -117,7 +119,7 @@ def _root(arm: str, arms: dict[str, list[str]]) -> str:
 
 
 def effective_overrides(overrides: list[str], common: dict) -> list[str]:
-    """The overrides that change a value, sorted, so that two ways to write the same run give one name."""
+    """The overrides that are written otherwise than what holds without them, sorted: a run is named after them."""
 
     def changes(override: str) -> bool:
         before = value_at(common, key_of(override))

@@ -66,10 +66,11 @@ def blocks(rows: list[dict]) -> list[list[dict]]:
 
 
 def cell(value) -> str:
-    """Format a value of a row, measured or read back from JSON (where an infinite end of an interval is null)."""
+    """Format a value of a row, measured or read back from JSON (where ends of no interval are null)."""
     if isinstance(value, Comparison):
         return str(value.ratio)
-    if isinstance(value, dict) and "ratio" in value:
-        middle, *ends = value["ratio"]
-        return str(Estimate(middle, *(math.inf if end is None else end for end in ends)))
+    if isinstance(value, dict):  # of JSON, a comparison or an estimate
+        return str(
+            Estimate.of(dict(zip(("value", "low", "high"), value["ratio"], strict=True)) if "ratio" in value else value)
+        )
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -100,8 +100,9 @@ class Layered(Position):
         Raises:
             BadInput: nothing in the model can take the spectrum or the extension, or a kind cannot take its own.
         """
-        plain = Extension(Extension.Knobs(), extension.window)
-        super().__init__(knobs, geometry, spectrum, plain)  # its parts have the extension, and what that learns
+        # Its parts have the extension, and what that learns.
+        super().__init__(knobs, geometry, spectrum, Extension(Extension.Knobs(), extension.window))
+        unextended = Extension(Extension.Knobs(rows=extension.knobs.rows), extension.window)  # rows suit every scheme
         if (
             scheme is not None
             and scheme.embed is not Position.embed
@@ -118,7 +119,7 @@ class Layered(Position):
                 continue
             kindred = scheme if kind.position is None else LAYERED[kind.position.name]  # type: ignore[attr-defined]
             turns, extends = "frequencies" in kindred.stretches, extension.changes in (None, *kindred.stretches)
-            table, reading = spectrum if turns else Geometric(), extension if extends else plain
+            table, reading = spectrum if turns else Geometric(), extension if extends else unextended
             takers["frequencies"] |= turns and kind.frequencies is None
             takers["extend"] |= extends and kind.extend is None
             if kind.extend is not None:

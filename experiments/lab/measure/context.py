@@ -20,10 +20,9 @@ from experiments.lab.measure.optimum import optimum
 from experiments.lab.statistics import Estimate, bootstrap, mean
 
 if TYPE_CHECKING:
-    from experiments.lab.measure.protocols import TokenLosses
-
-if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from experiments.lab.measure.protocols import TokenLosses
 
 ALLOWED = 5  # standard errors by which a model may beat the optimum by chance
 

@@ -82,8 +82,11 @@ def measure_perplexity(
     def measured(model, config, corpus, device: dict) -> dict:
         longest, width = max(settings.contexts), corpus.bytes_per_token(settings.split)
         segments = cut(corpus.split(settings.split), longest + 1, settings.segments)
-        left = [length for length in settings.contexts
-                if str(length) not in parts.values or not (kept is None or kept.has(length))]  # fmt: skip
+
+        def is_there(length: int) -> bool:
+            return str(length) in parts.values and (kept is None or kept.has(length))
+
+        left = [length for length in settings.contexts if not is_there(length)]
         by_context = iterate_losses(
             model,
             segments.tokens,

@@ -59,7 +59,7 @@ class DependencyWidth(Claim):
 
     def measure(self, evidence) -> Findings:
         shape = evidence.config.model
-        channels = shape.width // shape.heads
+        channels = shape.channels // shape.heads
         read = {arm: evidence.in_window(arm) for arm in evidence.runs}
         rows, best = [], {}
         for lag in LAGS:

@@ -66,15 +66,17 @@ class EffectiveWindow(Claim):
         base = evidence.passkey(BASE, lengths=[window], depths=DEPTHS, trials=TRIALS)
         rows = [self.row(base, {"tokens": window, "positions": "as trained", "steps": 0}, None)]
         for factor in FACTORS:
+            grid = {"lengths": [window, factor * window], "depths": DEPTHS, "trials": TRIALS}
             for step in (0, *STEPS):
-                direct = None
+                read = {}
                 for method in METHODS:
-                    arm, method_read, step_read = (arm_of(method, factor), None, step) if step else (BASE, method, None)
-                    grid = {"lengths": [window, factor * window], "depths": DEPTHS, "trials": TRIALS}
-                    read = evidence.passkey(arm, method_read, factor if method_read != DIRECT else 1, step_read, **grid)
-                    name = "direct" if method == DIRECT else method
-                    rows.append(self.row(read, {"tokens": factor * window, "positions": name, "steps": step}, direct))
-                    direct = direct or read
+                    if step:
+                        read[method] = evidence.passkey(arm_of(method, factor), step=step, **grid)
+                    else:
+                        read[method] = evidence.passkey(BASE, method, 1 if method == DIRECT else factor, **grid)
+                    name, direct = ("direct", None) if method == DIRECT else (method, read[DIRECT])
+                    cells = {"tokens": factor * window, "positions": name, "steps": step}
+                    rows.append(self.row(read[method], cells, direct))
         return Findings(rows, {"window": window, "farthest in the window": farthest(base[0])})
 
     def row(self, read: list[dict], cells: dict, direct: list[dict] | None) -> dict:

@@ -54,17 +54,23 @@ class StartingPositions(Claim):
 
     def measure(self, evidence) -> Findings:
         rows, shape = [], evidence.config.model
+        channels = {
+            scheme: shape.width if scheme == "sinusoidal" else shape.channels // shape.heads for scheme in SCHEMES
+        }
         read = {
             arm_of(scheme, base): evidence.by_position(arm_of(scheme, base)) for scheme in SCHEMES for base in BASES
         }
         bins = [(row["low"], row["high"]) for row in next(iter(read.values()))[0]["rows"]]
         early, late = (2, bins[-3][1]), bins[-1]
         for scheme in SCHEMES:
-            channels = shape.width if scheme == "sinusoidal" else shape.width // shape.heads
             for base in BASES:
                 large, fitting = read[arm_of(scheme, base)], read[arm_of(scheme, FITTING)]
-                row = {"position": scheme, "base": base, f"pairs moved at {early[1]}": moved(channels, base, early[1])}
-                row |= {"of": channels // 2}
+                row = {
+                    "position": scheme,
+                    "base": base,
+                    f"pairs moved at {early[1]}": moved(channels[scheme], base, early[1]),
+                }
+                row |= {"of": channels[scheme] // 2}
                 spans = {"early": [(1, *early)], "late": [(1, *late)], "whole": [(1, 1, late[1])]}
                 spans |= {"early over late": [(1, *early), (-1, *late)]}
                 row |= {
@@ -74,9 +80,8 @@ class StartingPositions(Claim):
                 rows.append(row)
         curves = {"bins": bins, "early": early, "window": evidence.window}
         for scheme in SCHEMES:
-            channels = shape.width if scheme == "sinusoidal" else shape.width // shape.heads
             curves[f"{scheme} moved"] = {
-                f"{base}": [moved(channels, base, last) for _, last in bins] for base in (FITTING, LARGE)
+                f"{base}": [moved(channels[scheme], base, last) for _, last in bins] for base in (FITTING, LARGE)
             }
             for base in set(BASES) - {FITTING}:
                 curves[arm_of(scheme, base)] = by_bin(read[arm_of(scheme, base)], read[arm_of(scheme, FITTING)])

@@ -1,5 +1,6 @@
 """When does interpolation pay: for how many steps of fine-tuning is it ahead, by how badly extrapolation had failed?"""
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -197,7 +198,7 @@ def loss(row: dict) -> float:
     return row["nll"] / row["tokens"]
 
 
-def crossing_of(pairs: list[list[dict]]) -> float:
+def crossing_of(pairs: Sequence[Sequence[dict]]) -> float:
     """The steps up to which interpolation is ahead of direct fine-tuning in one seed, straight in log2(1 + steps).
 
     pairs: interpolation's and direct's reading at 0 and at each of STEPS. 0 if it never is ahead; twice the last of
