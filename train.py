@@ -121,6 +121,12 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
     quiet_lightning()
     accelerator, precision = select_device(config.trainer)
     corpus, resumed = open_data(config), folder.resume_point()
+    config.fits_answers(corpus.task is not None)
+    if corpus.task is not None and place.ranks * config.trainer.accumulate > 1:
+        raise BadInput(
+            f"trainer.accumulate x devices x nodes is {place.ranks * config.trainer.accumulate}, and must be 1 where "
+            "answers are learned: those of different lengths weigh alike within one pass only"
+        )
     gpt, record = make_gpt(config, corpus.vocabulary, corpus.separator), make_record(config, corpus)
     if resumed is not None:
         check_resumed(read_record(resumed), record, folder.path)

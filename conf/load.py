@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from models.gpt import GPT
 
 
+def read_with(trained: dict, extend: dict | None) -> dict:
+    """The settings of a trained run, as plain values, with another extension in place of its own; None: as trained.
+
+    Scores sharpen with the row as in training, unless the extension itself says how.
+    """
+    return trained if extend is None else {**trained, "extend": {"rows": trained["extend"].get("rows"), **extend}}
+
+
 def load_model(checkpoint: Path, extend: dict | None = None) -> tuple[GPT, Config, dict]:
     """Rebuild a trained GPT from its checkpoint, read as trained or with another extension.
 
@@ -30,6 +38,5 @@ def load_model(checkpoint: Path, extend: dict | None = None) -> tuple[GPT, Confi
 
     loaded = load_checkpoint(checkpoint)
     record = record_of(loaded, checkpoint)
-    values = record["config"] if extend is None else {**record["config"], "extend": extend}
-    config = validate(Config, values)
+    config = validate(Config, read_with(record["config"], extend))
     return restore_gpt(config, loaded, checkpoint), config, record

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from conf.base import BadInput
 from conf.names import run_name
-from conf.overrides import key_of
+from conf.overrides import given_keys, key_of
 from conf.validation import validate
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ def resolve(
     if "original_window" in values:
         raise BadInput("original_window is not a setting: it is the window, or comes from the checkpoint")
     values = {key: value for key, value in values.items() if key != "study"}  # an experiment's, for experiments/extend
-    given = set(map(key_of, overrides))
     if not isinstance(values.get("checkpoint"), str | None):
         raise BadInput(f"checkpoint={values['checkpoint']} must be a path")
     if values.get("checkpoint") is None:
@@ -46,10 +45,10 @@ def resolve(
         if trained is None:
             checkpoint = find_checkpoint(Path(values["checkpoint"]))
             values, trained = {**values, "checkpoint": str(checkpoint)}, read_record(checkpoint)["config"]
-        values = _inherit(values, given, trained)
+        values = _inherit(values, given_keys(overrides), trained)
     config = validate(Config, {**values, "name": values["name"] or "unnamed"})
     # Only where it is given: a run shorter than the warmup of its optimizer's defaults is a try.
-    if "optimizer.warmup" in given and config.optimizer.warmup > config.steps:
+    if "optimizer.warmup" in map(key_of, overrides) and config.optimizer.warmup > config.steps:
         raise BadInput(f"optimizer.warmup={config.optimizer.warmup} must be at most steps, here {config.steps}")
     position = make_position(config)  # refuses what only shows when the scheme meets the model and the extension
     config.seen.fits(config.window, position.extension)
@@ -57,7 +56,7 @@ def resolve(
 
 
 def _inherit(values: dict, given: Collection[str], trained: dict) -> dict:
-    """Fill in what a fine-tuned run takes from that of its checkpoint, unless the command line says otherwise.
+    """Fill in what a fine-tuned run takes from that of its checkpoint, unless the command line or its experiment says.
 
     A group that is chosen, as by extend=yarn, replaces that of the checkpoint; keys, as extend.factor=8, go over it.
     """

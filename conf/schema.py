@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import AfterValidator, Field, model_validator
 
-from conf.base import Count, CountOrZero, Counts, PathText, Project, Settings, Tags
+from conf.base import BadInput, Count, CountOrZero, Counts, PathText, Project, Settings, Tags
 from data.settings import DataSettings
 from models.gpt import Shape, knob
 from models.longce import LongCE
@@ -129,12 +129,10 @@ class Config(Settings):
             )
         if self.seen.cuts and self.data.retrieval.fraction:
             raise ValueError(f"seen={self.seen.name} would cut keys from questions: set data.retrieval.fraction=0")
-        if self.seen.cuts and self.data.source == "tasks":
-            raise ValueError(f"seen={self.seen.name} would cut answers from their questions: data=tasks is read whole")
         if getattr(self.seen, "longest", self.window) < self.window:
             raise ValueError(f"seen.longest={self.seen.longest} must be at least window={self.window}")
-        if self.stop_at is not None and self.data.source not in ("tasks", "prepared"):
-            raise ValueError(f"stop_at={self.stop_at} needs answers that can be exact, as data=tasks has them")
+        if self.data.source != "prepared":  # whose folder says what it holds: train.py asks then
+            self.fits_answers(self.data.source == "tasks")
         if self.longce.short is not None and self.longce.short >= self.window:
             raise ValueError(f"longce.short={self.longce.short} must be below window={self.window}")
         if self.longce.short is not None and self.seen.name != "contiguous":
@@ -142,3 +140,14 @@ class Config(Settings):
         if any(step > self.steps for step in self.snapshots):
             raise ValueError(f"snapshots={list(self.snapshots)} must not lie beyond steps={self.steps}")
         return self
+
+    def fits_answers(self, answers: bool) -> None:
+        """Refuse what a corpus with answers, as data=tasks, cannot have, or one without.
+
+        Raises:
+            BadInput: it names the setting.
+        """
+        if not answers and self.stop_at is not None:
+            raise BadInput(f"stop_at={self.stop_at} needs answers that can be exact, as data=tasks has them")
+        if answers and self.seen.cuts:
+            raise BadInput(f"seen={self.seen.name} would cut answers from their questions: data=tasks is read whole")

@@ -16,7 +16,7 @@ from data.settings import Chains, Files, Hub, Prepared, Sotu, Tasks, Tokenizer
 from data.sources import identity, states_of
 from data.tasks import answered
 from data.token_files import FORMAT, locked, new_folder, token_dtype
-from data.tokenizer import BYTES, STATES, ByteTokenizer, JsonTokenizer, fingerprint_of, read_json
+from data.tokenizer import BYTES, STATES, ByteTokenizer, JsonTokenizer, fingerprint_of, fingerprints_of, read_json
 
 SUMMED_TOGETHER = 2**20  # tokens
 
@@ -233,7 +233,7 @@ def _prepared(settings: Prepared, tokenizer: str | None) -> Corpus:
     """The corpus of data=prepared, under the name it is given here; BadInput unless `tokenizer`, if any, made it."""
     corpus = open_corpus(Path(settings.folder))
     corpus.name = settings.name
-    if tokenizer is not None and corpus.tokenizer_fingerprint != fingerprint_of(tokenizer):
+    if tokenizer is not None and corpus.tokenizer_fingerprint not in fingerprints_of(tokenizer):
         raise BadInput(
             f"data.folder: the tokens in {settings.folder!r} are those of another tokenizer; name the texts "
             "themselves, with data=files, to have them tokenised anew."

@@ -39,6 +39,13 @@ STATES = "states"
 DECISIVE = ("added_tokens", "normalizer", "pre_tokenizer", "model", "decoder")
 
 
+def fingerprints_of(text: str) -> set[str]:
+    """The fingerprints of a tokenizer as it is written and as it is once opened, which may add what it leaves out."""
+    if text == BYTES or text.startswith(STATES):
+        return {fingerprint_of(text)}
+    return {fingerprint_of(text), fingerprint_of(JsonTokenizer(text).text)}
+
+
 def fingerprint_of(text: str) -> str:
     """SHA-256 over what a tokenizer does to text: vocabulary and ids, merges, normaliser, pre-tokeniser and decoder.
 

@@ -6,6 +6,7 @@ seed and original_window.
 
 import copy
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ from models.compute import flush_denormals
 from models.gpt import GPT
 from models.positions import Position, build_position
 from models.shipped import is_shipped
+
+SCHEME, OWN = "position.", "position.own."  # before the names of a scheme's weights: of all layers, of those of a plan
 
 
 def make_position(config) -> Position:
@@ -58,7 +61,7 @@ def record_of(loaded: dict, checkpoint: Path) -> dict:
         raise BadInput(f"checkpoint={checkpoint} was not written by train.py: it lacks global_step")
     if "origin" in record or is_shipped(checkpoint):  # its tokenizer lies beside it, wherever that is by now
         tokenizer = home(checkpoint) / "tokenizer.json"
-        if tokenizer.is_file():
+        if tokenizer.is_file() and "tokenizer" in record["config"]["data"]:
             record = copy.deepcopy(record)
             record["config"]["data"]["tokenizer"]["path"] = str(tokenizer)
     return {**record, "step": loaded["global_step"]}
@@ -153,7 +156,8 @@ def load_weights(gpt: GPT, loaded: dict, checkpoint: Path) -> None:
     Raises:
         BadInput: some are missing, too many, of another shape or type, or not finite.
     """
-    weights, expected = _weights(loaded, checkpoint), gpt.state_dict()
+    expected = gpt.state_dict()
+    weights = _by_layer(_weights(loaded, checkpoint), expected)
     if names := sorted(expected.keys() ^ weights.keys()):
         kind = "lacks" if names[0] in expected else "has one weight too many,"
         raise BadInput(f"checkpoint={checkpoint} {kind} {names[0]} ({len(names)} such): it is another model's")
@@ -164,6 +168,15 @@ def load_weights(gpt: GPT, loaded: dict, checkpoint: Path) -> None:
         if not torch.isfinite(weight).all():
             raise BadInput(f"checkpoint={checkpoint} holds {name} with values that are not finite: its run diverged")
     gpt.load_state_dict(weights)
+
+
+def _by_layer(weights: dict[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
+    """Weights whose scheme has the name it has in the model expected: `own` where layers read by a plan (layers=)."""
+    planned, expects = (any(name.startswith(OWN) for name in names) for names in (weights, expected))
+    if planned == expects:
+        return weights
+    before, after = (OWN, SCHEME) if planned else (SCHEME, OWN)
+    return {name.replace(before, after, 1) if name.startswith(before) else name: w for name, w in weights.items()}
 
 
 def _weights(loaded: dict, checkpoint: Path) -> dict[str, Tensor]:

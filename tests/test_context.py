@@ -97,6 +97,15 @@ def test_no_reader_beats_the_optimum_by_more_than_chance():
     assert "nats a token below the optimum" in beats(rows_of(cheating))
 
 
+def test_chance_is_not_known_from_few_documents():
+    """A single one has no spread, and five standard errors of two are no rare thing."""
+    lucky = np.array([-0.1, -0.11, -0.1, -0.1, -0.1, -0.11, -0.1, -0.1])
+    for count, judged in ((1, False), (2, False), (7, False), (8, True)):
+        excess = context.excess(8 * lucky[:count], np.full(count, 8))
+        assert excess["value"] == pytest.approx(lucky[:count].mean())
+        assert (excess["standard_error"] is not None) == judged == bool(context.beats_the_optimum({8: excess}))
+
+
 def test_a_single_document_passes_nothing_and_no_interval_is_shown():
     rows = [
         {"context": length, "document_nll": [nats], "document_tokens": [8], "documents": [0]}
@@ -143,7 +152,7 @@ def base(tmp_path_factory):
         f"cache={folder}/cache",
         "data=chains",
         "data.length=256",
-        "data.documents={train: 4, validation: 2, test: 6}",
+        "data.documents={train: 4, validation: 2, test: 9}",
     ]
     return train(compose(words), words), f"{folder}/cache"
 
@@ -156,7 +165,7 @@ def test_programs_are_warned_of_a_reading_that_beats_the_optimum(base, monkeypat
         measure_checkpoint(result.checkpoint, None, settings, cache)
     monkeypatch.setattr(context, "optimum", lambda *args: 9.0 + optimum(*args))
     with pytest.warns(UserWarning, match=r"At a context of 16 the loss is .* below the optimum"):
-        measure_checkpoint(result.checkpoint, None, settings.model_copy(update={"segments": 6}), cache)
+        measure_checkpoint(result.checkpoint, None, settings.model_copy(update={"segments": 9}), cache)
 
 
 @pytest.mark.slow

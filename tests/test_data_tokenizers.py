@@ -69,6 +69,10 @@ def test_prepared_tokens_are_refused_under_another_tokenizer(tmp_path, trained):
     assert (same.name, same.fingerprint) == ("copy", corpus.fingerprint)
     with pytest.raises(BadInput, match="are those of another tokenizer"):
         prepare(settings, tmp_path, tokenizer="bytes")
+    written = json.loads(corpus.tokenizer_text)  # as a checkpoint's folder has it, in which older fields may be missing
+    del written["pre_tokenizer"]["use_regex"]
+    assert fingerprint_of(json.dumps(written)) != corpus.tokenizer_fingerprint
+    assert prepare(settings, tmp_path, tokenizer=json.dumps(written)).fingerprint == corpus.fingerprint
 
 
 def test_training_needs_a_train_split(tmp_path):

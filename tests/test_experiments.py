@@ -1,16 +1,20 @@
 """The experiments on tiny models: everything asked for is measured, reused, drawn and said."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from conf.base import BadInput
+from conf.schema import Config
+from conf.validation import validate
 from experiments.lab.measure.perplexity import Measurement, default_contexts, measure_checkpoint
 from experiments.lab.measure.request import choose_passes, read_request
 from experiments.lab.measure.segments import cut
 from experiments.lab.statistics import paired_ratio
 from models.checkpoint_files import find_checkpoint
+from models.restore import read_record
 from tests.runs import CACHE, run_program, tiny
 from train import compose, train
 
@@ -116,8 +120,23 @@ def test_both_readings_side_by_side_where_the_length_matters_and_a_sentence_wher
     )
     readings, sentence = choose_passes(request, "whole")
     assert readings == ["whole"] and "reading=both adds" in sentence
+    changed = {"layers": {"pattern": "A", "kinds": {"A": {"extend": {"name": "dynamic_ntk"}}}}}
+    trained = validate(Config, request.trained.model_dump(mode="json") | changed)
+    assert trained.extend.name == "none", "the layers have an extension of their own"
+    assert choose_passes(replace(request, trained=trained, extend=None), "both")[0] == ["whole", "decoded"]
     with pytest.raises(BadInput, match="reading=twice is not known: one of whole, decoded, both"):
         choose_passes(request, "twice")
+
+
+@pytest.mark.slow
+def test_an_experiment_beside_a_checkpoint_sets_what_can_be_set(base, tmp_path):
+    words = [f"checkpoint={base.checkpoint}", f"runs={tmp_path}", f"cache={CACHE}", "logger=none", "name=tuned"]
+    with pytest.raises(BadInput, match=r"model comes from checkpoint=.* and cannot be changed"):
+        compose([*words, "experiment=retrieval"])
+    config, trained = compose([*words, "experiment=stretch"]), read_record(base.checkpoint)["config"]
+    assert (config.window, config.original_window) == (1024, trained["window"])
+    assert config.data.retrieval.template == "passkey" != trained["data"]["retrieval"]["template"]
+    assert config.data.name == trained["data"]["name"] and config.model.width == trained["model"]["width"]
 
 
 def row(nll, tokens, token_set="same"):

@@ -178,6 +178,16 @@ def test_every_choice_of_the_group_makes_a_model(choice):
 
 
 @pytest.mark.slow
+def test_what_a_scheme_learned_is_read_by_another_plan(tmp_path):
+    done = train(compose(tiny(tmp_path, "position=t5", "name=a", "steps=2")))
+    keys = [word for word in tiny(tmp_path) if not word.startswith(("model.", "data.", "window=", "steps="))]
+    local = train(compose([*keys, f"checkpoint={done.checkpoint}", "layers=sliding", "steps=1", "name=b"]))
+    assert load_model(local.checkpoint)[0].state_dict().keys() > {"position.own.table"}
+    whole = train(compose([*keys, f"checkpoint={local.checkpoint}", "layers=alike", "steps=1", "name=c"]))
+    assert load_model(whole.checkpoint)[0].state_dict().keys() > {"position.table"}
+
+
+@pytest.mark.slow
 def test_a_planned_model_trains_comes_back_and_is_fine_tuned(tmp_path):
     words = tiny(tmp_path, "layers=gemma3", "layers.pattern=LG", "layers.kinds.L.window=8")
     done = train(compose([*words, "name=a"]))
@@ -206,6 +216,7 @@ SENTENCES = {
     ("frequencies=linear",): "frequencies=linear cannot apply: no layer of position=rope takes it",
     ("layers=swan", "extend=self_extend", "extend.factor=2"): "extend=self_extend changes plain rotation, and no layer",
     ("layers=gemini",): "layers=gemini is not known; allowed: alike",
+    ("layers=local_global", "extend=yarn", "extend.factor=2"): "extend=yarn changes frequencies, and no layer",  # LL
 }
 
 

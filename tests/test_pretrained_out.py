@@ -67,6 +67,7 @@ REFUSED: dict[str, tuple[dict, dict, dict, dict, str]] = {
     "p_rope": (MODERN, {"name": "p_rope"}, {}, {"name": "yarn", "factor": 2.0}, "position=p_rope"),
     "none": ({}, {"name": "none"}, {}, {}, "positions in every layer"),
     "learned": (MODERN, {"name": "learned"}, {}, {}, "position=learned"),
+    "learned-longer": ({}, {"name": "learned"}, {}, {"name": "interpolate", "factor": 2.0}, "extend=none"),
     "learned-rows": ({}, {"name": "learned", "rows": 48}, {}, {}, r"position\.rows=null"),
 }
 

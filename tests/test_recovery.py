@@ -11,11 +11,12 @@ from conf.base import BadInput
 from conf.compose import compose_values
 from conf.load import load_model
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
-from experiments.longrope import candidates
+from experiments.longrope import candidates, recovery
 from experiments.longrope.__main__ import run_command
 from experiments.longrope.recovery import Recovery, recover, recovery_sentence
 from experiments.longrope.search import Search, search_factors, search_settings
 from experiments.longrope.searching import Progress, format_table
+from experiments.pretrained import ship_run
 from tests.runs import CACHE, tiny
 from train import compose, train
 
@@ -163,6 +164,13 @@ def test_a_tuned_model_is_searched_on_from_the_factors_it_knows(runs):
     base, *_ = runs
     plain, _ = search_factors(base.checkpoint, options, str(CACHE), Progress(Bar()))
     assert plain["rivals"] == ["interpolate", "ntk", "yarn"]
+
+
+def test_a_base_model_may_be_a_folder(runs, tmp_path):
+    base, tuned, _ = runs
+    ship_run(base.folder, tmp_path / "shipped", str(CACHE))
+    assert recovery._base(tuned.checkpoint, {"checkpoint": str(tmp_path / "shipped")}) == tmp_path / "shipped"
+    assert recovery._base(tuned.checkpoint, {"checkpoint": str(tmp_path / "gone")}) is None
 
 
 def test_what_cannot_be_recovered_is_one_sentence(runs, tmp_path):

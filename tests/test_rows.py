@@ -7,13 +7,16 @@ import torch
 import torch.nn.functional as F
 
 from conf.base import BadInput
+from conf.load import load_model
+from experiments.lab.finetuning import existing_base, fine_tuned
+from experiments.lab.measure.subject import open_subject
 from models import attention
 from models.positions.rows import ROWS, Llama4, Ministral, SSMax, Su
 from models.restore import make_position
 from tests.cases import WINDOW, Case, tokens
 from tests.lawbook import moved, same
 from tests.laws import LAWS
-from tests.runs import tiny
+from tests.runs import CACHE, tiny
 from train import compose, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -103,6 +106,20 @@ def test_rows_come_after_training_too_but_not_a_learned_one(tmp_path):
     assert train(compose([*words, "extend.rows=su", "name=b", "steps=2"])).metrics
     with pytest.raises(BadInput, match=r"lacks position\.row_scale"):
         train(compose([*words, "extend.rows=ssmax", "name=c", "steps=2"]))
+
+
+@pytest.mark.slow
+def test_another_extension_sharpens_as_the_model_was_trained_unless_it_says_how(tmp_path):
+    done = train(compose(tiny(tmp_path, "extend.rows=ssmax", "name=a", "steps=2")))
+    yarn = {"name": "yarn", "factor": 2.0}
+    assert load_model(done.checkpoint, yarn)[1].extend.rows == SSMax()
+    subject = open_subject(done.checkpoint, yarn, str(CACHE))
+    assert subject.config.extend.rows == SSMax() and subject.model().position.row_scale is not None
+    with pytest.raises(BadInput, match=r"one weight too many, position\.row_scale"):
+        open_subject(done.checkpoint, yarn | {"rows": None}, str(CACHE)).model()
+    base = existing_base(done.checkpoint)
+    tuned = fine_tuned(base, done.checkpoint, {"extend": yarn, "steps": 2, "window": 64, "name": "b"})
+    assert tuned.extend.rows == SSMax() and tuned.extend.factor == 2
 
 
 SENTENCES = {

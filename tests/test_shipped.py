@@ -9,6 +9,7 @@ import torch
 
 from conf.base import BadInput
 from conf.load import load_model
+from data.corpus import prepare
 from experiments.lab.finetuning import existing_base
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
 from experiments.pretrained import ship_run
@@ -98,6 +99,21 @@ def test_it_is_measured_and_tuned_as_its_run_is(trained, shipped, tmp_path, one_
     tuned = train(compose([*words, "validation_windows=1"]))
     record = read_record(tuned.checkpoint)
     assert record["config"]["original_window"] == 16 and record["config"]["checkpoint"] == str(shipped)
+
+
+@pytest.mark.slow
+def test_a_model_of_prepared_tokens_is_shipped_with_their_tokenizer(trained, tmp_path, one_thread):
+    cache = trained.folder.parent.parent / "cache"
+    folder = prepare(load_model(trained.checkpoint)[1].data, cache, progress=False).folder
+    words = ["data=prepared", f"data.folder={folder}", "model.layers=1", "model.heads=2", "model.width=32", "window=16"]
+    words += ["batch=4", "steps=2", "validation_windows=2", f"runs={tmp_path}", f"cache={tmp_path}/cache", "name=p"]
+    done = train(compose([*words, "logger=none", "trainer=cpu", "trainer.progress=false"]))
+    ship_run(done.folder, tmp_path / "base", str(cache))
+    settings = Measurement(contexts=(8,), stride=4, segments=4)
+    ours, theirs = (
+        measure_checkpoint(path, None, settings, str(cache)) for path in (tmp_path / "base", done.checkpoint)
+    )
+    assert ours["rows"][0]["token_set"] == theirs["rows"][0]["token_set"]
 
 
 @pytest.mark.slow

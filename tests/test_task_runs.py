@@ -1,6 +1,7 @@
 """Runs on data=tasks: what is learned and counted, when they stop, and experiments.tasks from plan to page."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,7 +24,7 @@ from experiments.tasks.published import LENGTHS, PUBLISHED, published_share
 from experiments.tasks.report import sentences, summary_rows, table
 from experiments.tasks.study import describe_plan, make_task_plan, run_command
 from models.language_model import LanguageModel, exact_rows
-from tests.runs import ROOT, tiny
+from tests.runs import CACHE, ROOT, tiny
 from tests.test_tasks import task
 from train import build_model, compose, train
 
@@ -135,6 +136,26 @@ def test_a_run_ends_once_all_answers_are_exact_and_resumes_to_the_same_end(tmp_p
     assert again.checkpoint == result.checkpoint and again.metrics["step"] == 6
 
 
+def test_a_step_of_answers_is_one_pass(tmp_path):
+    """Passes have answers of different lengths, and their means would weigh alike."""
+    with pytest.raises(BadInput, match=r"trainer\.accumulate x devices x nodes is 2, and must be 1"):
+        train(sorting(tmp_path, "trainer.accumulate=2"))
+
+
+@pytest.mark.slow
+def test_prepared_folders_are_asked_for_answers(tmp_path):
+    sorter = train(sorting(tmp_path, "steps=1"))
+    task_folder = prepare(sorting(tmp_path).data, tmp_path, progress=False).folder
+    text_folder = prepare(compose(tiny(tmp_path)).data, Path(CACHE), progress=False).folder
+    words = [word for word in tiny(tmp_path, "name=p") if not word.startswith(("data.", "window="))] + ["data=prepared"]
+    with pytest.raises(BadInput, match=r"stop_at=0\.9 needs answers"):
+        train(compose([*words, f"data.folder={text_folder}", "stop_at=0.9", "window=14"]))
+    words = [word for word in words if not word.startswith("model.")] + [f"checkpoint={sorter.checkpoint}"]
+    words += ["extend=switch", "extend.over=yarn", "extend.factor=2"]
+    with pytest.raises(BadInput, match="seen=mixed would cut answers"):
+        train(compose([*words, f"data.folder={task_folder}", "seen=mixed", "window=28"]))
+
+
 @pytest.mark.slow
 def test_a_run_goes_to_its_end_without_stop_at(tmp_path):
     result = train(sorting(tmp_path, "steps=4", "validate_every=2"))
@@ -214,6 +235,10 @@ def test_learned_positions_need_an_offset(tmp_path):
         request(tmp_path, "schemes=[none,learned]")
     with pytest.raises(BadInput, match=r"schemes=ropee\+offset is not known; allowed: .*, all"):
         request(tmp_path, "schemes=[ropee+offset]")
+    with pytest.raises(BadInput, match=r"schemes=all\+offset is not known"):
+        request(tmp_path, "schemes=[all+offset]")
+    every = request(tmp_path, "schemes=[all]").all_schemes
+    assert request(tmp_path, "schemes=[all,rope+offset]").all_schemes == [*every, "rope+offset"]
     with pytest.raises(BadInput, match="train=data=chains is not the same for every run"):
         request(tmp_path, "train=['data=chains']")
 

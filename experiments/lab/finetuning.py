@@ -31,6 +31,7 @@ def fine_tuned(base: "Config", checkpoint: Path, changes: dict[str, Any], root: 
     Raises:
         BadInput: the extension cannot read the scheme, or what training would refuse.
     """
+    from conf.load import read_with
     from conf.resolve import resolve
 
     trained, whole = base.model_dump(mode="json"), (root or base).model_dump(mode="json")
@@ -38,6 +39,8 @@ def fine_tuned(base: "Config", checkpoint: Path, changes: dict[str, Any], root: 
     optimizer = changes.get("optimizer", whole["optimizer"])
     gently = {"lr": optimizer["lr"] / GENTLE, "schedule": "constant", "warmup": steps // 10}
     values = {key: value for key, value in trained.items() if key != "original_window"}
+    if "extend" in changes:
+        changes = {**changes, "extend": read_with(trained, changes["extend"])["extend"]}
     values |= {"batch": max(1, whole["batch"] * whole["window"] // window), "validate_every": steps, "snapshots": []}
     settings = {**changes, "optimizer": optimizer | gently, "checkpoint": str(checkpoint)}
     for key in sorted(settings, key=lambda key: "." in key):  # groups, then single settings in them

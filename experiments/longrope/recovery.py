@@ -133,7 +133,7 @@ def _base(checkpoint: Path, trained: dict) -> Path | None:
     base, passed = checkpoint, {checkpoint.resolve()}
     while trained["checkpoint"] is not None:
         base = Path(trained["checkpoint"]).expanduser()
-        if not base.is_file():
+        if not base.exists():
             return None
         if base.resolve() in passed:
             raise BadInput(f"checkpoint={base} says that it was fine-tuned from itself")

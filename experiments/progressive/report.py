@@ -65,7 +65,7 @@ def sentences(result: dict) -> str:
         return Estimate.of(ratios[name][context])
 
     ratio = at("progressive / direct", longest)
-    verdict = "better" if ratio.high < 1 else "worse" if ratio.low > 1 else "no different"
+    verdict = "better" if ratio.high < 1 else "worse" if ratio.low > 1 else "not shown to differ"
     return (
         f"At {longest} tokens, after {sum(result['steps'])} steps of fine-tuning either way, progressive is {ratio} of "
         f"direct: {verdict}.\n"

@@ -1,5 +1,6 @@
 """The arms of a task, as overrides of train.py: schemes, some of them trained at positions moved by a random offset."""
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from pydantic import model_validator
@@ -39,7 +40,9 @@ class Request(Engine):
         if unknown := [task for task in self.tasks if task not in (*TASKS, "all")]:
             raise ValueError(f"tasks={unknown[0]} is not known; allowed: {', '.join(TASKS)}, all")
         schemes = known_schemes()
-        if unknown := [scheme for scheme in self.schemes if scheme.removesuffix(OFFSET) not in (*schemes, "all")]:
+        if unknown := [
+            scheme for scheme in self.schemes if scheme != "all" and scheme.removesuffix(OFFSET) not in schemes
+        ]:
             raise ValueError(f"schemes={unknown[0]} is not known; allowed: {', '.join(schemes)}, each {OFFSET}, all")
         if "learned" in self.schemes:
             raise ValueError(f"schemes=learned ends with the window it is trained at: take learned{OFFSET}")
@@ -57,9 +60,9 @@ class Request(Engine):
     @property
     def all_schemes(self) -> list[str]:
         """The names of the schemes, `all` spelled out: learned positions with an offset, others as they are."""
-        if "all" not in self.schemes:
-            return list(self.schemes)
-        return [scheme + OFFSET * (scheme == "learned") for scheme in known_schemes()]
+        every = [scheme + OFFSET * (scheme == "learned") for scheme in known_schemes()]
+        named = [[scheme] if scheme != "all" else every for scheme in self.schemes]
+        return list(dict.fromkeys(chain.from_iterable(named)))
 
 
 def known_schemes() -> list[str]:

@@ -111,6 +111,7 @@ class Layered(Position):
             raise BadInput(
                 f"position={knobs.name} is added to the embeddings once: of its layers, windows alone can differ"
             )
+        self.names = [letter if kinds[letter].has_own_scheme else "own" for letter in order]
         takers: dict[str, bool] = {"frequencies": False, "extend": False}
         self.parts: dict[str, Position] = {}  # by the name each has among the model's modules
         for letter, kind in kinds.items():
@@ -120,8 +121,9 @@ class Layered(Position):
             kindred = scheme if kind.position is None else LAYERED[kind.position.name]  # type: ignore[attr-defined]
             turns, extends = "frequencies" in kindred.stretches, extension.changes in (None, *kindred.stretches)
             table, reading = spectrum if turns else Geometric(), extension if extends else unextended
-            takers["frequencies"] |= turns and kind.frequencies is None
-            takers["extend"] |= extends and kind.extend is None
+            if name in self.names:  # of few layers, some kind may have none
+                takers["frequencies"] |= turns and kind.frequencies is None
+                takers["extend"] |= extends and kind.extend is None
             if kind.extend is not None:
                 reading = EXTENSIONS[kind.extend.name](kind.extend, extension.window)  # type: ignore[attr-defined]
             self.parts[name] = kindred(kind.position or knobs, geometry, kind.frequencies or table, reading)
@@ -134,7 +136,6 @@ class Layered(Position):
                 "has any that could be changed"
             )
         self.windows = [kinds[letter].window for letter in order]
-        self.names = [letter if kinds[letter].has_own_scheme else "own" for letter in order]
         for name, part in self.parts.items():
             windows = [window for window, its in zip(self.windows, self.names, strict=True) if its == name]
             limits = [window for window in windows if window is not None]

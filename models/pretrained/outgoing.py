@@ -104,6 +104,7 @@ def _architecture(gpt: GPT) -> str:
         if name == "gpt2":
             needs["parallel=false"] = not shape.parallel
             needs["position.rows=null"] = scheme.rows is None
+            needs["extend=none"] = extend.name == "none"
     if name != "qwen3":
         needs[
             "qk_norm=false" if name != "smollm3" else "qk_norm=false beside layers without positions"

@@ -96,11 +96,11 @@ def own_tokenizer(checkpoint: Path, config: "Config", record: dict, cache: str) 
 
 def _read(path: Path, fingerprint: str) -> str | None:
     """The text of a tokenizer.json; None, which is printed, if it is not the one with this fingerprint."""
-    from data.tokenizer import JsonTokenizer, fingerprint_of
+    from data.tokenizer import fingerprints_of
 
     with suppress(OSError, UnicodeDecodeError, BadInput):
         text = path.read_text(encoding="utf-8")
-        if fingerprint in (fingerprint_of(text), fingerprint_of(JsonTokenizer(text).text)):  # the latter of an import
+        if fingerprint in fingerprints_of(text):
             return text
     print(f"{path} is not the tokenizer that the run was trained with: that of its training text is looked for")
     return None

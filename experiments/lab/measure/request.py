@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -86,12 +86,13 @@ def choose_passes(request: Request, reading: str) -> tuple[list[str], str]:
     both = get_args(get_args(Pass)[0])
     if reading not in (*both, "both"):
         raise BadInput(f"reading={reading} is not known: one of {', '.join(both)}, both")
+    from conf.load import read_with
     from conf.schema import Config
+    from models.restore import make_position
 
-    extend = request.trained.extend
-    if request.extend is not None:
-        extend = validate(Config, {**request.trained.model_dump(mode="json"), "extend": request.extend}).extend
-    if not depends_on_length(extend, request.trained.original_window):
+    config = validate(Config, read_with(request.trained.model_dump(mode="json"), request.extend))
+    extend = config.extend
+    if not make_position(config).extension.depends_on_length:  # by the layers, whose extensions may be their own
         why = f"extend={extend.label} does not depend on the length of the text: as decoded, losses are the same."
         return [reading if reading != "both" else "whole"], why
     why = f"extend={extend.label} depends on the length of the text: in a window read whole, early tokens are turned "
@@ -99,13 +100,6 @@ def choose_passes(request: Request, reading: str) -> tuple[list[str], str]:
     if reading == "whole":
         return [reading], f"{why}; reading=both adds what decoding sees, at a forward pass for every target."
     return (list(both) if reading == "both" else [reading]), f"{why}. As decoded, every target has a pass of its own."
-
-
-def depends_on_length(extend: Any, window: int) -> bool:
-    """Whether logits under this extension change when more text follows."""
-    from models.positions import EXTENSIONS
-
-    return EXTENSIONS[extend.name](extend, window).depends_on_length
 
 
 @contextmanager

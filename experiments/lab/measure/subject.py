@@ -83,7 +83,7 @@ class Subject:
         """
         from conf.load import load_model
 
-        return load_model(self.checkpoint, self.config.extend.model_dump(mode="json"))[0]
+        return load_model(self.checkpoint, {"rows": None, **self.config.extend.model_dump(mode="json")})[0]
 
     @property
     def identity(self) -> dict:
@@ -136,12 +136,12 @@ def open_subject(
     Raises:
         BadInput: the checkpoint cannot be read, or not with that extension.
     """
+    from conf.load import read_with
     from conf.schema import Config
     from models.restore import make_position
 
     content, record = _read(checkpoint, _state(checkpoint))
-    values = record["config"] if extend is None else {**record["config"], "extend": extend}
-    config = validate(Config, values)
+    config = validate(Config, read_with(record["config"], extend))
     make_position(config)  # refuses an extension that does not fit the scheme
     return Subject(checkpoint, config, record, content, data, cache, precision)
 
