@@ -100,13 +100,14 @@ class Setting:
         return replace(self, knobs=scheme, name=scheme["name"]).inside(side)
 
     def inside(self, part: str) -> "Setting":
-        """With the parameters of one part alone, and no extension that its scheme has nothing for."""
+        """With the parameters of one part alone, and of an extension that its scheme has nothing for the rows alone."""
         inner = {n.removeprefix(f"{part}."): p for n, p in self.parameters.items() if n.startswith(f"{part}.")}
         over = self.extend.get("over")
         moves = self.extend["name"] == "interpolate" or (isinstance(over, dict) and over["name"] == "interpolate")
         takes = self.extend["name"] == "none" or self.name not in (*CONTENT, "alibi", "t5", "kerple", "fire")
         takes = takes or (moves and self.name not in CONTENT)
-        return replace(self, parameters=inner, extend=self.extend if takes else {"name": "none"})
+        sharper = {"name": "none", "rows": self.extend.get("rows")}  # queries have rows under every scheme
+        return replace(self, parameters=inner, extend=self.extend if takes else sharper)
 
 
 @dataclass
