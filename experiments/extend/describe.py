@@ -16,10 +16,8 @@ def describe_study(plan: StudyPlan) -> str:
     study, base, seeds = plan.study, plan.base, len(plan.seeds)
     readings = [measurement for position in plan.bases for measurement in plan.measurements(position)]
     remaining = [measurement for measurement in readings if not _is_read(plan, *measurement)]
-    line = (
-        f"{'readings':<20} {seeds * len(readings)}, {seeds * len(remaining)} to do: {plan.segments} segments each of "
-    )
-    line += f"{plan.text['name']}, {study.split}, at {', '.join(map(str, plan.measurement.contexts))} tokens"
+    line = f"{'readings':<20} {seeds * len(readings)}, {seeds * len(remaining)} to do: {plan.segments} segments each "
+    line += f"of {plan.text['name']}, {study.split}, at {', '.join(map(str, plan.measurement.contexts))} tokens"
     if study.passkey:
         line += f", and {study.depths} x {study.trials} keys at a length"
     notes = [line]

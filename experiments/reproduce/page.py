@@ -70,7 +70,6 @@ def cell(value) -> str:
     if isinstance(value, Comparison):
         return str(value.ratio)
     if isinstance(value, dict):  # of JSON, a comparison or an estimate
-        return str(
-            Estimate.of(dict(zip(("value", "low", "high"), value["ratio"], strict=True)) if "ratio" in value else value)
-        )
+        estimate = dict(zip(("value", "low", "high"), value["ratio"], strict=True)) if "ratio" in value else value
+        return str(Estimate.of(estimate))
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
