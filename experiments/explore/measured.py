@@ -111,9 +111,12 @@ def _optimum(readings: list[dict]) -> list[list[float]]:
 
 
 def _claim(result: dict) -> dict:
-    """Title, verdict, its numbers and its scale."""
+    """Title, verdict, its reason and the models it is of."""
     scale = result["scale"]
-    size = f"{scale['name']}, {scale['seeds']} seeds, windows of {scale['window']}" if scale else "computed"
+    size = "computed"
+    if scale:
+        seeds = "1 seed" if scale["seeds"] == 1 else f"{scale['seeds']} seeds"
+        size = f"{scale['name']} on {scale['data']}, {seeds}, windows of {scale['window']}"
     return {
         "title": result["title"],
         "verdict": result["verdict"],
