@@ -152,14 +152,14 @@ class Turn(Claim):
 
     def plot(self, findings: Findings):
         steps, ratios = (0, *STEPS), findings.curves["ratios"]
-        figure, panels = pyplot().subplots(1, len(FACTORS) + 1, figsize=(15, 4.6), layout="constrained")
+        figure, panels = pyplot().subplots(1, len(FACTORS) + 1, figsize=(16, 4.8), layout="constrained")
         cases = [row for row in findings.rows if "extrapolation over one window" in row]
         ages = sorted({case["base, M tokens"] for case in cases})
         for factor, panel in zip(FACTORS, panels, strict=False):
             panel.sharey(panels[0])
             for (age, colour), (method, line) in product(zip(ages, COLOURS, strict=False), ((PI, "-"), (YARN, ":"))):
                 value, low, high = np.array(ratios[f"{method} {factor} {age * 1e6:.0f}"]).T
-                label = f"{method}, base of {age:.3g} M tokens"
+                label = f"{method}, {age:.3g} M tokens"
                 panel.plot(range(len(steps)), value, line, color=colour, marker="o", markersize=3, label=label)
                 if method == PI:
                     panel.fill_between(range(len(steps)), low, high, color=colour, alpha=0.15, linewidth=0)
@@ -167,7 +167,8 @@ class Turn(Claim):
             panel.set_xticks(range(len(steps)), [f"{step}" for step in steps])
             panel.set(yscale="log", title=f"{factor} windows", xlabel="steps of fine-tuning")
         panels[0].set_ylabel("perplexity over direct fine-tuning")
-        panels[0].legend(fontsize=7)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center", title="method, base of", fontsize=8)
         last, markers = panels[-1], dict(zip(FACTORS, "os^", strict=False))
         for factor, marker in markers.items():
             last.plot([], [], marker, color="grey", label=f"{factor} windows")
