@@ -8,6 +8,8 @@ same measurement is read back from there. With snapshots=true every snapshot of 
 shows after how many tokens of training which distance begins to pay.
 """
 
+from pathlib import Path
+
 from conf.base import BadInput
 from conf.compose import command_line
 from conf.validation import validate
@@ -47,18 +49,23 @@ def run_command(values: dict, overrides: list[str]) -> None:
             for row in result["rows"]:
                 run.log({"context/length": row["high"], "context/nll_by_position": row["nll"]})
     if snapshots:
-        measure_snapshots(request, settings, result)
+        measure_snapshots(request, settings, result, path)
 
 
-def measure_snapshots(request: Request, settings: ByPosition, last: dict) -> None:
+def measure_snapshots(request: Request, settings: ByPosition, last: dict, path: Path | None) -> None:
     """Measure the snapshots of a run, and draw them with its last checkpoint against tokens trained.
 
+    Args:
+        last, path: the reading of the last checkpoint and its file, which the figure is named after.
+
     Raises:
-        BadInput: the run kept no snapshots before it.
+        BadInput: the run kept no snapshots before it, or nothing can be written to its folder.
     """
     from models.checkpoint_files import home
 
     folder = home(request.checkpoint)
+    if path is None:
+        raise BadInput(f"snapshots=true draws a figure in {folder}, where nothing can be written")
     paths = sorted((folder / "checkpoints").glob("snapshot-*.ckpt"))
     read = {last["step"]: last}
     for path in paths:
@@ -71,7 +78,7 @@ def measure_snapshots(request: Request, settings: ByPosition, last: dict) -> Non
     if len(read) == 1:
         raise BadInput(f"snapshots=true: {folder} has none, as a run with snapshots=[…] keeps them")
     trained, steps = request.trained, sorted(read)
-    place = folder / "by_position" / f"training-{last['label']}-{settings.split}{settings.context}"
+    place = path.with_name(f"training-{path.stem}")
     draw_training([read[step] for step in steps], [step * trained.batch * trained.window for step in steps], place)
     for step in steps:
         gains = ", ".join(f"{row['from']} → {row['to']} {row['value']:.3f}" for row in read[step]["doublings"])

@@ -162,7 +162,7 @@ def test_the_command_measures_draws_keeps_and_reads_back(tmp_path):
     status, out, err = run_program(*overrides, "snapshots=true", module="experiments.by_position")
     assert status == 0, err
     assert "step      1: gains of 2 → 4" in out and "step      2: gains" in out
-    assert len(list((folder / "by_position").glob("training-none-test32.*"))) == 2
+    assert len(list((folder / "by_position").glob("training-step-00000002-none-test32-*.*"))) == 2
     for path in (folder / "by_position").glob("*snapshot*"):
         path.unlink()
     assert "17-32" in out and "32 tokens: from 16 on it gains" in out

@@ -165,8 +165,10 @@ def test_the_turn_is_where_direct_fine_tuning_has_caught_up_for_good():
     assert rank_correlation(np.array([1.0, 2]), np.array([3.0, 3])) == 0
 
 
-def widths(low, high, reads=(9, 9, 9)):
-    rows = [{"lag": lag, "effective context": length} for lag, length in zip(dependency_width.LAGS, reads, strict=True)]
+def widths(low, high, reads=("9.0 6.1", "9.0 7.1", "9.0 9.1")):
+    rows = [
+        {"best at lag": lag, "reads by seed": seeds} for lag, seeds in zip(dependency_width.LAGS, reads, strict=True)
+    ]
     difference = ratio(math.exp(low), math.exp(high))
     return Findings(rows, {"slope": difference})
 
@@ -178,7 +180,7 @@ def widths(low, high, reads=(9, 9, 9)):
         (widths(-0.05, 0.5), [NOT, NOT]),
         (widths(-0.5, -0.2), [REPRODUCED, NOT]),
         (widths(-1.5, 0.5), [OPEN, OPEN]),
-        (widths(-1.5, -0.5, reads=(9, 9, 3.9)), [OPEN, OPEN]),
+        (widths(-1.5, -0.5, reads=("9.0 6.1", "9.0 7.1", "20.0 8.7")), [OPEN, OPEN]),  # 8.7 without any order
     ],
 )
 def test_the_rules_of_dependency_width(result, expected):
@@ -199,6 +201,16 @@ def test_dependency_width_comes_to_a_verdict_on_chains_whatever_the_scale(tmp_pa
     request = reproduce_request(tmp_path, "dependency_width", "seeds=1", "corpus=chains", little)
     parts = engine.reproduce(["dependency_width"], request, [])["dependency_width"]["parts"]
     assert [part["word"] for part in parts] == [OPEN] * 2 and "not learned at lag" in parts[0]["reason"]
+
+
+def test_a_trial_does_not_take_the_place_of_a_verdict(tmp_path):
+    """Fewer seeds, and a group of its own, as `train=` wants one, are in the name of the results."""
+    labels = {
+        reproduce_request(tmp_path, "spacing", "scale=nano", *words).results_label
+        for words in ([], ["seeds=1"], ["group=mine"], ["group=claims-nano-64"], ["corpus=chains", "seeds=2"])
+    }
+    assert labels == {"nano", "nano-s1", "nano-mine", "nano-64", "nano-chains-s2"}
+    assert reproduce_request(tmp_path, "spacing", "scale=nano", "seeds=9").results_label == "nano"
 
 
 @pytest.mark.slow

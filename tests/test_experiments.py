@@ -12,7 +12,7 @@ from conf.validation import validate
 from experiments.lab.measure.perplexity import Measurement, default_contexts, measure_checkpoint
 from experiments.lab.measure.request import choose_passes, read_request
 from experiments.lab.measure.segments import cut
-from experiments.lab.statistics import paired_ratio
+from experiments.lab.statistics import compare
 from models.checkpoint_files import find_checkpoint
 from models.restore import read_record
 from tests.runs import CACHE, run_program, tiny
@@ -147,7 +147,8 @@ def test_a_paired_ratio_sees_what_an_unpaired_one_cannot():
     """Documents differ by nats, the arms by a hundredth: paired, the interval excludes one."""
     random = np.random.default_rng(0)
     hard = random.normal(400, 100, size=40)
-    ratio = paired_ratio(row(hard - 1 + random.normal(0, 0.1, 40), [100] * 40), row(hard, [100] * 40))
+    ours, theirs = row(hard - 1 + random.normal(0, 0.1, 40), [100] * 40), row(hard, [100] * 40)
+    ratio = compare([ours], [theirs]).ratio
     assert ratio.low < np.exp(-0.01) < ratio.high < 1
     assert ratio.value == pytest.approx(np.exp(-0.01), rel=1e-3)
 
@@ -155,13 +156,13 @@ def test_a_paired_ratio_sees_what_an_unpaired_one_cannot():
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
     random = np.random.default_rng(1)
     covered = 0
-    for trial in range(200):
+    for _ in range(200):
         difference = random.normal(0.0, 5.0, size=50)
-        ratio = paired_ratio(row(difference, [100] * 50), row(np.zeros(50), [100] * 50), draws=500, seed=trial)
+        ratio = compare([row(difference, [100] * 50)], [row(np.zeros(50), [100] * 50)]).ratio
         covered += ratio.low <= 1 <= ratio.high
     assert 0.88 <= covered / 200 <= 0.99
 
 
 def test_different_targets_are_not_compared():
     with pytest.raises(ValueError, match="same targets"):
-        paired_ratio(row([1.0], [1]), row([1.0], [1], "other"))
+        compare([row([1.0], [1])], [row([1.0], [1], "other")])

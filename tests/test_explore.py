@@ -139,6 +139,8 @@ def test_factors_temperatures_and_scores_are_the_labs(page):
         torch.testing.assert_close(theirs[0], changed, rtol=1e-9, atol=0)
         torch.testing.assert_close(theirs[1], table / changed, rtol=1e-9, atol=0)
         assert page.evaluate(f"lab.temperature('{name}', {settings})") == pytest.approx(ours.temperature, rel=1e-9)
+        if name == "longrope":  # a temperature that was found with the factors
+            assert page.evaluate(f"lab.temperature('longrope', {{...{settings}, t: 0.7}})") == 0.7
         distances = [0, 1, 7, 300]
         scores = page.evaluate(f"lab.scores('{name}', {call}, 5000, {distances}).map(([, score]) => score)")
         expected = kernel(changed, torch.tensor(distances, dtype=torch.float64)) / ours.temperature

@@ -199,6 +199,13 @@ def test_every_row_of_a_batch_has_its_own_length(variant):
         torch.testing.assert_close(together[row], model(text[row : row + 1], rows[row])[0], rtol=1e-5, atol=1e-5)
 
 
+def test_resonance_alone_has_one_name_whatever_its_factor():
+    """Its factor changes nothing, so that two names would be two arms of one reading."""
+    two, eight = (rope("resonance", over="none", factor=factor) for factor in (2.0, 8.0))
+    assert torch.equal(*(position.frequencies("cpu") for position in (two, eight)))
+    assert {position.extension.knobs.label for position in (two, eight)} == {"resonance-none"}
+
+
 def test_resonance_turns_whole_tokens_into_whole_turns():
     position = rope("resonance", factor=S)
     wavelengths = 2 * math.pi / turned(position)

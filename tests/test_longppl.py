@@ -73,6 +73,14 @@ def test_key_tokens_and_sums_are_those_of_a_plain_loop(base, evaluator):
     assert result["share"] == result["key"]["tokens"] / result["all"]["tokens"]
 
 
+def test_targets_of_another_text_are_other_targets(base):
+    """All targets of two splits are as many, in stretches as long: they are no pairs."""
+    settings = SETTINGS.model_copy(update={"segments": 2})
+    rows = [read(base.checkpoint, settings=settings.model_copy(update={"split": split}))[0]["all"]
+            for split in ("validation", "test")]  # fmt: skip
+    assert rows[0]["tokens"] == rows[1]["tokens"] and rows[0]["token_set"] != rows[1]["token_set"]
+
+
 def test_thresholds_are_strict_and_both_must_hold():
     short, full = np.array([3.5, 4.0, 4.0, 5.0]), np.array([1.5, 1.5, 1.9, 2.0])
     assert key_tokens(short, full, 2.0, 2.0).tolist() == [False, True, True, False]

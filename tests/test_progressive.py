@@ -14,7 +14,7 @@ from conf.compose import compose_values
 from conf.validation import validate
 from experiments.lab.launch import Launcher
 from experiments.lab.measure.perplexity import measure_checkpoint
-from experiments.lab.statistics import paired_ratio
+from experiments.lab.statistics import compare
 from experiments.progressive.plan import Progressive, describe, make_stages
 from experiments.progressive.report import PathReading, path_ratios, sentences, table
 from experiments.progressive.stages import read_with, run_command, run_progressive
@@ -90,7 +90,7 @@ def test_readings_are_of_the_same_targets_and_compared_in_pairs(base, result):
         assert again["rows"] == results[label].rows
     assert results[LABELS[4]].rows[2:] == results[LABELS[5]].rows[2:]  # beyond the window the same factors
     assert results[LABELS[4]].rows[1] != results[LABELS[5]].rows[1]
-    ratio = paired_ratio(results[LABELS[4]].rows[3], results[LABELS[7]].rows[3])
+    ratio = compare([results[LABELS[4]].rows[3]], [results[LABELS[7]].rows[3]]).ratio
     assert result["ratios"]["progressive / direct"][128]["value"] == ratio.value
     ours, theirs = (results[label].rows[3]["perplexity"] for label in (LABELS[4], LABELS[7]))
     assert ratio.value == pytest.approx(ours / theirs)

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -258,12 +259,58 @@ def test_several_seeds_are_one_study_with_intervals_over_them(tmp_path):
 
 def test_studies_that_differ_have_folders_of_their_own(tmp_path):
     run = SimpleNamespace(name="rope-nano-s1", runs=str(tmp_path), group="g")
-    there, trained = (SimpleNamespace(base=run, bases={"rope": [run]}, existing=existing) for existing in (True, False))
+    there, trained = (
+        SimpleNamespace(
+            base=run, bases={"rope": [run]}, existing=existing, checkpoints={run.name: Path("a/step-00000008.ckpt")}
+        )
+        for existing in (True, False)
+    )
     differ = [[], ["seed=2"], ["batch=4"], ["optimizer=adamw"], ["data=files", "data.test=a.txt"],
               ["data=files", "data.test=b.txt"], ["study.factors=[2]"], ["data@study.data=sotu"]]  # fmt: skip
     folders = {results_folder(there, ["checkpoint=c", "cache=d", *words]) for words in differ}
     assert len(folders) == len(differ) and tmp_path / "g" / "study-rope-nano-s1-seed2" in folders
     assert results_folder(trained, ["batch=4", "seeds=2"]).name == "study-rope-nano-s1-seeds2", "batch is in its name"
+    there.checkpoints = {run.name: Path("a/snapshot-00000004.ckpt")}
+    assert results_folder(there, []).name == "study-rope-nano-s1-snapshot-00000004"
+
+
+def test_settings_that_no_factor_takes_are_refused_before_anything_is_left_out(tmp_path):
+    (tmp_path / "found.yaml").write_text("factor: 4.0\nlong: [1, 1, 2, 2, 4, 4, 4, 4]\n")
+    for method, sentence in {
+        "{name: yarn, beta_fst: 32}": "yarn cannot take beta_fst=32",
+        "{name: longrope, path: nowhere.yaml}": "nowhere.yaml",
+        f"{{name: longrope, path: {tmp_path}/found.yaml}}": "is for factor=4.0",
+    }.items():
+        with pytest.raises(BadInput, match=sentence):
+            prepared(tmp_path, f"study.extends=[none,{method}]", "study.factors=[2,8]")
+
+
+def test_a_cost_that_stands_in_several_rows_is_one_test(result):
+    """ReRoPE has no factor: its cost is the same at every window, and counts once among those adjusted."""
+
+    def rows(factors):
+        study = result.study.model_copy(update={"factors": factors})
+        return seeds_table(replace(result, study=study))[1]
+
+    one, two = rows((4,)), rows((2, 4))
+    costs = [[row["cost"] for row in table if row["arm"] == "rerope"] for table in (one, two)]
+    assert len(costs[1]) == 2 and costs[1] == costs[0] * 2
+
+
+def test_the_best_of_many_is_judged_as_the_best_of_many(result):
+    """Of twelve methods that do nothing one is 2.4 standard errors below by luck: alone it would be better."""
+    draws = np.random.default_rng(0).normal(0, 1, (12, 40))
+    draws -= draws.mean(axis=1, keepdims=True)
+    draws[0] -= 2.4 / 40**0.5
+    lucky = [reading("none", 1, 0, (5, 4, 3, 10, 20)), reading("control", 1, 5, (5, 4, 3, 9, 19))]
+    for number, noise in enumerate(draws):
+        one = reading(f"m{number}", 4, 0, (5, 4, 3, 10, 20))
+        rows = one.models[0].rows
+        rows = [row | {"document_nll": (np.array(row["document_nll"]) + 15 * noise).tolist()} for row in rows]
+        lucky.append(replace(one, models=[Measured(1, rows)]))
+    findings = replace(result, readings=lucky, study=result.study.model_copy(update={"tuned": ()}))
+    assert findings.against_plain("rope", "m0", 4, 0).word() == "lower"
+    assert "the best other, m0" in (found := sentences(findings).splitlines()[1]) and "(no different: " in found
 
 
 def test_keys_are_looked_for_in_the_shortest_text_where_all_are_beyond_an_arms_window():

@@ -115,7 +115,7 @@ def _claim(result: dict) -> dict:
     scale = result["scale"]
     size = "computed"
     if scale:
-        seeds = "1 seed" if scale["seeds"] == 1 else f"{scale['seeds']} seeds"
+        seeds = f"{scale['seeds']} seed{'s' * (scale['seeds'] > 1)}"
         size = f"{scale['name']} on {scale['data']}, {seeds}, windows of {scale['window']}"
     return {
         "title": result["title"],
@@ -139,7 +139,10 @@ def _spacing(result: dict) -> str:
 
 
 def _longrope(folder: Path) -> dict:
-    """The factors of a search and the model they belong to, of RoPE's usual spectrum."""
-    found = _read(folder / "factors.yaml", lambda factors: {"s": factors["factor"], "long": [*factors["long"]]})
+    """The factors and the temperature of a search and the model they belong to, of RoPE's usual spectrum."""
+    found = _read(
+        folder / "factors.yaml",
+        lambda factors: {"s": factors["factor"], "long": [*factors["long"]], "t": factors.get("temperature")},
+    )
     window, frequencies = _read(folder / "results.json", itemgetter("window", "frequencies"))
     return found | {"L": window, "base": round(frequencies[1] ** -len(frequencies)), "width": 2 * len(frequencies)}

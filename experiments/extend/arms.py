@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from conf.base import BadInput, Count, Counts, Listed, Names, Settings
+from conf.base import BadInput, Count, Counts, Listed, Names, Settings, cannot_take
 from conf.overrides import key_of
 from conf.validation import validate
 from data.settings import DataSettings
@@ -98,7 +98,28 @@ def study_settings(values: dict) -> Study:
         raise BadInput("study.tuned must have none: direct fine-tuning is what the others are held to")
     if PLAIN not in study.extends:
         raise BadInput("study.extends must have none: extrapolation is what the others are held to")
+    for method in study.extends:
+        _check_settings(method, study.factors)
     return study
+
+
+def _check_settings(method: str | dict, factors: Sequence[int]) -> None:
+    """Refuse a method that can take its settings at none of these factors; a file of factors is for one alone.
+
+    Whether a scheme can be read by it is asked later, of every scheme (make_arms).
+    """
+    from models.positions import EXTENSIONS
+
+    settings = _settings(method)
+    knobs, fault = EXTENSIONS[settings["name"]].Knobs, None
+    for factor in factors:
+        try:
+            knobs.model_validate(settings | ({"factor": float(factor)} if "factor" in knobs.model_fields else {}))
+            return
+        except ValidationError as error:
+            fault = error
+    if fault is not None:
+        raise BadInput(f"study.extends: {cannot_take(settings['name'], fault)}")
 
 
 @dataclass(frozen=True)

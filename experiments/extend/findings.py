@@ -6,13 +6,12 @@ fine-tuned there directly.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from statistics import mean, median
 
 from experiments.extend.arms import CONTROL, DECODED, PLAIN, Study, method_name
-from experiments.lab.statistics import Estimate, compare, paired_ratio
+from experiments.lab.statistics import Comparison, compare
 from experiments.lab.statistics import mean as document_mean
 
 
@@ -87,11 +86,6 @@ class Reading:
         return [about | asdict(model) for model in self.models]
 
 
-def ratio(rows: Sequence[dict], reference: Sequence[dict]) -> Estimate:
-    """Perplexity over perplexity of rows of the same targets, one for each seed, with its 95 % interval."""
-    return paired_ratio(rows[0], reference[0]) if len(rows) == 1 else compare(rows, reference).ratio
-
-
 @dataclass(frozen=True)
 class Findings:
     """All readings of a study of models trained on `window` tokens."""
@@ -143,12 +137,12 @@ class Findings:
             key=lambda r: (positions.index(r.position), r.factor, methods[r.position].index(r.arm), r.steps),
         )
 
-    def against_plain(self, position: str, method: str, factor: int, steps: int) -> Estimate | None:
-        """Perplexity at the longer window over that of extrapolation after as many steps; None if one is missing."""
+    def against_plain(self, position: str, method: str, factor: int, steps: int) -> Comparison | None:
+        """A method with extrapolation after as many steps, at the longer window; None if one is missing."""
         reading, plain = (self.get(position, arm, factor, steps) for arm in (method, PLAIN))
         if reading is None or plain is None or reading is plain:
             return None
-        return ratio(reading.at(self.reach(factor)), plain.at(self.reach(factor)))
+        return compare(reading.at(self.reach(factor)), plain.at(self.reach(factor)))
 
     @cached_property
     def twice(self) -> set[str]:

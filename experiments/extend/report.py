@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from experiments.extend.arms import CONTROL, DECODED, PLAIN
-from experiments.extend.findings import Findings, Reading, ratio
+from experiments.extend.findings import Findings, Reading
+from experiments.lab.statistics import compare, holm
 
 
 def _row(findings: Findings, position: str, method: str, window, cells: list, widths: Sequence[int]) -> str:
@@ -40,8 +41,8 @@ def steps_table(findings: Findings) -> str:
         cells = []
         for steps in findings.steps:
             reading = findings.get(position, method, factor, steps)
-            over = findings.against_plain(position, method, factor, steps)
-            mark = " " if over is None else "<" if over.high < 1 else ">" if over.low > 1 else "="
+            compared = findings.against_plain(position, method, factor, steps)
+            mark = " " if compared is None else {"lower": "<", "higher": ">"}.get(compared.word(), "=")
             cells.append("" if reading is None else _short(reading.perplexity(findings.reach(factor))) + mark)
         lines.append(_row(findings, position, method, findings.window * factor, cells, widths))
     return "\n".join(lines)
@@ -71,7 +72,7 @@ def cost_table(findings: Findings) -> str:
         base = findings.base(reading.position)
         if reading is base or reading.steps not in (0, findings.steps[-1]):
             continue
-        ratios = [str(ratio(reading.at(context), base.at(context))) for context in inside]
+        ratios = [str(compare(reading.at(context), base.at(context)).ratio) for context in inside]
         cells = [str(reading.steps), _short(reading.perplexity(whole)), *ratios]
         lines.append(_row(findings, reading.position, reading.arm, findings.window * reading.factor, cells, widths))
     return "\n".join(lines)
@@ -128,7 +129,7 @@ def sentences(findings: Findings) -> str:
         base, whole = findings.base(position), findings.reach(1)
         first, *_ = inside = [context for context in findings.contexts if context <= whole]
         curve = ", ".join(f"{base.perplexity(context):.2f} with {context}" for context in inside)
-        used = ratio(base.at(whole), base.at(first))
+        used = compare(base.at(whole), base.at(first)).ratio
         lines.append(
             f"{position}: perplexity {curve} tokens of context, of the trained {findings.window}"
             + f" ({whole} / {first} {used}: it {'uses' if used.high < 1 else 'shows no use of'} context beyond {first})"
@@ -145,17 +146,21 @@ def sentences(findings: Findings) -> str:
 
 
 def _at(findings: Findings, position: str, factor: int, steps: int) -> str:
-    """Extrapolation and the best of the others at a longer window after these steps."""
-    context, ratios = findings.reach(factor), {}
-    for method in findings.methods(position):
-        if method != CONTROL and (over := findings.against_plain(position, method, factor, steps)) is not None:
-            ratios[method] = over
+    """Extrapolation and the best of the others at a longer window after these steps.
+
+    The best is chosen on the targets it is judged on, so its p value is adjusted for all it was chosen from.
+    """
+    context = findings.reach(factor)
+    methods = [method for method in findings.methods(position) if method != CONTROL]
+    compared = {method: findings.against_plain(position, method, factor, steps) for method in methods}
+    others = {method: over for method, over in compared.items() if over is not None}
     tuned = f"after {steps} step{'s' * (steps > 1)}" if steps else "untuned"
     text = f"{tuned} extrapolation {_short(findings.get(position, PLAIN, factor, steps).perplexity(context))}"
-    if not ratios:
+    if not others:
         return text
-    best = min(ratios, key=lambda method: ratios[method].value)
-    over, stands = ratios[best], findings.get(position, best, factor, steps).perplexity(context)
-    verdict = "better" if over.high < 1 else "worse" if over.low > 1 else "no different"
-    leading = "" if len(ratios) == 1 else "the best other, "
-    return f"{text}, {leading}{best} {_short(stands)} ({verdict}: {over})"
+    adjusted = dict(zip(others, holm([over.p for over in others.values()]), strict=True))
+    best = min(others, key=lambda method: others[method].difference.value)
+    over, stands = others[best], findings.get(position, best, factor, steps).perplexity(context)
+    verdict = {"lower": "better", "higher": "worse"}.get(over.word(adjusted[best]), "no different")
+    leading = "" if len(others) == 1 else "the best other, "
+    return f"{text}, {leading}{best} {_short(stands)} ({verdict}: {over.ratio})"

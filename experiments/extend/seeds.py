@@ -17,13 +17,19 @@ def seeds_table(findings: Findings) -> tuple[str, list[dict]]:
     """The table of all arms under a sentence that explains it, and its rows as plain values."""
     rows = []
     for reading in findings.ordered:
-        trained = [1] * (reading is findings.base(reading.position))
-        every = [*trained, *sorted(findings.study.factors)]  # an arm without a factor of its own reads all windows
-        rows += [_arm(findings, reading, factor) for factor in ([reading.factor] if reading.factor > 1 else every)]
+        base = findings.base(reading.position)
+        every = [*[1] * (reading is base), *sorted(findings.study.factors)]  # an arm without a factor reads all windows
+        cost = _compare(reading, base, findings.reach(1))
+        factors = [reading.factor] if reading.factor > 1 else every
+        rows += [_arm(findings, reading, factor) | {"cost": cost} for factor in factors]
     for column in ("over extrapolation", "cost"):
-        compared = [row for row in rows if row[column] is not None]
-        for row, p in zip(compared, holm([row[column].p for row in compared]), strict=True):
-            row[column] = {**asdict(row[column].ratio), "p": p, "word": row[column].word(p)}
+        # What stands in several rows, as one cost for all windows, is one test.
+        tests = {id(row[column]): row[column] for row in rows if row[column] is not None}
+        adjusted = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
+        for row in rows:
+            if (test := row[column]) is not None:
+                p = adjusted[id(test)]
+                row[column] = {**asdict(test.ratio), "p": p, "word": test.word(p)}
     keys = findings.study.passkey
     head = f"{'position':<12} {'arm':<{findings.widest}} {'window':>6} {'steps':>5} {'perplexity':>10}"
     head += f" {'over extrapolation':>29} {'cost in the window':>29}" + "  k_max by seed" * keys
@@ -36,9 +42,9 @@ def seeds_table(findings: Findings) -> tuple[str, list[dict]]:
 
 
 def _arm(findings: Findings, reading: Reading, factor: int) -> dict:
-    """One arm at one window."""
+    """One arm at one window, without its cost."""
     position, window, context = reading.position, findings.window * factor, findings.reach(factor)
-    plain, base = findings.get(position, PLAIN, factor, reading.steps), findings.base(position)
+    plain = findings.get(position, PLAIN, factor, reading.steps)
     return {
         "position": position,
         "arm": reading.arm,
@@ -47,7 +53,6 @@ def _arm(findings: Findings, reading: Reading, factor: int) -> dict:
         "perplexity": reading.perplexity(context),
         "by seed": [row["perplexity"] for row in reading.at(context)],
         "over extrapolation": _compare(reading, plain, context),
-        "cost": _compare(reading, base, findings.reach(1)),
         "k_max": [seed["value"] for seed in reading.k_max_by_seed(context)],
     }
 

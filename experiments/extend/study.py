@@ -61,15 +61,17 @@ def read_scheme(plan: StudyPlan, position: str) -> list[Reading]:
 
 
 def results_folder(plan: StudyPlan, overrides: list[str]) -> Path:
-    """The folder of the results, named by the base runs, without their scheme if there are several, and by the
-    overrides of the study and of its fine-tuning."""
+    """The folder of the results, named by the base runs, without their scheme if there are several, by the snapshot
+    that one was read from, and by the overrides of the study and of its fine-tuning."""
     base = plan.base
     models = base.name if len(plan.bases) == 1 else base.name.removeprefix(f"{base.position.name}-")
+    names = {checkpoint.stem for checkpoint in plan.checkpoints.values()} if plan.existing else set()
+    snapshots = sorted(name for name in names if name.startswith("snapshot-"))
     own = ("study", "seeds", *(OF_TUNING if plan.existing else ()))
     words = [word.removeprefix("data@") for word in overrides]
     words = [word.removeprefix("study.").replace("=", "") for word in words if key_of(word).split(".")[0] in own]
     labels = [re.sub(r"[^A-Za-z0-9.]+", "_", word).strip("_") for word in words]
-    return Path(base.runs) / base.group / shortened("-".join(["study", models, *labels]), 160, 150)
+    return Path(base.runs) / base.group / shortened("-".join(["study", models, *snapshots, *labels]), 160, 150)
 
 
 def run_command(values: dict, overrides: list[str]) -> None:
@@ -93,6 +95,8 @@ def write_page(plan: StudyPlan, findings: Findings, folder: Path, overrides: lis
     text, summary, base = tables(findings), sentences(findings), plan.base
     settings = {"study": plan.study.model_dump(mode="json"), "base": base.model_dump(mode="json")}
     results = settings | {"seeds": plan.seeds, "text": plan.text, "left_out": plan.left_out, "found": summary}
+    if plan.existing:
+        results["checkpoint"] = plan.checkpoints[base.name].name
     if len(plan.seeds) > 1:
         over_seeds, results["over seeds"] = seeds_table(findings)
         text = f"{text}\n\n{over_seeds}"

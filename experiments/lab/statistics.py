@@ -1,7 +1,7 @@
 """Intervals by bootstrap over documents; comparisons are paired over the documents that both sides scored.
 
-`mean`, `bootstrap` and `paired_ratio` resample the documents of single models. `contrast` and `compare` resample seeds
-and documents of arms trained with several seeds, so that their intervals hold for models of other seeds too.
+`mean` and `bootstrap` resample the documents of a single model. `contrast` and `compare` resample seeds and documents
+of arms, so that with several seeds their intervals hold for models of other seeds too.
 
 Letters in shape comments: S seeds, D documents, N draws.
 """
@@ -50,28 +50,16 @@ class Estimate:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]" if self.known else f"{self.value:.3f}"
 
 
-def paired_ratio(row: dict, reference: dict, draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """Perplexity of one row over another's, with a percentile interval from resampling documents.
-
-    Args:
-        row, reference: rows with documents, document_nll (nats) and document_tokens, over the same targets.
-
-    Raises:
-        ValueError: the rows scored different targets, so that nothing is paired.
-    """
-    if row["token_set"] != reference["token_set"]:
-        raise ValueError("a paired comparison needs rows that scored the same targets")
-    nats = np.subtract(row["document_nll"], reference["document_nll"])  # (D,)
-    return mean(nats, row["document_tokens"], draws, seed).exp()
-
-
-def mean(sums, counts, draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """Σ sums / Σ counts over documents, both (D,), with a percentile interval from resampling documents."""
-    return bootstrap(lambda sums, counts: sums.sum(-1) / counts.sum(-1), (sums, counts), draws, seed)
+def mean(sums, counts) -> Estimate:
+    """Σ sums / Σ counts over the documents of one model, both (D,), with the interval of `contrast`."""
+    return contrast((1, np.array([sums], dtype=np.float64), np.array([counts], dtype=np.float64))).difference
 
 
 def bootstrap(statistic, columns, draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """A statistic of columns (D,), reduced along the last axis, and its percentile interval over resampled rows."""
+    """A statistic of columns (D,), reduced along the last axis, and its percentile interval over resampled documents.
+
+    For what is no ratio of sums; of few documents too narrow.
+    """
     table = np.asarray(columns, dtype=np.float64)  # (columns, D)
     if table.shape[1] == 1:
         return Estimate(float(statistic(*table)), -np.inf, np.inf)

@@ -144,14 +144,15 @@ def _base(checkpoint: Path, trained: dict) -> Path | None:
 
 def recovery_sentence(result: dict) -> str:
     """A sentence on the gain of the recovery and the remaining cost of the extension, on held-out text."""
-    from experiments.lab.statistics import paired_ratio
+    from experiments.lab.statistics import compare
 
     methods = result["methods"]
-    over = {name: paired_ratio(methods[SEARCHED]["held out"], methods[name]["held out"]) for name in methods}
+    rows = {name: [method["held out"]] for name, method in methods.items()}
+    over = {name: compare(rows[SEARCHED], rows[name]).ratio for name in rows}
     text = f"At {result['longer']} tokens, held out, recovered is {over['long']} of long alone"
     text += f" and {over['ones']} of all ones"
     if "base" in over:
-        before = paired_ratio(methods["long"]["held out"], methods["base"]["held out"])
+        before = compare(rows["long"], rows["base"]).ratio
         text += f"; the extension costs {over['base']} of the base model, {before} before"
     if overfit(result)[0] >= 1:
         text += ". On the text searched on, nothing beat the best rival: a larger factor= allows larger λ"

@@ -83,7 +83,7 @@ def search_factors(
     subject.require("validation", "test")
 
     config, record = subject.config, subject.record
-    window, longer = config.original_window, int(settings.factor * config.original_window)
+    window, longer = config.original_window, round(settings.factor * config.original_window)
     tuned = tuned_extensions(record["config"]["extend"], settings.factor)
     published = ("interpolate", "ntk", "yarn")
     readings = {"extrapolation": {"name": "none"}}

@@ -264,22 +264,20 @@ def best_rival(result: dict) -> str:
 
 def overfit(result: dict) -> tuple[float, float, float]:
     """Perplexity of the found factors over the best rival's: on the text searched on, on held-out text, and the gap."""
-    from experiments.lab.statistics import paired_ratio
-
     winner, rival = (result["methods"][name] for name in (SEARCHED, best_rival(result)))
-    searched, held_out = (paired_ratio(winner[part], rival[part]).value for part in ("search", "held out"))
+    searched, held_out = (winner[part]["perplexity"] / rival[part]["perplexity"] for part in ("search", "held out"))
     return searched, held_out, held_out / searched - 1
 
 
 def format_table(result: dict) -> str:
     """Format the perplexities of every method, the ratios of the found factors to them, and the overfit gap."""
-    from experiments.lab.statistics import paired_ratio
+    from experiments.lab.statistics import compare
 
     methods = result["methods"]
     columns = [name for name in methods[SEARCHED] if name not in ("label", "extend")]
     rows = []
     for name, row in methods.items():
-        ratios = [paired_ratio(methods[SEARCHED][part], row[part]) for part in ("search", "held out")]
+        ratios = [compare([methods[SEARCHED][part]], [row[part]]).ratio for part in ("search", "held out")]
         cells = [] if name == SEARCHED else [f"{ratios[0].value:.3f}", ratios[1]]
         rows.append([name, *(f"{row[column]['perplexity']:.3f}" for column in columns), *(cells or ["", ""])])
     table = tables.format_table(["method", *columns, "found / it: search", "found / it: held out"], rows)

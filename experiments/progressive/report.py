@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.lab.statistics import Estimate, paired_ratio
+from experiments.lab.statistics import Estimate, compare
 from experiments.lab.tables import format_table
 
 BRIEF = ("context", "perplexity", "nll", "tokens", "token_set")
@@ -44,7 +44,7 @@ def path_ratios(readings: Sequence[PathReading]) -> dict[str, dict[int, dict]]:
         "recovered / base": (last(readings, "recovered"), last(readings, "base")),
     }
     return {
-        name: {row["context"]: paired_ratio(row, other).plain() for row, other in zip(a.rows, b.rows, strict=True)}
+        name: {row["context"]: compare([row], [other]).ratio.plain() for row, other in zip(a.rows, b.rows, strict=True)}
         for name, (a, b) in pairs.items()
     }
 

@@ -30,7 +30,7 @@ class ReportSettings(Settings):
 def scale(result: dict) -> str:
     """The scale of a result: its name and seeds, or that it was computed."""
     values = result.get("scale")
-    return size(None) if values is None else f"{values['name']}, {values['seeds']} seeds"
+    return size(None) if values is None else f"{values['name']}, {values['seeds']} seed{'s' * (values['seeds'] > 1)}"
 
 
 def markdown(report: Report, folder: Path, page: Path) -> str:

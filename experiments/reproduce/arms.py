@@ -54,6 +54,13 @@ class Request(Settings):
         own = self.corpus is None or f"data={self.corpus}" in self.scale.train
         return self.scale.name if own else f"{self.scale.name}-{self.corpus}"
 
+    @property
+    def results_label(self) -> str:
+        """The label, and what sets its results apart from a whole verdict's: a group of its own, fewer seeds."""
+        group = (self.group or "").removeprefix(f"claims-{self.label}").strip("-")
+        seeds = f"s{self.count}" if self.count < self.scale.seeds else ""
+        return "-".join(filter(None, [self.label, group, seeds]))
+
 
 def arms_of(claim: Claim, request: Request, known: dict[str, "Config"] | None = None) -> Arms:
     """The runs of a claim by arm, one per seed, named by the overrides that tell arms apart; bases come first.

@@ -44,7 +44,7 @@ def size(scale: dict | None) -> str:
         return "computed, nothing trained"
     return (
         f"{scale['model']}, window {scale['window']}, {scale['tokens'] / 1e6:.1f} M tokens of {scale['data']} a run, "
-        f"{scale['seeds']} seeds"
+        f"{scale['seeds']} seed{'s' * (scale['seeds'] > 1)}"
     )
 
 

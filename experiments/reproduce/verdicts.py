@@ -9,9 +9,10 @@ For each seed, arms of a claim share the order of the data and the initial weigh
 runs/<group>/<name>/ is trained once and shared by all claims that use it. The plan is printed first, and a claim is
 judged as soon as its runs are done. If the command is killed, the same command resumes and retries failed runs.
 
-Results are in runs/claims/<claim>-<scale>/: result.json, table.txt and the figure. A copy without the curves, small
-enough to commit, is in `results`. Figure and table are made from the numbers of result.json. The gate, whether the
-models use their window at all, stands above the verdicts.
+Results are in runs/claims/<claim>-<scale>/, with -<group> where one is named and -s<seeds> where they are fewer than a
+verdict takes: result.json, table.txt and the figure, both made from the numbers of result.json. A copy without the
+curves, small enough to commit, is in `results`. The gate, whether the models use their window at all, stands above the
+verdicts.
 """
 
 import json
@@ -93,7 +94,7 @@ def conclude(name: str, request: Request, arms: Arms, trained: dict[str, list["R
         verdicts = require_seeds(verdicts, request.count, request.scale.seeds)
     result = record(name, claim, request, first, findings, verdicts, overrides) | {"gate": gate}
 
-    label = f"{name}-{request.label}" if arms else name
+    label = f"{name}-{request.results_label}" if arms else name
     folder, summary = Path(request.runs) / "claims" / label, Path(request.results)
     folder.mkdir(parents=True, exist_ok=True)
     summary.mkdir(parents=True, exist_ok=True)
@@ -151,7 +152,7 @@ def record(name, claim: Claim, request: Request, first, findings: Findings, verd
     words = [f"claim={name}"]
     if first:
         words += [f"scale={request.scale.name}", *([f"seeds={request.seeds}"] if request.seeds else [])]
-        words += [f"corpus={request.corpus}"] if request.corpus else []
+        words += [f"{key}={value}" for key in ("corpus", "group") if (value := getattr(request, key))]
         words += [f"'train={json.dumps(request.train)}'"] if request.train else []
     return {
         "claim": name,

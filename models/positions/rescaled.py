@@ -271,6 +271,8 @@ class Resonance(Rescaled):
 
         @property
         def stem(self) -> str:
+            if self.over == "none":  # whose factor changes nothing
+                return f"{self.name}-none"
             return super().stem + ("" if self.over == "yarn" else f"-{self.over}")
 
     exempt: ClassVar = {"factor_one_changes_nothing": "a factor of one leaves the rounding of the wavelengths"}

@@ -58,10 +58,10 @@ export const EXTENSIONS = {
 export const extended = (method, table, settings) => EXTENSIONS[method](table, settings);
 export const factors = (method, table, settings) => extended(method, table, settings).map((w, k) => table[k] / w);
 
-// What scores are divided by.
-export function temperature(method, { L, s }) {
+// What scores are divided by; t: of factors that were found with another than LongRoPE's own.
+export function temperature(method, { L, s, t }) {
   if (method === "yarn") return (0.1 * Math.log(s) + 1) ** -2;
-  if (method === "longrope") return 1 / (1 + Math.log(s) / Math.log(L));
+  if (method === "longrope") return t ?? 1 / (1 + Math.log(s) / Math.log(L));
   return 1;
 }
 

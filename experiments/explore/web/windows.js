@@ -56,7 +56,7 @@ export function stretch(measured) {
   const draw = () => {
     const { L, s, base: B, width: D } = settings();
     const table = frequencies({ channels: D, base: B });
-    const found = { L, s, long: measured.longrope.long };
+    const found = { ...measured.longrope, L, s };
     const fits = exact?.long !== undefined;
     const reach = s * L;
     for (const [name, , what] of METHODS) {

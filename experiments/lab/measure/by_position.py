@@ -191,7 +191,8 @@ def draw_training(results: list[dict], tokens: list[int], path: Path) -> None:
         panel.minorticks_off()
         panel.legend(frameon=False, fontsize=7)
         panel.grid(alpha=0.3)
-    figure.suptitle(f"{results[0]['run']}, extend={results[0]['label']}; 95 % over documents", fontsize=9)
+    about = "{run}, extend={label}, on {corpus[name]}; 95 % over documents".format(**results[0])
+    figure.suptitle(about, fontsize=9)
     write_figure(figure, path)
 
 

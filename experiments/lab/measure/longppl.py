@@ -179,11 +179,19 @@ def _row(nll: np.ndarray, chosen: np.ndarray, segments: Segments) -> dict | None
         "interval": [perplexity["low"], perplexity["high"]],
         "nll": math.fsum(sums),
         "tokens": int(counts.sum()),
-        "token_set": hashlib.sha256(np.packbits(chosen).tobytes()).hexdigest(),
+        "token_set": _fingerprint(chosen, segments),
         "documents": documents.tolist(),
         "document_nll": sums.tolist(),
         "document_tokens": counts.tolist(),
     }
+
+
+def _fingerprint(chosen: np.ndarray, segments: Segments) -> str:
+    """The sha256 of the stretches of text and of which of their targets are chosen: equal hash, equal targets."""
+    digest = hashlib.sha256(np.packbits(chosen).tobytes())
+    for owner, tokens in zip(segments.owners, segments.tokens, strict=True):
+        digest.update(np.array([owner, *tokens], dtype="<i8").tobytes())
+    return digest.hexdigest()
 
 
 def format_table(result: dict) -> str:

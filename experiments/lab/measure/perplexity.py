@@ -22,7 +22,7 @@ from experiments.lab.measure.readings import Parts, cached_reading, reading_path
 from experiments.lab.measure.request import AutoPrecision, Pass, Split
 from experiments.lab.measure.segments import cut
 from experiments.lab.measure.subject import open_subject
-from experiments.lab.statistics import Estimate, paired_ratio
+from experiments.lab.statistics import Estimate, compare
 
 
 class Measurement(Settings):
@@ -166,7 +166,7 @@ def _impossible(rows: list[dict]) -> list[str]:
 def format_both(whole: list[dict], decoded: list[dict]) -> str:
     """Perplexity of the same targets read both ways, and its ratio with an interval over documents."""
     rows = [
-        [one["context"], f"{one['perplexity']:.3f}", f"{other['perplexity']:.3f}", paired_ratio(other, one)]
+        [one["context"], f"{one['perplexity']:.3f}", f"{other['perplexity']:.3f}", compare([other], [one]).ratio]
         for one, other in zip(whole, decoded, strict=True)
     ]
     return tables.format_table(["context", "whole", "decoded", "decoded / whole"], rows)

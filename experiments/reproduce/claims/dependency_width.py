@@ -15,7 +15,9 @@ BASES = (10, 316, 10_000)  # evenly spaced in the logarithm
 # Of 16 states a model of two layers learns no lag but 1 within a million tokens, and one of four layers not lag 4; of
 # four states, with four heads, lag 4 is learned and lag 16 is not. These were trials with other seeds.
 RECIPE = ("data.states=4", "model.heads=4")
-READS = 4  # tokens a perfect reader of which the best base must equal, or the lag was not learned
+# Tokens beyond the lag that a model must read as well as a perfect reader of, or it has not learned the lag. Who knows
+# how often each token came and no order reads as 1.9, 2.4 and 3.2 of them at lags 1, 2 and 4.
+READS = 5
 LEAST = -0.1  # slope from which on nothing follows
 
 
@@ -41,8 +43,12 @@ class DependencyWidth(Claim):
         "ln base is lowest within these bases; its frequency is the geometric mean of the pairs'. The slope is of ln "
         "frequency over ln lag, least squares, by seed. Slower: reproduced if the slope's interval over seeds is below "
         f"0; not, if above {LEAST}. In inverse proportion: reproduced if it is below 0 and holds -1; not, if it does "
-        f"not hold -1. Inconclusive if at any lag no base reads its window as well as a perfect reader of {READS} "
-        "tokens: the lag was not learned."
+        "not hold -1. Inconclusive if at any lag some seed reads its window with no base as well as a perfect "
+        f"reader of {READS} tokens more than the lag: the lag was not learned."
+    )
+    rewritten = (
+        "After the runs of today's verdict. The bound was 4 tokens at every lag, mean over seeds: at lag 4 the best "
+        "reader of 4 tokens knows nothing yet, so that any model passed."
     )
     paper = "Theory, and observations on synthetic and text data: the optimal frequency scales as 1/W"
     settle = (
@@ -61,7 +67,7 @@ class DependencyWidth(Claim):
         shape = evidence.config.model
         channels = shape.channels // shape.heads
         read = {arm: evidence.in_window(arm) for arm in evidence.runs}
-        rows, best = [], {}
+        rows, best, reads = [], {}, {}
         for lag in LAGS:
             for base in BASES:
                 rows_of, usual = read[arm_of(lag, base)], read[arm_of(lag, BASES[-1])]
@@ -70,9 +76,12 @@ class DependencyWidth(Claim):
                 rows.append(row | {f"over base {BASES[-1]}": None if base == BASES[-1] else compare(rows_of, usual)})
             losses = np.array([[row["nll"] / row["tokens"] for row in read[arm_of(lag, base)]] for base in BASES])
             best[lag] = [lowest(seed) for seed in losses.T]  # the base by seed
+            lengths = [[row["effective_context"]["value"] for row in read[arm_of(lag, base)]] for base in BASES]
+            reads[lag] = np.max(lengths, axis=0)  # by seed
         rows = adjusted(rows, f"over base {BASES[-1]}")
         found = [
             {"best at lag": lag, "base by seed": " ".join(f"{base:.0f}" for base in bases)}
+            | {"reads by seed": " ".join(f"{length:.1f}" for length in reads[lag])}
             | {"middle frequency there": float(np.exp(np.mean([np.log(middle_frequency(b, channels)) for b in bases])))}
             for lag, bases in best.items()
         ]
@@ -82,8 +91,8 @@ class DependencyWidth(Claim):
 
     def judge(self, findings: Findings) -> dict[str, Verdict]:
         slope = findings.curves["slope"].difference
-        by_lag = {lag: [row for row in findings.rows if row.get("lag") == lag] for lag in LAGS}
-        reads = {lag: max(row["effective context"] for row in rows) for lag, rows in by_lag.items()}
+        found = {row["best at lag"]: row["reads by seed"] for row in findings.rows if "best at lag" in row}
+        least = {lag: min(map(float, lengths.split())) for lag, lengths in found.items()}
         reason = f"the slope of ln best frequency over ln lag is {slope}"
         verdicts = {
             "the farther the dependency, the slower the best frequencies": verdict(
@@ -93,7 +102,7 @@ class DependencyWidth(Claim):
                 slope.high < 0 and slope.low <= -1 <= slope.high, not slope.low <= -1 <= slope.high, reason
             ),
         }
-        unlearned = [f"{lag} (reads as {length:.1f} tokens)" for lag, length in reads.items() if length < READS]
+        unlearned = [f"{lag} (reads as {length:.1f} tokens)" for lag, length in least.items() if length < lag + READS]
         if not unlearned:
             return verdicts
         why = f"not learned at lag {', '.join(unlearned)}"
