@@ -159,6 +159,15 @@ def test_an_explicit_attention_factor_wins_and_a_missing_factor_is_the_quotient(
     assert (read.extend["factor"], read.extend["temperature"]) == (4.0, 1.0)
 
 
+@pytest.mark.parametrize("more", [{}, {"factor": None}])
+def test_a_missing_factor_is_not_remarked_upon(more):
+    settings = {"rope_type": "yarn", "original_max_position_embeddings": 32, **more}
+    config = {"max_position_embeddings": 128, "rope_theta": 1e4, "rope_scaling": settings}
+    assert not read_rope(config, "llama", 8).remarks
+    config["rope_scaling"] = settings | {"factor": 2.0}
+    assert "factor=2 is not max_position_embeddings=128" in read_rope(config, "llama", 8).remarks[0]
+
+
 def test_what_is_not_said_is_told():
     assert "rope_theta" in read_rope({"max_position_embeddings": 8}, "llama", 8).remarks[0]
     settings = {"rope_type": "linear", "factor": 4.0}
@@ -171,6 +180,27 @@ def test_pythia_rotates_a_quarter_unless_it_says_otherwise():
     read = read_rope(config, "gpt_neox", 64, partial=0.25)
     assert (read.position["fraction"], read.frequencies["base"]) == (0.25, 500)
     assert read_rope(config | {"rotary_pct": 1.0}, "gpt_neox", 64, partial=0.25).position["fraction"] == 1
+
+
+def test_the_rope_settings_of_pythia_and_of_others_have_their_own_names():
+    """Both names are in files of older versions of transformers, and it goes by one of them."""
+    from transformers import GPTNeoXConfig
+
+    theirs_of = GPTNeoXConfig(rope_theta=500, partial_rotary_factor=1.0).rope_parameters
+    assert (theirs_of["rope_theta"], theirs_of["partial_rotary_factor"]) == (10_000, 0.25)
+    config = {"max_position_embeddings": 8, "rotary_emb_base": 500, "rotary_pct": 0.5}
+    both = config | {"rope_theta": 500, "partial_rotary_factor": 0.5}
+    assert read_rope(both, "gpt_neox", 64, partial=0.25) == read_rope(config, "gpt_neox", 64, partial=0.25)
+    for key, value, known in (
+        ("rope_theta", 1000.0, "rotary_emb_base=500"),
+        ("partial_rotary_factor", 1.0, r"rotary_pct=0\.5"),
+    ):
+        with pytest.raises(BadInput, match=f"gpt_neox: {key}={value} .* passed over .* {known}"):
+            read_rope(config | {key: value}, "gpt_neox", 64, partial=0.25)
+    with pytest.raises(BadInput, match="rotary_emb_base=10000"):
+        read_rope({"max_position_embeddings": 8, "rope_theta": 500}, "gpt_neox", 64, partial=0.25)
+    with pytest.raises(BadInput, match=r"llama: rotary_emb_base=500 .* rope_theta=10000"):
+        read_rope({"max_position_embeddings": 8, "rotary_emb_base": 500}, "llama", 8)
 
 
 YARN = {"rope_type": "yarn", "factor": 4.0}
@@ -187,6 +217,17 @@ ROPES_REFUSED = {
     "dynamic": (
         {"rope_scaling": {"type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 32}},
         "original_window=",
+    ),
+    "two types": (
+        {
+            "rope_parameters": {"rope_type": "default"},
+            "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+        },
+        "contradict each other in rope_type",
+    ),
+    "two types in one": (
+        {"rope_parameters": {"rope_type": "default", "type": "linear", "factor": 4.0}},
+        "rope_type=default and type=linear contradict",
     ),
     "two forms": ({"rope_scaling": {"factor": 2.0}, "rope_parameters": {"factor": 4.0}}, "contradict"),
     "partial": ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor=0\.5"),
@@ -215,6 +256,36 @@ def test_rope_settings_that_are_refused(case):
         read_rope({"max_position_embeddings": 64, "rope_theta": None} | changes, "llama", 8)
 
 
+def test_both_names_of_a_type_may_say_the_same():
+    settings = {"factor": 4.0, "finetuned": True}
+    config = {"max_position_embeddings": 64, "rope_theta": 1e4}
+    read = read_rope(config | {"rope_scaling": settings | {"type": "linear"}}, "llama", 8)
+    for both in (
+        {"rope_parameters": {"rope_type": "linear"}, "rope_scaling": settings | {"type": "linear"}},
+        {"rope_parameters": settings | {"rope_type": "linear", "type": "linear"}},
+        {"rope_parameters": settings | {"rope_type": "linear", "type": None}},
+        {"rope_parameters": {"rope_theta": 1e4}, "rope_scaling": settings | {"type": "linear"}},
+    ):
+        assert read_rope(config | both, "llama", 8) == read
+
+
+def test_ministral_has_the_defaults_of_transformers():
+    """Without rope_parameters these stretch it, and sharpen its rows."""
+    from transformers import Ministral3Config
+
+    their, said = Ministral3Config(), {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    config = {"model_type": "ministral3", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config |= {"vocab_size": 61, "intermediate_size": 44, "max_position_embeddings": 128}
+    assert their.rope_parameters["rope_type"] == "yarn" and their.rope_parameters["llama_4_scaling_beta"]
+    for absent in ({}, {"rope_parameters": None}, {"rope_parameters": {}}):
+        with pytest.raises(BadInput, match="ministral3 without rope_parameters"):
+            describe(config | absent)
+    read = describe(config | {"rope_parameters": said})
+    assert read.model["norm_epsilon"] == their.rms_norm_eps
+    assert (read.model["head_width"], read.model["kv_heads"]) == (their.head_dim, their.num_key_value_heads)
+    assert read.rope.frequencies["base"] == Ministral3Config(rope_parameters=said).rope_parameters["rope_theta"]
+
+
 def test_a_sharpened_share_of_a_head_is_refused():
     """transformers scales the rotated channels alone, the lab whole scores: on short text nobody would see it."""
     settings = YARN | {"original_max_position_embeddings": 16, "partial_rotary_factor": 0.5}
@@ -234,6 +305,10 @@ OPTIONS_REFUSED = [
     ("llama", {"num_hidden_layers": "4"}, "num_hidden_layers=4"),
     ("llama", {"attention_bias": "yes"}, "attention_bias=yes"),
     ("llama", {"model_type": "mistral", "sliding_window": 0}, "mistral: sliding_window=0"),
+    ("llama", {"model_type": "mistral", "sliding_window": 8, "use_sliding_window": False}, "sliding_window=8 is not"),
+    ("llama", {"model_type": "mistral", "use_sliding_window": False}, "beside sliding_window=4096"),
+    ("llama", {"is_causal": False}, "llama with is_causal=False"),
+    ("gpt2", {"is_causal": None}, "gpt2 with is_causal=None"),
     ("llama", {"use_sliding_window": True}, "llama with use_sliding_window=True"),
     ("llama", {"model_type": "qwen2", "layer_types": ["chunked_attention"] * 4}, "qwen2 with layer_types"),
     ("llama", {"model_type": "smollm3", "no_rope_layers": [1, 0, 0, 1]}, "smollm3 with no_rope_layers"),
@@ -246,6 +321,25 @@ OPTIONS_REFUSED = [
 def test_options_that_are_refused(copy, name, changes, sentence):
     with pytest.raises(BadInput, match=sentence):
         read_checkpoint(configure(copy(name), **changes))
+
+
+def test_what_is_said_as_it_is_anyway_is_read(copy):
+    read_checkpoint(configure(copy(), is_causal=True))
+    layers = describe({**json.loads((copy("llama-tied") / "config.json").read_text()), "model_type": "mistral",
+                       "sliding_window": None, "use_sliding_window": False}).rope.layers  # fmt: skip
+    assert layers == {"name": "alike"}
+
+
+@pytest.mark.parametrize(("value", "rows"), [(True, 1), (False, 12), (None, 12)])
+def test_transformers_lets_every_row_see_all_where_is_causal_is_false(copy, value, rows):
+    """Otherwise the option need not be refused."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(configure(copy(), is_causal=value), attn_implementation="eager")
+    text = torch.arange(2, 14)[None]
+    changed = torch.cat([text[:, :-1], torch.tensor([[40]])], 1)
+    differs = (theirs.logits(model.eval(), text) - theirs.logits(model, changed)).abs().amax(-1) > 1e-6
+    assert int(differs.sum()) == rows
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,10 @@ def describe(config: dict, window: int | None = None) -> Described:
         raise BadInput(f"{name} with auto_map needs code of its own repository, and none is ever run")
     if config.get("quantization_config"):
         raise BadInput(f"{name} with quantization_config is not supported: take the weights before quantisation")
+    options = Options(config, name)
+    options.refuse("is_causal", True, default=True)  # null: eager attention sees all, sdpa what is before
     try:
-        return Described(name, *ARCHITECTURES[name](Options(config, name), window))
+        return Described(name, *ARCHITECTURES[name](options, window))
     except BadInput:
         raise
     except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError) as error:  # a list for a number, say
@@ -95,19 +97,23 @@ def _llama_like(
     qkv_biases: bool = False,
     own_biases: bool = True,
     skips: bool = False,
+    epsilon: float = 1e-6,
 ) -> Callable[[Options, int | None], tuple[dict, Rope]]:
     """RMS norms, SwiGLU, grouped heads.
 
     Args:
         window: sliding window where config.json names none; qk_norm: queries and keys are normed by learned weights;
-            qkv_biases: biases of q, k and v alone; own_biases: it has options for biases; skips: layers without rope.
+            qkv_biases: biases of q, k and v alone; own_biases: it has options for biases; skips: layers without rope;
+            epsilon: of the norms where config.json names none.
     """
 
     def read(options: Options, original: int | None) -> tuple[dict, Rope]:
         config, model = options.config, _sizes(options, "num_hidden_layers", "num_attention_heads", "hidden_size")
         options.refuse("hidden_act", "silu", default="silu")
         windows = _windows(options, model["layers"], window)
-        head_width = options.size("head_dim", 128 if qk_norm else model["width"] // model["heads"])
+        head_width = options.size(
+            "head_dim", 128 if options.name in ("qwen3", "ministral3") else model["width"] // model["heads"]
+        )
         if head_width * model["heads"] != model["width"]:
             model["head_width"] = head_width
         kv_heads = options.size(
@@ -122,7 +128,7 @@ def _llama_like(
             biases = {(False, False): "none", (True, False): "attention", (False, True): "network"}.get(
                 (attention, network), "all"
             )
-        model |= {"norm": "rms", "norm_epsilon": options.number("rms_norm_eps", 1e-6), "network": "swiglu"}
+        model |= {"norm": "rms", "norm_epsilon": options.number("rms_norm_eps", epsilon), "network": "swiglu"}
         model |= {"network_width": options.size("intermediate_size"), "biases": biases}
         model |= {"tied": options.flag("tie_word_embeddings", tied), "qk_norm": "learned" if qk_norm else False}
         rope = read_rope(config, options.name, head_width, theta, original)
@@ -136,8 +142,12 @@ def _windows(options: Options, layers: int, window: int | None) -> list[int | No
     """The sliding window of every layer, in tokens; None where it sees all. window: where config.json names none."""
     config, types = options.config, options.config.get("layer_types")
     if options.name == "mistral":
-        sliding = config.get("use_sliding_window", True)
-        size = config.get("sliding_window", window) if sliding else None
+        size = config.get("sliding_window", window)
+        if size is not None and config.get("use_sliding_window") is False:
+            raise BadInput(
+                f"mistral with use_sliding_window=False beside sliding_window={size} is not supported: transformers "
+                "masks by the window all the same; sliding_window=null is a model without one"
+            )
         return [None if size is None else options.size("sliding_window", size)] * layers
     if options.name == "ministral3":
         options.refuse("sliding_window", None)
@@ -214,7 +224,7 @@ def _gpt2(options: Options, original: int | None) -> tuple[dict, Rope]:
 ARCHITECTURES: dict[str, Callable[[Options, int | None], tuple[dict, Rope]]] = {
     "llama": _llama_like(),
     "mistral": _llama_like(window=4096, own_biases=False),
-    "ministral3": _llama_like(theta=1_000_000.0, own_biases=False),
+    "ministral3": _llama_like(own_biases=False, epsilon=1e-5),
     "qwen2": _llama_like(window=4096, qkv_biases=True, own_biases=False),
     "qwen3": _llama_like(window=4096, qk_norm=True),
     "smollm3": _llama_like(theta=2_000_000.0, tied=True, skips=True),

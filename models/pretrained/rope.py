@@ -30,8 +30,10 @@ TYPES = {
     "longrope": {"factor", "attention_factor", "long_factor", "short_factor"},
     "proportional": {"factor", "partial_rotary_factor"},
 }
-COMMON = {"rope_type", "type", "rope_theta", "original_max_position_embeddings", "partial_rotary_factor", "finetuned"}
+COMMON = {"rope_type", "rope_theta", "original_max_position_embeddings", "partial_rotary_factor", "finetuned"}
 NEEDS_WINDOW = ("yarn", "llama3", "longrope")
+# What gpt_neox calls these at the top of a config.json, where it knows no other name, and no other knows these.
+NEOX = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
 
 
 @dataclass(frozen=True)
@@ -66,28 +68,26 @@ def read_rope(
     Raises:
         BadInput: a type or an option that is not known, or contradicting or ambiguous settings.
     """
-    given = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    scaling, parameters = (_renamed(config.get(key) or {}, name) for key in ("rope_scaling", "rope_parameters"))
+    given = scaling | parameters
     if any(isinstance(value, dict) for value in given.values()):
         raise BadInput(f"{name}: rope_parameters differ by type of layer, which is not supported")
-    if config.get("rope_scaling") and config.get("rope_parameters"):
-        clash = [key for key, value in config["rope_scaling"].items() if given[key] != value]
-        if clash:
-            raise BadInput(f"{name}: rope_scaling and rope_parameters contradict each other in {clash[0]}")
+    if clash := [key for key, value in scaling.items() if given[key] != value]:
+        raise BadInput(f"{name}: rope_scaling and rope_parameters contradict each other in {clash[0]}")
+    if name == "ministral3" and not given:
+        raise BadInput(f"{name} without rope_parameters is not supported: transformers would stretch it by a YaRN")
     beta = None
     if name == "ministral3":  # which has a setting of its own there, and repeats one
         beta, _ = given.pop("llama_4_scaling_beta", None), given.pop("max_position_embeddings", None)
-    kind = given.get("rope_type", given.get("type", "default"))
+    kind = given.get("rope_type", "default")
     if kind not in TYPES:
         raise BadInput(f"{name}: rope_type={kind} is not supported; supported are {', '.join(TYPES)}")
     if unknown := sorted(key for key, value in given.items() if key not in TYPES[kind] | COMMON and value is not None):
         raise BadInput(f"{name}: {unknown[0]} of rope_type={kind} is not supported")
-    base, remarks = _theta(config, given, name, theta)
+    base, said = _setting("rope_theta", config, given, name, theta)
+    remarks = [] if said else [f"config.json has no rope_theta: {theta:g}, the architecture's own"]
     length, of_window = _window(config, given, kind, name, window)
-    places = _places(given, config, "partial_rotary_factor", "rotary_pct")
-    shares = {_number(source[key], key, name) for source, key in places}
-    if len(shares) > 1:
-        raise BadInput(f"{name}: partial_rotary_factor is {' and '.join(map(str, sorted(shares)))} in one config.json")
-    share = shares.pop() if shares else (1.0 if partial is None else partial)
+    share, _ = _setting("partial_rotary_factor", config, given, name, 1.0 if partial is None else partial)
     position = _position(kind, share, head_width, name, partial is not None)
     extend = _extend(kind, given, config, length, name)
     if beta is not None:
@@ -100,6 +100,15 @@ def read_rope(
         )
     frequencies = {"name": "geometric", "base": float(base), "slowest": None}
     return Rope(position, frequencies, extend, length, (*remarks, *of_window))
+
+
+def _renamed(settings: dict, name: str) -> dict:
+    """Rope settings with the type under rope_type, which older files call `type`."""
+    settings = dict(settings)
+    older = settings.pop("type", None)
+    if older is not None and settings.setdefault("rope_type", older) != older:
+        raise BadInput(f"{name}: rope_type={settings['rope_type']} and type={older} contradict each other")
+    return settings
 
 
 def _number(value, key: str, name: str) -> float:
@@ -117,19 +126,20 @@ def _temperature(extend: dict, window: int, name: str) -> float:
         raise BadInput(f"{name}: {cannot_take(extend['name'], error)}") from None
 
 
-def _theta(config: dict, given: dict, name: str, default: float) -> tuple[float, list[str]]:
-    bases = {_number(source[key], key, name) for source, key in _places(given, config, "rope_theta", "rotary_emb_base")}
-    if len(bases) > 1:
+def _setting(key: str, config: dict, given: dict, name: str, default: float) -> tuple[float, bool]:
+    """A number of the rope settings or beside them, or the default, and whether it is said."""
+    own, passed_over = (NEOX[key], key) if name == "gpt_neox" else (key, NEOX[key])
+    said = {_number(value, key, name) for value in (given.get(key), config.get(own)) if value is not None}
+    if len(said) > 1:
+        both = " and ".join(f"{number:g}" for number in sorted(said))
+        raise BadInput(f"{name}: {key} is {both} in one config.json")
+    value = next(iter(said), default)
+    if config.get(passed_over) not in (None, value):
         raise BadInput(
-            f"{name}: rope_theta is {' and '.join(f'{base:g}' for base in sorted(bases))} in one config.json"
+            f"{name}: {passed_over}={config[passed_over]} in config.json is passed over by transformers, which has "
+            f"{own}={value:g}"
         )
-    if bases:
-        return bases.pop(), []
-    return default, [f"config.json has no rope_theta: {default:g}, the architecture's own"]
-
-
-def _places(given: dict, config: dict, *keys: str) -> list[tuple[dict, str]]:
-    return [(source, key) for source in (given, config) for key in keys if source.get(key) is not None]
+    return value, bool(said)
 
 
 def _window(config: dict, given: dict, kind: str, name: str, window: int | None) -> tuple[int, list[str]]:
@@ -139,7 +149,7 @@ def _window(config: dict, given: dict, kind: str, name: str, window: int | None)
         raise BadInput(f"{name}: max_position_embeddings={longest} must be a number of tokens")
     if window is not None:
         return window, []
-    originals = {source[key] for source, key in _places(given, config, "original_max_position_embeddings")}
+    originals = {source.get("original_max_position_embeddings") for source in (given, config)} - {None}
     if wrong := [tokens for tokens in originals if not isinstance(tokens, int) or tokens < 1]:
         raise BadInput(f"{name}: original_max_position_embeddings={wrong[0]} must be a number of tokens")
     if len(originals) > 1:
@@ -153,8 +163,10 @@ def _window(config: dict, given: dict, kind: str, name: str, window: int | None)
                 f"{name}: rope_type=dynamic grows from max_position_embeddings={longest}, and "
                 f"original_max_position_embeddings={original}; name original_window="
             )
+        if kind == "default" or given.get("factor") is None or round(original * factor) == longest:
+            return original, []
         known = f"original_max_position_embeddings={original} times factor={factor:g} is not max_position_embeddings="
-        return original, [f"{known}{longest}"] if kind != "default" and round(original * factor) != longest else []
+        return original, [f"{known}{longest}"]
     if kind in NEEDS_WINDOW:
         raise BadInput(
             f"{name}: rope_type={kind} without original_max_position_embeddings: max_position_embeddings={longest} may "
