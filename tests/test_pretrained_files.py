@@ -439,7 +439,7 @@ def write_gguf(folder: Path, path: Path, architecture: str = "llama", **more) ->
     writer.add_vocab_size(config["vocab_size"])
     writer.add_tokenizer_model("llama")
     for key, value in more.items():
-        writer.add_string(key.replace("__", "."), value)
+        writer.add_key_value(key.replace("__", "."), value, gguf.GGUFValueType.get_type(value))
     names = {value: key for key, value in _names(config["num_hidden_layers"]).items()}
     for name, tensor in tensors.items():
         heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
@@ -496,3 +496,73 @@ def test_gguf_that_is_refused(saved, tmp_path):
         read_checkpoint(write_gguf(saved["llama"], tmp_path / "b.gguf", llama__rope__scaling__type="ntk"))
     with pytest.raises(BadInput, match=r"general\.architecture=bert"):
         read_checkpoint(write_gguf(saved["llama"], tmp_path / "c.gguf", architecture="bert"))
+
+
+GGUF_FIELDS = [
+    ("rope__scaling__factor", 4.0, 1.0),
+    ("rope__scale_linear", 4.0, 1.0),
+    ("rope__scaling__attn_factor", 0.5, 1.0),
+    ("rope__scaling__yarn_beta_fast", 16.0, 32.0),
+    ("rope__scaling__yarn_log_multiplier", 0.5, 0.0),
+    ("attention__sliding_window", 8, 0),
+    ("attention__causal", False, True),
+    ("logit_scale", 0.5, 1.0),
+    ("embedding_scale", 12.0, 1.0),
+    ("attention__max_alibi_bias", 8.0, None),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "neutral"), GGUF_FIELDS)
+def test_gguf_fields_that_are_not_read_are_refused_unless_they_change_nothing(saved, tmp_path, key, value, neutral):
+    tokenizer = saved["llama"] / "tokenizer.json"
+    path = write_gguf(saved["llama"], tmp_path / "a.gguf", **{f"llama__{key}": value})
+    with pytest.raises(BadInput, match=f"llama.{key.replace('__', '.')}={value} is not supported"):
+        read_checkpoint(path, tokenizer=tokenizer)
+    if neutral is not None:
+        path = write_gguf(saved["llama"], tmp_path / "b.gguf", **{f"llama__{key}": neutral})
+        same(read_checkpoint(path, tokenizer=tokenizer), read_checkpoint(saved["llama"]))
+
+
+def test_gguf_fields_of_ordinary_files_are_read_or_passed_over(saved, tmp_path):
+    fields = {"attention__key_length": 8, "attention__value_length": 8, "rope__dimension_count": 8, "pooling_type": 3}
+    fields |= {"rope__scaling__finetuned": False, "tensor_data_layout": "Meta AI original pth"}
+    fields |= {"rope__scaling__original_context_length": 32, "rope__scaling__type": "none"}
+    path = write_gguf(saved["llama"], tmp_path / "a.gguf", **{f"llama__{key}": fields[key] for key in fields})
+    same(read_checkpoint(path, tokenizer=saved["llama"] / "tokenizer.json"), read_checkpoint(saved["llama"]))
+    stretch = {"type": "yarn", "factor": 4.0, "original_context_length": 8, "yarn_beta_slow": 1.0}
+    stretch = {f"llama__rope__scaling__{key}": value for key, value in stretch.items()}
+    path = write_gguf(saved["llama"], tmp_path / "b.gguf", **stretch)
+    read = read_checkpoint(path, tokenizer=saved["llama"] / "tokenizer.json")
+    assert (read.extend["name"], read.extend["factor"], read.window) == ("yarn", 4.0, 8)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"llama__attention__head_count": [4, 4, 4, 2]}, "head_count=.* differs by layer"),
+        ({"llama__embedding_length": "32"}, "of a kind that it cannot have"),
+        ({"llama__attention__layer_norm_rms_epsilon": [1e-5, 1e-5]}, "of a kind that it cannot have"),
+        ({"llama__attention__head_count_kv": [2, 2, 2, 1]}, "num_key_value_heads"),
+    ],
+    ids=str,
+)
+def test_gguf_fields_of_the_wrong_kind_are_refused(saved, tmp_path, fields, sentence):
+    path = write_gguf(saved["llama"], tmp_path / "a.gguf", **fields)
+    with pytest.raises(BadInput, match=sentence):
+        read_checkpoint(path, tokenizer=saved["llama"] / "tokenizer.json")
+
+
+@pytest.mark.parametrize("lost", ["token_type", "merges"])
+def test_gguf_with_half_a_tokenizer_needs_another(saved, tmp_path, lost):
+    half = {"model": "gpt2", "tokens": ["a", "b", "ab"], "token_type": [1, 1, 1], "merges": ["a b"]}
+    half = {f"tokenizer__ggml__{key}": value for key, value in half.items() if key != lost}
+    path = write_gguf(saved["llama"], tmp_path / "a.gguf", **half)
+    same(read_checkpoint(path, tokenizer=saved["llama"] / "tokenizer.json"), read_checkpoint(saved["llama"]))
+    with pytest.raises(BadInput, match=r"a tokenizer\.json cannot be read from it; name one by tokenizer="):
+        read_checkpoint(path)
+
+
+def test_gguf_weights_of_a_kind_that_cannot_be_dequantised_are_refused(saved, copy, tmp_path):
+    folder = change(copy(), lambda tensors: tensors.update({Q: tensors[Q].to(torch.int32)}))
+    with pytest.raises(BadInput, match=r"blk\.1\.attn_q\.weight is kept as I32"):
+        read_checkpoint(write_gguf(folder, tmp_path / "a.gguf"), tokenizer=folder / "tokenizer.json")

@@ -33,6 +33,29 @@ ENDS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 DIGITS = {"type": "Digits", "individual_digits": True}
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+# Fields that change nothing of what is computed here.
+PASSED_OVER = {
+    "attention.value_length",
+    "pooling_type",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    "tensor_data_layout",
+}
+# Values at which others that are not read change nothing either; of any *_scale it is 1.
+NEUTRAL = {
+    "attention.causal": True,
+    "attention.sliding_window": 0,
+    "expert_count": 0,
+    "expert_used_count": 0,
+    "rope.scale_linear": 1,
+    "rope.scaling.attn_factor": 1,
+    "rope.scaling.factor": 1,
+    "rope.scaling.yarn_attn_factor": 1,
+    "rope.scaling.yarn_beta_fast": 32,
+    "rope.scaling.yarn_beta_slow": 1,
+    "rope.scaling.yarn_log_multiplier": 0,
+    "use_parallel_residual": False,
+}
 # How a text is cut before merges apply, by tokenizer.ggml.pre.
 PIECES = {"smollm": [DIGITS, BYTES], "gpt-2": [BYTES]}
 
@@ -54,7 +77,12 @@ def open_gguf(path: Path) -> tuple[dict, Tensors, str | None]:
         fields = {name: field.contents() for name, field in reader.fields.items()}
     except (ValueError, IndexError, OSError, KeyError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} cannot be read ({error}): it is cut short, or no GGUF file") from None
-    config = _config(fields, path)
+    try:
+        config, text = _config(fields, path), _tokenizer(fields)
+    except BadInput:
+        raise
+    except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:  # a list for a number, say
+        raise BadInput(f"{path} holds a value of a kind that it cannot have ({error})") from None
     untied = any(tensor.name == "output.weight" for tensor in reader.tensors)
     config["tie_word_embeddings"] = not untied
     interleaved = config["model_type"] == "llama"
@@ -66,7 +94,7 @@ def open_gguf(path: Path) -> tuple[dict, Tensors, str | None]:
         elif interleaved and ".attn_k." in tensor.name:
             heads = config["num_key_value_heads"]
         readers[name] = partial(_dequantised, tensor, heads)
-    return config, Tensors(readers), _tokenizer(fields)
+    return config, Tensors(readers), text
 
 
 def _config(fields: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -77,13 +105,18 @@ def _config(fields: dict[str, Any], path: Path) -> dict[str, Any]:
             f"{path}: general.architecture={name} is not supported; supported are {', '.join(ARCHITECTURES)}"
         )
 
+    read: set[str] = set()
+
     def field(key: str, default=None):
+        read.add(key)
         value = fields.get(f"{name}.{key}", default)
         if value is None:
             raise BadInput(f"{path}: {name}.{key} is missing")
         return value
 
     width, heads = field("embedding_length"), field("attention.head_count")
+    if isinstance(heads, list):
+        raise BadInput(f"{path}: {name}.attention.head_count={heads} differs by layer, which is not supported")
     tokens = len(fields.get("tokenizer.ggml.tokens") or ())
     head_width = field("attention.key_length", width // heads)
     if field("rope.dimension_count", head_width) != head_width:
@@ -101,15 +134,19 @@ def _config(fields: dict[str, Any], path: Path) -> dict[str, Any]:
         "max_position_embeddings": field("context_length"),
         "rope_theta": field("rope.freq_base", 10_000.0),
     }
-    kind = fields.get(f"{name}.rope.scaling.type", "none")
-    if kind == "none":
-        return config
-    if kind not in ("linear", "yarn"):
+    kind = field("rope.scaling.type", "none")
+    if kind not in ("none", "linear", "yarn"):
         raise BadInput(f"{path}: rope.scaling.type={kind} is not supported; supported are none, linear, yarn")
-    scaling = {"rope_type": kind, "factor": field("rope.scaling.factor")}
-    if f"{name}.rope.scaling.original_context_length" in fields:
-        scaling["original_max_position_embeddings"] = field("rope.scaling.original_context_length")
-    return config | {"rope_scaling": scaling}
+    if kind != "none":
+        scaling = {"rope_type": kind, "factor": field("rope.scaling.factor")}
+        if f"{name}.rope.scaling.original_context_length" in fields:
+            scaling["original_max_position_embeddings"] = field("rope.scaling.original_context_length")
+        config["rope_scaling"] = scaling
+    for key in sorted(key.removeprefix(f"{name}.") for key in fields if key.startswith(f"{name}.")):
+        neutral = NEUTRAL.get(key, 1 if key.endswith("_scale") else None)
+        if key not in read | PASSED_OVER and fields[f"{name}.{key}"] != neutral:
+            raise BadInput(f"{path}: {name}.{key}={fields[f'{name}.{key}']} is not supported")
+    return config
 
 
 def _their_name(name: str) -> str:
@@ -125,7 +162,10 @@ def _their_name(name: str) -> str:
 def _dequantised(tensor, heads: int) -> Tensor:
     from gguf.quants import dequantize
 
-    values = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
+    try:
+        values = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
+    except NotImplementedError:
+        raise BadInput(f"{tensor.name} is kept as {tensor.tensor_type.name}, which gguf cannot dequantise") from None
     values = values.reshape([int(size) for size in reversed(tensor.shape)])
     if not heads:
         return values
@@ -135,13 +175,13 @@ def _dequantised(tensor, heads: int) -> Tensor:
 def _tokenizer(fields: dict[str, Any]) -> str | None:
     """A byte-level BPE from the file's tokens and merges; None where it is of another kind."""
     pieces = PIECES.get(fields.get("tokenizer.ggml.pre", "gpt-2"))
-    if fields.get("tokenizer.ggml.model") != "gpt2" or pieces is None:
+    tokens, kinds, merges = (fields.get(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type", "merges"))
+    if fields.get("tokenizer.ggml.model") != "gpt2" or None in (pieces, tokens, kinds, merges):
         return None
-    tokens, kinds = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     special = [{"id": i, "content": tokens[i]} | plain for i, kind in enumerate(kinds) if kind == 3]  # control tokens
     model = {"type": "BPE", "vocab": {token: i for i, token in enumerate(tokens)}, "byte_fallback": False}
-    model |= {"merges": fields["tokenizer.ggml.merges"], "dropout": None, "unk_token": None, "fuse_unk": False}
+    model |= {"merges": merges, "dropout": None, "unk_token": None, "fuse_unk": False}
     model |= {"continuing_subword_prefix": None, "end_of_word_suffix": None}
     whole = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": special, "normalizer": None}
     whole |= {"pre_tokenizer": {"type": "Sequence", "pretokenizers": pieces}, "post_processor": None}

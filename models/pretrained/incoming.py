@@ -46,6 +46,8 @@ def read_checkpoint(path: Path, window: int | None = None, tokenizer: Path | Non
         from models.pretrained.gguf import open_gguf
 
         config, tensors, text = open_gguf(path)
+        if text is None and tokenizer is None:
+            raise BadInput(f"{path}: a tokenizer.json cannot be read from it; name one by tokenizer=")
     else:
         config, tensors, text = _read_json(path / "config.json"), open_safetensors(path), None
     if tokenizer is not None or text is None:
