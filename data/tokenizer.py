@@ -21,7 +21,7 @@ from data.long_text import LongText, parts
 from data.settings import Tokenizer
 
 # Names under which published tokenizers know the end of a text; the first present separates documents.
-END_OF_TEXT = ("<|document|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
+END_OF_TEXT = ("<|document|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]", "<｜end▁of▁sentence｜>")
 DOCUMENT = END_OF_TEXT[0]
 # The largest vocabulary there is room for, ids that stand for nothing included.
 LARGEST = 2**22
@@ -113,7 +113,8 @@ class JsonTokenizer(_Encoder):
         except Exception as error:  # the library raises a bare Exception
             raise BadInput(f"tokenizer.path: this tokenizer.json cannot be read ({error}).") from None
         known = [name for name in END_OF_TEXT if self._tokenizer.token_to_id(name) is not None]
-        if not known:
+        self.added_separator = not known
+        if self.added_separator:
             self._tokenizer.add_special_tokens([DOCUMENT])
         self.separator: int = self._tokenizer.token_to_id((known or [DOCUMENT])[0])
         self.vocabulary: int = max(self._tokenizer.get_vocab().values()) + 1

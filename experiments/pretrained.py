@@ -42,7 +42,7 @@ def import_run(values: dict) -> tuple[Path, tuple[str, ...]]:
     Raises:
         BadInput: it cannot be had, is damaged or is not supported, or the name is taken.
     """
-    from data.tokenizer import JsonTokenizer
+    from data.tokenizer import DOCUMENT, JsonTokenizer
     from models.pretrained.incoming import read_checkpoint
 
     name, source = values["name"], values["from"]
@@ -59,14 +59,18 @@ def import_run(values: dict) -> tuple[Path, tuple[str, ...]]:
         raise BadInput(f"{target} is there already and {why}: give another name=, or remove it")
     tokenizer = None if values["tokenizer"] is None else Path(values["tokenizer"])
     imported = read_checkpoint(find(source, values["otherwise"]), values["original_window"], tokenizer)
-    tokens, rows = JsonTokenizer(imported.tokenizer).vocabulary, imported.model["vocabulary"]
-    if tokens > rows:
-        raise BadInput(f"the tokenizer has {tokens} tokens, and the weights have rows for {rows}: they do not fit")
+    opened, rows = JsonTokenizer(imported.tokenizer), imported.model["vocabulary"]
+    lacked = ", one of them the separator of documents, which it lacks" if opened.added_separator else ""
+    if opened.vocabulary > rows:
+        tokens = f"{opened.vocabulary} tokens{lacked}"
+        raise BadInput(f"the tokenizer has {tokens}, and the weights have rows for {rows}: they do not fit")
+    added = f"the tokenizer has no end of a text: token {opened.separator}, {DOCUMENT}, is added for it, untrained"
+    remarks = (*imported.remarks, added) if opened.added_separator else imported.remarks
     with folder_that_appears(target) as folder:
         _write_run(imported, values, folder, target)
-        origin = request | {"architecture": imported.architecture, "remarks": imported.remarks}
+        origin = request | {"architecture": imported.architecture, "remarks": remarks}
         (folder / "origin.json").write_text(json.dumps(origin, indent=2) + "\n")
-    return target, imported.remarks
+    return target, remarks
 
 
 def _request(values: dict) -> dict:

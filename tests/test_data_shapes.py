@@ -158,6 +158,14 @@ def test_a_separator_that_is_spelled_is_text(text):
     assert np.array_equal(tokenizer.encode(["a b"])[0], tokenizer.encode(["a b", "</s>"])[0])
 
 
+def test_the_end_of_a_text_that_a_tokenizer_has_separates_documents():
+    for name in ("</s>", "<\uff5cend\u2581of\u2581sentence\uff5c>"):
+        tokenizer = JsonTokenizer(words("a", name, "b"))
+        assert (tokenizer.separator, tokenizer.vocabulary, tokenizer.added_separator) == (2, 4, False)
+    tokenizer = JsonTokenizer(words("a", "b"))
+    assert (tokenizer.separator, tokenizer.vocabulary, tokenizer.added_separator) == (3, 4, True)
+
+
 def test_a_separator_that_is_any_unknown_word_is_refused():
     with pytest.raises(BadInput, match="makes its separator, token 0, of 'x'"):
         JsonTokenizer(words("a", unknown="</s>")).encode(["a x"])

@@ -181,6 +181,32 @@ def test_a_tokenizer_that_does_not_fit(checkpoint, tmp_path, tmp_path_factory):
     )
 
 
+@pytest.fixture
+def endless(tmp_path_factory):
+    """A tokenizer.json of so many tokens, none of which ends a text."""
+
+    def make(tokens: int) -> Path:
+        path = tmp_path_factory.mktemp("endless") / "tokenizer.json"
+        path.write_text(theirs.tokenizer_json(tokens).replace("<|endoftext|>", "<start>"))
+        return path
+
+    return make
+
+
+def test_a_separator_that_the_tokenizer_lacks_is_remarked_upon(checkpoint, tmp_path, endless):
+    given = words(checkpoint, tmp_path, f"tokenizer={endless(TOKENS)}")
+    folder, remarks = import_run(compose_values("pretrained", given))
+    assert [f"no end of a text: token {TOKENS}, <|document|>," in remark for remark in remarks] == [True]
+    assert json.loads((folder / "origin.json").read_text())["remarks"] == list(remarks)
+    assert load_model(find_checkpoint(folder))[2]["separator"] == TOKENS
+    assert not import_run(compose_values("pretrained", words(checkpoint, tmp_path, "name=own")))[1]
+
+
+def test_a_separator_without_a_row_is_not_laid_to_the_tokenizer(checkpoint, tmp_path, endless):
+    given = words(checkpoint, tmp_path, f"tokenizer={endless(61)}")
+    assert "62 tokens, one of them the separator of documents, which it lacks, and" in refused(tmp_path, *given)
+
+
 def test_nothing_is_left_of_an_import_that_fails_late(checkpoint, tmp_path):
     given = words(checkpoint, tmp_path, "data.train=nowhere/*.txt")
     assert "nowhere" in refused(tmp_path, *given)
