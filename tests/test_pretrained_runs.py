@@ -14,6 +14,7 @@ from conf.base import BadInput
 from conf.compose import compose_values
 from conf.load import load_model
 from data.corpus import prepare
+from experiments.lab.finetuning import existing_base
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
 from experiments.pretrained import export_run, find, import_run
 from models.checkpoint_files import find_checkpoint
@@ -98,6 +99,11 @@ def test_moved_it_is_the_same_run_and_reads_other_text_in_its_own_tokens(checkpo
         result = measure_checkpoint(find_checkpoint(place), None, settings_used, str(tmp_path / "cache2"), data=text)
         assert result["corpus"]["name"] == name
         assert result["corpus"]["trained_on"] is None and "trained elsewhere" in result["corpus"]["why"]
+
+
+def test_what_is_stretched_already_is_no_base_to_stretch(checkpoint, tmp_path):
+    with pytest.raises(BadInput, match=r"was extended already \(extend=yarn\): this starts from a base model"):
+        existing_base(find_checkpoint(imported(checkpoint, tmp_path)))
 
 
 def test_it_is_fine_tuned_and_leaves_with_its_extension(checkpoint, tmp_path):

@@ -89,8 +89,10 @@ def existing_base(checkpoint: Path, **changes) -> "Config":
     from models.restore import read_record
 
     trained = read_record(checkpoint)["config"]
-    if trained["extend"]["name"] != "none" or trained["window"] != trained["original_window"]:
-        raise BadInput(f"checkpoint={checkpoint} was extended already: this starts from a base model")
+    extend, window = trained["extend"]["name"], trained["window"]
+    if extend != "none" or window != trained["original_window"]:
+        how = f"window={window}" if extend == "none" else f"extend={extend}"
+        raise BadInput(f"checkpoint={checkpoint} was extended already ({how}): this starts from a base model")
     if home(checkpoint) not in (checkpoint, checkpoint.parent):  # it lies in a run, wherever that is by now
         run = Path(os.path.abspath(home(checkpoint)))
         trained = {**trained, "runs": os.path.relpath(run.parent.parent), "group": run.parent.name}
