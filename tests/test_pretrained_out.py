@@ -172,6 +172,19 @@ def test_a_plan_that_no_architecture_has_is_refused():
 
 
 @pytest.mark.parametrize("rope", theirs.ROPES)
+def test_ministral_sharpens_its_rows_whatever_its_rope_type(rope, tmp_path):
+    architecture, options = theirs.MODELS["ministral3"]
+    options = {**options, "head_dim": 8, "max_position_embeddings": 32} | theirs.with_rope(rope)
+    options["rope_parameters"] |= {"llama_4_scaling_beta": 0.3, "original_max_position_embeddings": 32}
+    model = theirs.build(architecture, **options)
+    first = read_checkpoint(theirs.save(model, tmp_path / "theirs"))
+    folder = write(rebuild(first), tmp_path / "ours")
+    same(first, read_checkpoint(folder))
+    agree(load(folder), rebuild(first), (20, 90))
+    agree(model, rebuild(first), (20, 90))
+
+
+@pytest.mark.parametrize("rope", theirs.ROPES)
 @pytest.mark.parametrize("name", ["llama", "smollm3", "gpt_neox-serial"])
 def test_in_out_in_keeps_every_rope_type(name, rope, tmp_path):
     architecture, options = theirs.MODELS[name]

@@ -83,7 +83,7 @@ def _architecture(gpt: GPT) -> str:
     if shape.sink:
         raise BadInput("model.sink=true is in no architecture of transformers that a model can leave as")
     extend = gpt.position.extension.knobs
-    if (rows := extend.rows) is not None and (rows.name, extend.name) != ("ministral", "yarn"):
+    if (rows := extend.rows) is not None and rows.name != "ministral":
         raise BadInput(f"extend.rows={rows.name} with extend={extend.name} is in no architecture of transformers")
     skipping = scheme.name == "none" or (
         scheme.name == "mixture" and scheme.first.name in ROTARY and scheme.second.name == "none"
@@ -167,6 +167,7 @@ def _options(architecture: str, shape: Shape, gpt: GPT) -> dict:
         options["mlp_bias"] = shape.biases in ("network", "all")
     if architecture == "ministral3":
         sharper = {"llama_4_scaling_beta": gpt.position.extension.knobs.rows.beta}
+        sharper["original_max_position_embeddings"] = gpt.position.geometry.window  # the rows count by it
         options["rope_parameters"] = rope["rope_parameters"] | sharper
     if isinstance(gpt.position, Planned):
         windows = gpt.position.windows
