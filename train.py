@@ -187,8 +187,8 @@ def _main(values: dict, overrides: list[str]) -> None:
     from models.progress import describe
 
     config = resolve(values, overrides, swept=swept())
-    if in_multirun() and config.trainer.devices * config.trainer.nodes > 1:
-        raise BadInput("a multirun trains on one device per job: set trainer.devices=1, or launch the runs one by one")
+    if in_multirun():
+        config.trainer.check_single("a multirun")
     result = train(config, overrides)
     if place_of(config.trainer).chief:
         print(f"{config.name}: {describe(result.metrics)}; see {result.folder}")

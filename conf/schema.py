@@ -45,6 +45,15 @@ class Trainer(Settings):
     activation_checkpointing: bool = False
     progress: bool
 
+    def check_single(self, what: str) -> None:
+        """Refuse several processes a run for `what`, which trains many: each process would start the command anew.
+
+        Raises:
+            BadInput: it says so.
+        """
+        if self.devices * self.nodes > 1:
+            raise BadInput(f"{what} trains on one device per job: set trainer.devices=1, or launch the runs one by one")
+
 
 class Logger(Settings):
     """Where metrics go besides the run's own folder, as in conf/logger.

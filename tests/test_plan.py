@@ -123,6 +123,14 @@ def plan_of(claims, request):
     return make_plan(arms, request.launcher, request.jobs_on_gpu)
 
 
+@pytest.mark.parametrize("words", [["trainer.devices=2"], ["trainer=ddp", "trainer.devices=1", "trainer.nodes=2"]])
+def test_a_plan_of_runs_on_several_devices_is_refused(tmp_path, words):
+    """Lightning would start the whole command anew for each of the other processes."""
+    request = reproduce_request(tmp_path, "convergence", "seeds=1", *words)
+    with pytest.raises(BadInput, match=r"a plan trains on one device per job: set trainer\.devices=1"):
+        plan_of(["convergence"], request)
+
+
 class Pair(Claim):
     """Two schemes, one of them fine-tuned; its verdict is the number of its runs."""
 

@@ -67,11 +67,12 @@ def make_plan(arms: dict[str, Arms], launcher: Launcher, jobs_on_gpu: int) -> Pl
     A run is tagged for W&B with the questions that use it; its logger is no part of its identity.
 
     Raises:
-        BadInput: two different runs would have one name.
+        BadInput: two different runs would have one name, or a run several devices.
     """
     users: dict[str, list[str]] = {}
     known: dict[str, Config] = {}
     for question, run in ((name, run) for name in arms for arm in arms[name].values() for run in arm):
+        run.trainer.check_single("a plan")
         if run_key(known.setdefault(run.name, run)) != run_key(run):
             raise BadInput(f"two runs would be called {run.name}, though their settings differ")
         if question not in users.setdefault(run.name, []):
