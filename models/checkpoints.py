@@ -45,7 +45,8 @@ class Checkpoints(L.Callback):
     ):
         """Save to a folder; `saved` is called with the step after every checkpoint that a run can go on from."""
         self.folder, self.every, self.snapshots, self.saved = folder, every, snapshots, saved
-        self.signal: int | None = None  # the one that stopped the run
+        self.signal: int | None = None  # the first that came to this process
+        self._shared: int | None = None  # the one that the processes stop for
         self._signals, self._busy = 0, "this step"
         self._group: distributed.ProcessGroup | None = None
 
@@ -75,7 +76,12 @@ class Checkpoints(L.Callback):
     def stopping(self) -> bool:
         """Whether a signal has come, to whichever process; all of them have to ask."""
         self._agree()
-        return self.signal is not None
+        return self.agreed is not None
+
+    @property
+    def agreed(self) -> int | None:
+        """The signal that stops the run, the same in all processes whenever it is read."""
+        return self.signal if self._group is None else self._shared
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
         if (batch_index + 1) % trainer.accumulate_grad_batches:
@@ -85,9 +91,9 @@ class Checkpoints(L.Callback):
         last = step == trainer.max_steps or trainer.should_stop  # the Recorder, which comes before, may end the run
         if step in self.snapshots:
             self._save(trainer, self.snapshot(step), whole=True, weights_only=True)
-        if self.signal is not None:
+        if self.agreed is not None:
             trainer.should_stop = True
-        if step % self.every == 0 or last or self.signal is not None:
+        if step % self.every == 0 or last or self.agreed is not None:
             self._save(trainer, self.folder / f"step-{step:08d}.ckpt", whole=last)
             if trainer.is_global_zero:
                 self.saved(step)
@@ -95,11 +101,11 @@ class Checkpoints(L.Callback):
                     remove(old)
 
     def _agree(self) -> None:
-        """A signal that reached one process counts for all."""
+        """A signal that reached one process counts for all; one that comes from here on waits for the next time."""
         if self._group is not None:
-            number = torch.tensor(self.signal or 0)
+            number = torch.tensor(self._shared or self.signal or 0)
             distributed.all_reduce(number, distributed.ReduceOp.MAX, group=self._group)
-            self.signal = int(number) or None
+            self._shared = int(number) or None
 
     def _save(self, trainer, path: Path, whole: bool, weights_only: bool = False) -> None:
         """Write a checkpoint; whole: as one file, even where every process wrote a part."""

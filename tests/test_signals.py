@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from torch import distributed
 
 from conf import signals
 from conf.base import BadInput
@@ -64,6 +66,48 @@ def test_a_second_signal_says_what_is_waited_for_and_a_third_gives_up(tmp_path, 
     first, second = capfd.readouterr().err.splitlines()
     assert first == "run: SIGTERM: stopping after this step, then saving"
     assert second.startswith("run: SIGINT: still busy with writing step-00000001.ckpt; once more gives up")
+
+
+@pytest.fixture
+def one_of_several(tmp_path, monkeypatch):
+    """The Checkpoints of a process that trains with others, to which no signal comes, and what it does to its Trainer:
+    every step is kept and saved. `during` is called while the processes ask each other.
+    """
+    saving = Checkpoints(tmp_path / "run" / "checkpoints", 1, snapshots=(1, 2))
+    saving._group = "others"
+    monkeypatch.setattr(distributed, "all_reduce", lambda number, maximum, group: saving.during())
+    saving.during = lambda: None
+    trainer = SimpleNamespace(
+        accumulate_grad_batches=1, global_step=1, max_steps=2, should_stop=False, is_global_zero=False
+    )
+    monkeypatch.setattr(saving, "_save", lambda *_, **__: None)
+    return saving, trainer
+
+
+def test_a_signal_amid_the_question_of_the_others_counts_the_next_time(one_of_several):
+    saving, _ = one_of_several
+    saving.during = lambda: saving._stop(signal.SIGTERM, None)
+    assert not saving.stopping(), "the others do not know of it"
+    saving.during = lambda: None
+    assert saving.stopping() and saving.agreed == signal.SIGTERM
+
+
+def test_a_signal_amid_saving_stops_no_process_alone(one_of_several, monkeypatch):
+    saving, trainer = one_of_several
+    monkeypatch.setattr(saving, "_save", lambda *_, **__: saving._stop(signal.SIGTERM, None))
+    saving.on_train_batch_end(trainer, None, None, None, 0)
+    assert not trainer.should_stop and saving.agreed is None
+    monkeypatch.setattr(saving, "_save", lambda *_, **__: None)
+    saving.on_train_batch_end(trainer, None, None, None, 1)
+    assert trainer.should_stop and saving.agreed == signal.SIGTERM
+
+
+def test_a_signal_amid_the_last_saving_leaves_a_finished_run_to_all(one_of_several, monkeypatch):
+    saving, trainer = one_of_several
+    trainer.global_step = 2
+    monkeypatch.setattr(saving, "_save", lambda *_, **__: saving._stop(signal.SIGTERM, None))
+    saving.on_train_batch_end(trainer, None, None, None, 1)
+    assert saving.signal == signal.SIGTERM and saving.agreed is None
 
 
 @pytest.mark.parametrize("number", signals.SIGNALS)
