@@ -108,6 +108,8 @@ def _run(config: Config, folder: RunFolder, place: Place) -> dict:
 
 def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
     """Fit from the newest good checkpoint, or from the start; returns the results, the same in every process."""
+    import torch
+
     from data.training import training_windows, validation_windows
     from data.windows import Batches
     from models.checkpoint_files import numbered
@@ -136,6 +138,7 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
         folder.keep_tokenizer(corpus.tokenizer_json)
     gpt.recompute = config.trainer.activation_checkpointing
     if config.trainer.compile:
+        torch.compiler.reset()  # torch compiles for eight models of a process, and then silently for no further one
         gpt.compile()  # in place: the state dict keeps its names
 
     accumulate, size = config.trainer.accumulate, corpus.bytes_per_token("validation")
@@ -170,15 +173,15 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
     )
     trainer.fit(module, batches, ckpt_path=resumed)
     results = None
-    if checkpoints.signal is None and place.chief:
+    if checkpoints.agreed is None and place.chief:
         last = numbered(folder.checkpoints)[-1].relative_to(folder.path)
         results = {"name": config.name, "group": config.group, "checkpoint": str(last), "metrics": metrics.final()}
     results = trainer.strategy.broadcast(results)
     leave_group()
-    if checkpoints.signal is not None:
+    if checkpoints.agreed is not None:
         if place.chief:
             folder.stop(trainer.global_step)
-        sys.exit(128 + checkpoints.signal if place.chief else 0)  # the others must not look as if they had failed
+        sys.exit(128 + checkpoints.agreed if place.chief else 0)  # the others must not look as if they had failed
     return results
 
 

@@ -358,6 +358,30 @@ def test_nothing_is_compiled_again_after_the_first_step_and_validation(tmp_path,
     assert 1 <= graphs[0] <= graphs[1] == graphs[-1] <= 3 and not counters["graph_break"]
 
 
+@pytest.mark.slow
+def test_every_run_of_a_process_is_compiled_and_a_model_compiled_before_still_is(tmp_path, monkeypatch):
+    """Though torch gives up on a method that it has compiled so often, here for a model and a run."""
+    torch._dynamo.reset()
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    monkeypatch.setattr(GPT, "compile", lambda self: torch.nn.Module.compile(self, backend=backend))
+    first = build_model(compose(tiny(tmp_path)))
+    first.compile()
+    text = torch.zeros(1, 4, dtype=torch.long)
+    before = first(text)[0]
+    with torch._dynamo.config.patch(recompile_limit=3):
+        for position in ("rope", "alibi"):
+            compiled.clear()
+            run(tmp_path, "trainer.compile=true", "steps=1", f"position={position}")
+            assert compiled, position
+        compiled.clear()
+        assert torch.equal(first(text)[0], before) and compiled
+
+
 def test_numbers_too_small_to_matter_are_flushed(tmp_path):
     """ALiBi's softmax is full of them, and its training step takes half as long again where they are kept."""
     torch.set_flush_denormal(False)
