@@ -37,6 +37,18 @@ def test_positions_rise_and_stay_in_range(settings):
     assert positions.min() >= 0 and positions.max() < LONGEST
 
 
+@pytest.mark.parametrize("settings", [*DRAWN, RandomFloats(longest=LONGEST)], ids=lambda s: s.name)
+def test_positions_do_not_depend_on_torchs_default_type(settings):
+    """Which bf16-true changes; rounded to it, several tokens would stand at one place."""
+    before = draw(settings)
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        after = draw(settings)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert after.dtype == torch.float32 and torch.equal(before, after)
+
+
 @pytest.mark.parametrize("settings", DRAWN, ids=lambda s: s.name)
 def test_positions_are_a_function_of_the_generator(settings):
     assert torch.equal(draw(settings, seed=1), draw(settings, seed=1))

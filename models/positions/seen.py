@@ -95,7 +95,8 @@ class RandomFloats(Seen):
     longest: Longest = 2048
 
     def positions(self, length: int, batch: int, generator: torch.Generator, done: float = 0.0) -> Tensor:
-        return torch.rand(batch, length, generator=generator).mul(self.longest).sort(dim=-1).values
+        draws = torch.rand(batch, length, generator=generator, dtype=torch.float32)
+        return draws.mul(self.longest).sort(dim=-1).values
 
 
 class Skipwise(Seen):
