@@ -246,8 +246,10 @@ class RunFolder:
 
 def identity(config: dict) -> dict:
     """The settings that identify a run, flat."""
-    flat = flatten(config)
-    return {key: value for key, value in flat.items() if not key.startswith("logger.") and key not in CIRCUMSTANCES}
+    flat, circumstances = flatten(config), CIRCUMSTANCES
+    if flat.get("stop_at") is not None:
+        circumstances = CIRCUMSTANCES - {"validate_every"}  # a validation ends such a run
+    return {key: value for key, value in flat.items() if not key.startswith("logger.") and key not in circumstances}
 
 
 def differences(recorded: dict, known: dict | None, config: dict, inputs: dict[str, str]) -> list[str]:

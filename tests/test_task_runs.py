@@ -12,6 +12,7 @@ import yaml
 
 from conf.base import BadInput
 from conf.compose import compose_values
+from conf.run_folder import differences
 from conf.validation import validate
 from data.corpus import prepare
 from data.tasks import TASKS, answered, longest_document
@@ -134,6 +135,16 @@ def test_a_run_ends_once_all_answers_are_exact_and_resumes_to_the_same_end(tmp_p
         (result.folder / name).unlink()
     again = train(config)
     assert again.checkpoint == result.checkpoint and again.metrics["step"] == 6
+
+
+def test_how_often_it_is_validated_is_what_a_run_that_may_end_early_is(tmp_path):
+    def different(*overrides):
+        often, seldom = (sorting(tmp_path, f"validate_every={every}", *overrides) for every in (2, 3))
+        assert often.name == seldom.name
+        return differences(often.model_dump(mode="json"), {}, seldom.model_dump(mode="json"), {})
+
+    assert different("stop_at=1.0") == ["another validate_every (2 there, 3 here)"]
+    assert different() == []
 
 
 def test_a_step_of_answers_is_one_pass(tmp_path):
