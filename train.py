@@ -121,21 +121,26 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
     from models.restore import check_resumed, make_gpt, make_record, read_record, start_from
 
     quiet_lightning()
-    accelerator, precision = select_device(config.trainer)
-    corpus, resumed = open_data(config), folder.resume_point()
+    resumed = folder.resume_point()
+    begun = read_record(resumed) if resumed is not None else {}
+    accelerator, precision = select_device(config.trainer, begun.get("precision"))
+    corpus = open_data(config)
     config.fits_answers(corpus.task is not None)
     if corpus.task is not None and place.ranks * config.trainer.accumulate > 1:
         raise BadInput(
             f"trainer.accumulate x devices x nodes is {place.ranks * config.trainer.accumulate}, and must be 1 where "
             "answers are learned: those of different lengths weigh alike within one pass only"
         )
-    gpt, record = make_gpt(config, corpus.vocabulary, corpus.separator), make_record(config, corpus)
+    gpt = make_gpt(config, corpus.vocabulary, corpus.separator)
+    record = make_record(config, corpus) | {"precision": precision}
     if resumed is not None:
-        check_resumed(read_record(resumed), record, folder.path)
+        check_resumed(begun, record, folder.path)
     elif config.checkpoint is not None:
         start_from(Path(config.checkpoint), gpt, corpus)
-    if place.chief and corpus.tokenizer_json is not None:
-        folder.keep_tokenizer(corpus.tokenizer_json)
+    if place.chief:
+        folder.keep_device(accelerator, precision)
+        if corpus.tokenizer_json is not None:
+            folder.keep_tokenizer(corpus.tokenizer_json)
     gpt.recompute = config.trainer.activation_checkpointing
     if config.trainer.compile:
         torch.compiler.reset()  # torch compiles for eight models of a process, and then silently for no further one

@@ -166,6 +166,11 @@ class RunFolder:
                 file.write(json.dumps(status) + "\n")
                 file.truncate()
 
+    def keep_device(self, accelerator: str, precision: str) -> None:
+        """Record beside versions and commit what the settings may leave to the machine (auto)."""
+        before = self._read("environment.json") or {}
+        write_json(self.path / "environment.json", before | {"accelerator": accelerator, "precision": precision})
+
     def keep_tokenizer(self, text: str) -> None:
         """Keep the tokenizer with the run: the texts it was trained on may change or be gone when the run is read."""
         write_text(self.path / "tokenizer.json", text)

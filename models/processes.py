@@ -59,8 +59,11 @@ def place(devices: int, nodes: int) -> Place:
     return Place(rank, ranks, environment)
 
 
-def select_device(trainer) -> tuple[str, str]:
+def select_device(trainer, begun: str | None = None) -> tuple[str, str]:
     """The accelerator (cpu or gpu) and the precision of trainer settings on this machine.
+
+    Args:
+        begun: the precision of a run that goes on, which `auto` keeps wherever it does.
 
     Raises:
         BadInput: there are no GPUs, or not as many.
@@ -73,10 +76,13 @@ def select_device(trainer) -> tuple[str, str]:
         accelerator = "gpu" if gpus else "cpu"
     if accelerator == "gpu" and trainer.devices > gpus:
         raise BadInput(f"trainer.devices={trainer.devices}: torch sees {gpus} GPU(s)")
+    if precision == "auto":
+        usual = "bf16-mixed" if accelerator == "gpu" else "32-true"
+        precision = begun or usual
+        if precision != usual:
+            print(f"the run goes on in {precision}, in which it began; trainer.precision=auto is {usual} here")
     if accelerator == "cpu" and precision.startswith("bf16") and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         print(f"trainer.precision={precision} crawls on this CPU, which has no bfloat16 arithmetic; 32-true is faster")
-    if precision == "auto":
-        precision = "bf16-mixed" if accelerator == "gpu" else "32-true"
     return accelerator, precision
 
 

@@ -18,7 +18,7 @@ from conf.names import run_name
 from conf.overrides import over_checkpoint, swept_keys
 from conf.resolve import resolve
 from conf.run_folder import RunFolder
-from models.checkpoint_files import load_checkpoint
+from models.checkpoint_files import load_checkpoint, save_checkpoint
 from models.progress import Metrics
 from tests.runs import CACHE, tiny
 from train import compose, train
@@ -95,6 +95,22 @@ def test_an_interrupted_run_goes_on_elsewhere_with_other_intervals(copy, finishe
     result = again(copy, "checkpoint_every=1", "log_every=2")
     ours, theirs = (load_checkpoint(item.checkpoint)["state_dict"] for item in (result, finished))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_an_interrupted_run_goes_on_in_the_precision_in_which_it_began(copy, capsys):
+    """Which trainer.precision=auto leaves to the machine: here a run that a GPU began."""
+    (copy / "results.json").unlink()
+    (copy / "checkpoints" / "step-00000004.ckpt").unlink()
+    RunFolder(copy).set_status("running")
+    checkpoint = copy / "checkpoints" / "step-00000002.ckpt"
+    loaded = load_checkpoint(checkpoint)
+    assert loaded["lab"]["precision"] == "32-true"
+    loaded["lab"]["precision"] = "bf16-mixed"
+    save_checkpoint(loaded, checkpoint)
+    result = again(copy)
+    assert "goes on in bf16-mixed, in which it began; trainer.precision=auto is 32-true here" in capsys.readouterr().out
+    assert load_checkpoint(result.checkpoint)["lab"]["precision"] == "bf16-mixed"
+    assert read_json(copy / "environment.json")["precision"] == "bf16-mixed"
 
 
 @pytest.mark.parametrize("override", ["validation_windows=4", "trainer.accumulate=2", "trainer.precision=32-true"])

@@ -54,6 +54,7 @@ def test_result_names_folder_checkpoint_and_metrics(tmp_path):
         assert (result.folder / name).is_file()
     environment = json.loads((result.folder / "environment.json").read_text())
     assert environment["versions"]["torch"] and "overrides" in environment
+    assert (environment["accelerator"], environment["precision"]) == ("cpu", "32-true")
     assert json.loads((result.folder / "status.json").read_text())["state"] == "done"
 
 
