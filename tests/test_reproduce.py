@@ -18,9 +18,12 @@ from experiments.reproduce.claims.convergence import Convergence, log_share
 from experiments.reproduce.claims.extrapolation import Extrapolation
 from experiments.reproduce.claims.spacing import Spacing
 from experiments.reproduce.claims.starting_positions import LARGE, StartingPositions, difference, moved
+from experiments.reproduce.evidence import Evidence
 from experiments.reproduce.page import plain, table
 from experiments.reproduce.verdicts import require_seeds
+from models.progress import Metrics
 from tests.runs import reproduce_request, run_program
+from train import Result
 
 WORDS = ("reproduced", "not reproduced", "inconclusive")
 
@@ -143,6 +146,30 @@ def test_the_share_of_steps_is_read_off_the_curves_and_antisymmetric():
     assert log_share(steps, fast, slow) == pytest.approx(math.log(25 / 40))
     assert log_share(steps, slow, fast) == -log_share(steps, fast, slow)
     assert log_share(steps, slow, slow) == 0
+
+
+def curves_of(folder, **validated):
+    """The Evidence of arms with a run for each list of steps at which it was validated, with the step as the loss."""
+    arms = {}
+    for arm, seeds in validated.items():
+        arms[arm] = [Result(folder / f"{arm}-s{seed}", Path(), {}) for seed in range(len(seeds))]
+        for run, steps in zip(arms[arm], seeds, strict=True):
+            run.folder.mkdir()
+            for step in steps:
+                Metrics(run.folder / "metrics.jsonl").write({"step": step, "validation/nll": step / 10})
+    return Evidence(arms, None, 1)
+
+
+def test_curves_have_the_steps_at_which_all_runs_were_validated(tmp_path):
+    evidence = curves_of(tmp_path, rope=[(10, 20, 30, 40), (20, 40)], none=[(20, 30, 40), (5, 20, 35, 40)])
+    for arm in evidence.runs:
+        steps, losses = evidence.curve(arm)
+        assert steps.tolist() == [20, 40] and losses.tolist() == [[2, 4], [2, 4]]
+
+
+def test_curves_without_a_step_in_common_are_refused(tmp_path):
+    with pytest.raises(BadInput, match="the runs of rope, none share no step at which they were validated"):
+        curves_of(tmp_path, rope=[(10,)], none=[(20,)]).curve("rope")
 
 
 def test_differences_by_position_take_the_bins_asked_for():

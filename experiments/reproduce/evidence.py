@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from conf.base import BadInput
 from experiments.lab.measure.by_position import ByPosition, measure_by_position
 from experiments.lab.measure.exact import measure_exact
 from experiments.lab.measure.passkey import Passkey, measure_passkey
@@ -129,15 +130,26 @@ class Evidence:
         return accuracies([measure_exact(checkpoint, self.config.cache) for checkpoint in self.checkpoints(arm)])
 
     def curve(self, arm: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps (n,) and the validation loss at each by seed, (S, n), nats per token."""
-        from models.progress import Metrics
+        """Steps (n,) and the validation loss at each by seed, (S, n), nats per token.
 
-        curves = []
-        for run in self.runs[arm]:
-            rows = [row for row in Metrics(run.folder / "metrics.jsonl").rows() if "validation/nll" in row]
-            curves.append([(row["step"], row["validation/nll"]) for row in rows])
-        table = np.array(curves)  # (S, n, 2)
-        return table[0, :, 0], table[:, :, 1]
+        The steps are those at which every run of the claim was validated, so that curves can be compared.
+
+        Raises:
+            BadInput: there is none.
+        """
+        curves = {name: [validation_losses(run.folder) for run in runs] for name, runs in self.runs.items()}
+        steps = sorted(set.intersection(*(set(losses) for runs in curves.values() for losses in runs)))
+        if not steps:
+            raise BadInput(f"the runs of {', '.join(curves)} share no step at which they were validated")
+        return np.array(steps, dtype=float), np.array([[losses[step] for step in steps] for losses in curves[arm]])
+
+
+def validation_losses(run: Path) -> dict[int, float]:
+    """The validation loss of the run in a folder at each step that it was validated at, nats per token."""
+    from models.progress import Metrics
+
+    rows = Metrics(run / "metrics.jsonl").rows()
+    return {row["step"]: row["validation/nll"] for row in rows if "validation/nll" in row}
 
 
 def extension(name: str | dict | None, factor: int = 1) -> dict | None:
