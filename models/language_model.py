@@ -57,6 +57,7 @@ class LanguageModel(L.LightningModule):
         self.longce = longce or LongCE()
         self.bytes_per_token = None if bytes_per_token is None else torch.as_tensor(bytes_per_token).double()
         self.loss = self.gradient_norm = torch.tensor(float("nan"), dtype=torch.float32)
+        self.learning_rate = float("nan")
         self.finite = ""  # the last loss that was seen to be finite, in words
 
     def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
@@ -126,6 +127,7 @@ class LanguageModel(L.LightningModule):
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.optimizer_settings.clip)
         self.gradient_norm = norm if self.device_mesh is None else norm.full_tensor()
+        self.learning_rate = optimizer.param_groups[0]["lr"]  # of this step, after which the schedule moves on
 
     def check_finite(self) -> None:
         """Wait for the device, and refuse to go on from a step whose loss or gradient is not finite.

@@ -155,7 +155,7 @@ class Recorder(L.Callback):
         return {
             "train/loss": loss,
             "train/perplexity": math.exp(min(loss, 700.0)),
-            "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/lr": module.learning_rate,
             "train/gradient_norm": float(module.gradient_norm),
             "speed/tokens_per_second": speed,
             "speed/mfu": speed * self.flops / self.ceiling,

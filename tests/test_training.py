@@ -211,6 +211,14 @@ def test_learning_rate_warms_up_then_falls_or_stays():
     assert learning_rate_scale(19, 20, constant) == 1.0
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_learning_rate_that_is_recorded_is_the_one_of_the_step(tmp_path, optimizer):
+    words = ("optimizer.lr=0.01", "optimizer.warmup=3", "optimizer.schedule=constant", "trainer.accumulate=2")
+    result = run(tmp_path, f"optimizer={optimizer}", *words, "steps=4")
+    rates = [row["train/lr"] for row in Metrics(result.folder / "metrics.jsonl").rows() if "train/lr" in row]
+    assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
+
+
 @pytest.mark.parametrize("position", ["rope", "t5", "learned_rope"])
 def test_weight_decay_is_on_matrices_only_and_frequencies_have_their_own_rate(tmp_path, position):
     more = ["position.learning_rate=0.5"] if position == "learned_rope" else []
