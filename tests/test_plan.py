@@ -14,6 +14,7 @@ import torch
 from conf.base import BadInput
 from conf.compose import compose_values
 from conf.environment import COMMAND
+from conf.run_folder import RESULTS, RunFolder
 from conf.validation import validate
 from experiments.lab import launch
 from experiments.lab import plan as engine
@@ -283,6 +284,24 @@ def test_seeds_are_read_side_by_side_before_a_claim_is_judged(tmp_path, two_clai
     assert os.getpid() not in found["other"].values()
     shown = capfd.readouterr().out
     assert re.search(r"^\[2/4\] \w+, seed \d, is read: \d+ s$", shown, re.M) and "nobody" not in shown
+
+
+@pytest.mark.parametrize(
+    ("status", "results", "said"),
+    [
+        ("", json.dumps(dict.fromkeys(RESULTS, "") | {"metrics": {"validation/perplexity": 2}}), "perplexity 2.000"),
+        ('{"state": "done", "time": 1}', '{"name"', "its results.json is damaged"),
+    ],
+)
+def test_a_damaged_file_of_a_run_ends_no_plan(tmp_path, two_claims, capsys, status, results, said):
+    request = reproduce_request(tmp_path, "other", "seeds=1")
+    (run, *_) = plan_of(["other"], request).runs.values()
+    folder = RunFolder.of(run).path
+    folder.mkdir(parents=True)
+    with Progress([run]).watching([run]):
+        (folder / "results.json").write_text(results)
+        (folder / "status.json").write_text(status)
+    assert f"[1/1] {run.name}: " in (out := capsys.readouterr().out) and said in out
 
 
 def weights(folder) -> dict[str, dict]:

@@ -227,13 +227,13 @@ class Progress:
     def watching(self, configs: Sequence["Config"]) -> Iterator[None]:
         """Watch the folders of these runs, which another thread or machine may train, until the block ends."""
         self.began = self.began or time.perf_counter()
-        before = {config.name: RunFolder.of(config).status.get("time") for config in configs}
+        before = {config.name: RunFolder.of(config).status for config in configs}
         running, over = {config.name: config for config in configs}, threading.Event()
 
         def look() -> None:
             for name, config in list(running.items()):
                 status = RunFolder.of(config).status
-                if status["state"] in ("done", "failed") and status["time"] != before[name]:
+                if status["state"] in ("done", "failed") and status != before[name]:
                     self._print_ended(running.pop(name), status)
 
         def keep_looking() -> None:
@@ -254,9 +254,11 @@ class Progress:
         self.left -= tokens(config)
         if status["state"] == "failed":
             outcome = f"failed: {status['error']}"
+        elif (results := RunFolder.of(config).results) is None:
+            outcome = "its results.json is damaged, and made again when the run is read"
         else:
             self.done += tokens(config)
-            metrics = RunFolder.of(config).results["metrics"]
+            metrics = results["metrics"]
             outcome = f"validation perplexity {metrics['validation/perplexity']:.3f}"
             if "validation/exact" in metrics:
                 outcome = f"{metrics['validation/exact']:.1%} of the answers exact after {metrics['step']} steps"
