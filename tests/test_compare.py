@@ -10,6 +10,7 @@ import pytest
 
 from conf.base import BadInput
 from conf.compose import compose_values
+from conf.files import write_json
 from experiments import perplexity
 from experiments.compare.recorded import Point, Recorded, json_lines, read
 from experiments.compare.table import columns, compare, contexts, differences, draw, finals, letters, notes, text
@@ -107,7 +108,23 @@ def test_what_cannot_be_compared_is_said():
     assert message.startswith("Some readings scored different targets")
     (message,) = notes([made(**{"data.name": "a"}), made(**{"data.name": "b"})])
     assert message.startswith("The runs differ in their data")
+    (message,) = notes([made(window=32, validation_windows=8), made(window=64, validation_windows=4)])
+    assert message.startswith("The runs differ in window and validation_windows: their validation losses")
+    assert not notes([made(**{"data.retrieval.fraction": 0.0}), made(**{"data.retrieval.fraction": 0.5})])
     assert not notes([made(), made()]) and "No setting differs." in text([made(), made()])
+
+
+def test_other_texts_under_the_same_paths_are_said(tmp_path):
+    sources = []
+    for name, texts in (("a", "1"), ("b", "1"), ("c", "2")):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "config.json", {"model": {}, "position": {}, "data": {}})
+        write_json(tmp_path / name / "status.json", {"state": "done"})
+        write_json(tmp_path / name / "inputs.json", {"texts": texts, "tokenizer": "x"})
+        sources.append(read(str(tmp_path / name)))
+    assert notes(sources[:2]) == []
+    (message,) = notes(sources[1:])
+    assert message.startswith("The runs differ in their data")
 
 
 def test_where_a_run_is_kept_is_no_difference():

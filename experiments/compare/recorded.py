@@ -31,7 +31,7 @@ class Recorded:
     """The record of a run.
 
     config: flat, by key; final: final metrics; curves: (tokens, value) by metric; readings: perplexity by context, by
-    name of the reading.
+    name of the reading; inputs: digests of texts and tokenizer, of a folder.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Recorded:
     final: dict[str, float]
     curves: dict[str, list[tuple[float, float]]]
     readings: dict[str, list[Point]] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
 
 
 def read(source: str) -> Recorded:
@@ -71,10 +72,7 @@ def from_folder(path: Path) -> Recorded:
     final = results["metrics"] if results else _last(rows)
     readings = {}
     for place in sorted(path.glob("perplexity/*.json")):
-        try:
-            reading = read_json(place)
-        except Torn as error:
-            print(f"{error}; it is left out", file=sys.stderr)
+        if (reading := _whole(place)) is None:
             continue
         if lacking := [key for key in ("label", "rows", "split", "step") if key not in reading]:
             raise BadInput(f"{place} is no reading: it lacks {', '.join(lacking)}")
@@ -83,7 +81,17 @@ def from_folder(path: Path) -> Recorded:
         while name in readings:  # read with other settings, whose digest is in the file's name
             name += f" ({place.stem[-10:]})"
         readings[name] = [_point(row) for row in reading["rows"]]
-    return Recorded(path.name, str(path), folder.status["state"], config, final, _curves(rows), readings)
+    inputs = _whole(path / "inputs.json") or {}
+    return Recorded(path.name, str(path), folder.status["state"], config, final, _curves(rows), readings, inputs)
+
+
+def _whole(place: Path) -> dict | None:
+    """The contents of a file; None, which is said, of one that is torn."""
+    try:
+        return read_json(place)
+    except Torn as error:
+        print(f"{error}; it is left out", file=sys.stderr)
+        return None
 
 
 def _point(row: dict) -> Point:

@@ -58,8 +58,15 @@ def contexts(runs: list[Recorded]) -> dict[str, list]:
 def notes(runs: list[Recorded]) -> list[str]:
     """Warnings where the numbers of these runs cannot be compared."""
     messages, differing = [], differences(runs)
-    if any(key.startswith("data.") for key in differing):
+    known = [{run.inputs[key] for run in runs if key in run.inputs} for key in ("texts", "tokenizer")]
+    # What is mixed into training (data.retrieval) changes no held-out text.
+    named = any(key.startswith("data.") and not key.startswith("data.retrieval.") for key in differing)
+    if named or any(len(digests) > 1 for digests in known):
         messages.append("The runs differ in their data: their losses are of different text or different tokens.")
+    if windows := [key for key in ("window", "validation_windows") if key in differing]:
+        messages.append(
+            f"The runs differ in {' and '.join(windows)}: their validation losses are of different targets."
+        )
     sets: dict[int, set] = {}
     for run in runs:
         for point in (point for points in run.readings.values() for point in points if point.targets is not None):
