@@ -5,7 +5,9 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 from conf.base import BadInput
 from data.settings import Hub
@@ -50,12 +52,10 @@ def rows(settings: Hub, split: str) -> Iterator[str]:
     Raises BadInput at once, not when first iterated, where neither the hub nor the cache has the dataset.
     """
     online = reachable()
-    if not online:
-        if not _cached(settings.path):
-            raise BadInput(
-                f"The hub cannot be reached and the dataset {settings.path!r} is not in the local cache; {INSTEAD}."
-            )
-        _stay_offline()
+    if not online and not _cached(settings.path):
+        raise BadInput(
+            f"The hub cannot be reached and the dataset {settings.path!r} is not in the local cache; {INSTEAD}."
+        )
     return _read(settings, split, online)
 
 
@@ -65,14 +65,15 @@ def _read(settings: Hub, split: str, online: bool) -> Iterator[str]:
     from data.files import text_of, without_column
 
     try:
-        dataset = load_dataset(
-            settings.path,
-            settings.config,
-            split=split,
-            revision=settings.revision,
-            # Only whole datasets are cached, so without the hub there is nothing to stream from.
-            streaming=settings.streaming and online,
-        )
+        with nullcontext() if online else _offline():
+            dataset = load_dataset(
+                settings.path,
+                settings.config,
+                split=split,
+                revision=settings.revision,
+                # Only whole datasets are cached, so without the hub there is nothing to stream from.
+                streaming=settings.streaming and online,
+            )
         for row in dataset:
             if settings.column not in row:
                 raise without_column(settings.path, settings.column, list(row))
@@ -132,11 +133,12 @@ def _cached(path: str) -> bool:
     return folder.is_dir() and wanted in {entry.name.replace("_", "").lower() for entry in folder.iterdir()}
 
 
-def _stay_offline():
-    """Tell the libraries, imported already or not, what the probe found, so that they do not try for themselves."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Tell the libraries what the probe found, so that they do not try for themselves; the next probe may differ."""
     import datasets.config
     import huggingface_hub.constants
 
-    datasets.config.HF_HUB_OFFLINE = True
-    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    flag = "HF_HUB_OFFLINE"
+    with patch.object(datasets.config, flag, True), patch.object(huggingface_hub.constants, flag, True):
+        yield

@@ -331,6 +331,28 @@ def hub(monkeypatch):
     return splits
 
 
+def test_a_hub_that_was_away_once_is_asked_again(monkeypatch, tmp_path):
+    import datasets.config
+    import huggingface_hub.constants
+
+    def offline():
+        return datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE, os.environ.get(variable)
+
+    def load_dataset(*_, **options):
+        said.append((offline()[:2], options["streaming"]))
+        return [{"text": "a page"}]
+
+    variable, said, away = "HF_HUB_OFFLINE", [], iter([False, True])
+    before = offline()
+    monkeypatch.setattr(data.hub, "reachable", lambda: next(away))
+    monkeypatch.setattr(data.hub, "_cached", lambda path: True)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    options = settings(source="hub", path="some/pages", streaming=True)
+    for _ in range(2):
+        assert list(data.hub.rows(options, "train")) == ["a page"] and offline() == before
+    assert said == [((True, True), False), (before[:2], True)]
+
+
 def test_a_hub_dataset_stops_at_its_budget_and_holds_out_what_it_lacks(hub, tmp_path):
     hub["train"] = [f"page {i} of the dataset" for i in range(2000)]
     options = settings(source="hub", path="some/pages", streaming=True, token_budget=20_003)
