@@ -171,7 +171,7 @@ class Recorder(L.Callback):
         """
         sums = torch.zeros(5, dtype=torch.float64, device=module.device)
         module.eval()
-        for windows in self.validation.split(self.batch):
+        for windows in self.validation.split(self.batch // trainer.accumulate_grad_batches):  # as many as in training
             if trainer.global_step < trainer.max_steps and self.stopping():
                 module.train()
                 return None

@@ -88,6 +88,15 @@ def test_a_folder_in_use_is_refused(tmp_path):
             run(tmp_path, "name=a")
 
 
+def test_validation_reads_as_many_windows_at_once_as_training(tmp_path, monkeypatch):
+    score, read = LanguageModel.score, []
+    monkeypatch.setattr(LanguageModel, "score", lambda self, windows: read.append(len(windows)) or score(self, windows))
+    result = run(tmp_path, "trainer.accumulate=4", "validation_windows=5", "steps=1")
+    assert read == [1] * 5
+    whole = run(tmp_path, "name=whole", "validation_windows=5", "steps=1").metrics["validation/nll"]
+    assert result.metrics["validation/nll"] == pytest.approx(whole, rel=1e-5)
+
+
 @pytest.mark.slow
 def test_accumulation_changes_nothing_but_rounding(tmp_path):
     whole = weights(run(tmp_path, "name=whole"))
