@@ -52,6 +52,11 @@ def settings_of(table: Mapping[str, type], value, otherwise: str = "is not known
         raise ValueError(cannot_take(name, error)) from None
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what a library said, or the kind of its error where it said nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """'; did you mean …?' where one of the allowed words is close to this one, else nothing."""
     close = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from conf import signals
-from conf.base import BadInput, Settings
+from conf.base import BadInput, Settings, first_line
 from conf.help import help_override
 from conf.overrides import FOLDER, check, explain, parse, swept_keys
 from conf.start import imported
@@ -49,7 +49,7 @@ def plain(config, whole: bool = True) -> dict:
     except MissingMandatoryValue as error:
         raise BadInput(f"{error.full_key} must be given: it has no default") from None
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0].rpartition("raised while resolving interpolation: ")[2]
+        reason = first_line(error).rpartition("raised while resolving interpolation: ")[2]
         raise BadInput(f"{error.full_key}: {reason}") from None
     values.pop("hydra", None)
     return values

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from conf.base import BadInput
+from conf.base import BadInput, first_line
 from conf.run_folder import RunFolder
 
 ONLINE_PATIENCE = 20  # seconds to wait for a server before going on offline
@@ -201,7 +201,7 @@ def _start(logger, runs: Path, identity: dict):
         try:
             return wandb.init(mode="online", **arguments)
         except wandb.Error as error:
-            print(f"W&B is out of reach ({str(error).splitlines()[0]}); logging offline under {runs}/wandb")
+            print(f"W&B is out of reach ({first_line(error)}); logging offline under {runs}/wandb")
             wandb.teardown()
             for folder in set(runs.glob(f"wandb/run-*-{identity['id']}")) - before:
                 shutil.rmtree(folder, ignore_errors=True)  # of the run that did not begin

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conf.base import BadInput
+from conf.base import BadInput, first_line
 from data.long_text import LONG, LongText, decoded, decoded_bytes, long_row, parts, read_object, readable, text_file
 
 ROWS_TOGETHER = 64  # of a .parquet whose strings are stored once each and numbered
@@ -230,7 +230,7 @@ def _parquet(path: Path, column: str) -> Iterator[str | LongText]:
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the format's
             raise
-        raise BadInput(f"{str(path)!r} cannot be read as .parquet ({str(error).splitlines()[0]}).") from None
+        raise BadInput(f"{str(path)!r} cannot be read as .parquet ({first_line(error)}).") from None
 
 
 def _value(path: Path, column, place: int) -> object:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
-from conf.base import BadInput
+from conf.base import BadInput, first_line
 from data.settings import Hub
 
 PROBE_SECONDS = 1.2
@@ -83,8 +83,8 @@ def _read(settings: Hub, split: str, online: bool) -> Iterator[str]:
     except Exception as error:  # a wrong name, config or split, or a lost connection: each has its own type
         source = "from the hub" if online else "from the local cache, and the hub cannot be reached"
         raise BadInput(
-            f"The dataset {settings.path!r} cannot be read {source} ({_reason(error)}); check data.path, data.config, "
-            f"data.revision and the splits, or {INSTEAD}."
+            f"The dataset {settings.path!r} cannot be read {source} ({first_line(error).rstrip('.')}); check "
+            f"data.path, data.config, data.revision and the splits, or {INSTEAD}."
         ) from error
 
 
@@ -100,9 +100,8 @@ def fetch_tokenizer(repository: str) -> str:
     except Exception as error:  # not found, gated, or gone while fetching
         if not online:
             raise BadInput(_tokenizer_away(repository)) from error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadInput(
-            f"tokenizer.path: {repository!r} on the hub has no tokenizer.json to read ({reason})."
+            f"tokenizer.path: {repository!r} on the hub has no tokenizer.json to read ({first_line(error)})."
         ) from error
 
 
@@ -111,11 +110,6 @@ def _tokenizer_away(repository: str) -> str:
         f"tokenizer.path: the hub cannot be reached and the tokenizer {repository!r} is not in the local cache; "
         "use data.tokenizer.kind=file with a local tokenizer.json, or kind=bpe."
     )
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what a library said."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _cache(kind: str, name: str) -> Path:

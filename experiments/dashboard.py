@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from conf.base import BadInput, Project, Settings, Tags, Words, nearest
+from conf.base import BadInput, Project, Settings, Tags, Words, first_line, nearest
 from conf.compose import command_line
 from conf.overrides import known_settings
 from conf.validation import validate
@@ -111,8 +111,9 @@ def run_command(values: dict, overrides: list[str]) -> None:
         built = workspace(request, request.entity or wandb.Api(timeout=20).default_entity or "")
         built.save()
     except (wandb.Error, ValueError, OSError) as error:
-        message = str(error).splitlines()[0]
-        raise BadInput(f"the workspace was not saved: {message}; dry_run=true shows it without a server") from None
+        raise BadInput(
+            f"the workspace was not saved: {first_line(error)}; dry_run=true shows it without a server"
+        ) from None
     print(f"{outline(built)}\n\nSaved: {built.url}")
 
 

@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from conf.base import BadInput, Count, PathText, Settings
+from conf.base import BadInput, Count, PathText, Settings, first_line
 from conf.compose import command_line, compose_values
 from conf.files import folder_that_appears, read_json
 from conf.overrides import given_keys
@@ -170,8 +170,7 @@ def _fetch(repository: str) -> Path:
                 f"from={repository}: there is no such folder, the hub cannot be reached, and its local cache has no "
                 "such repository"
             ) from None
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"from={repository} cannot be had from the hub ({reason})") from None
+        raise BadInput(f"from={repository} cannot be had from the hub ({first_line(error)})") from None
 
 
 def export_run(checkpoint: Path, to: Path, cache: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from fnmatch import fnmatchcase
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
@@ -12,8 +13,10 @@ import pytest
 from conf.base import BadInput
 from conf.compose import check_logger, compose_values
 from conf.schema import Logger
-from conf.tracking import check_wandb, offline_records, tracked
+from conf.tracking import _start, check_wandb, offline_records, tracked
 from conf.validation import validate
+from experiments import dashboard
+from experiments.compare.recorded import from_server
 from tests.runs import command, finish, run_program, tiny
 from train import compose, train
 
@@ -179,6 +182,26 @@ def test_the_environment_of_wandb_is_respected(monkeypatch):
     assert check_wandb(logger) == "disabled" and logger.project == "elsewhere"
     assert check_wandb(logger.model_copy(update={"mode": "offline"})) == "offline", "what is set goes before"
     assert compose(["logger.project=mine"]).logger.project == "mine"
+
+
+def test_an_error_that_says_nothing_is_named(tmp_path, monkeypatch, capsys):
+    """By its kind, wherever the first line of what it says would be shown."""
+    import wandb
+
+    def refuse(*_, mode="online", **__):
+        if mode == "online":
+            raise wandb.Error("")
+
+    monkeypatch.setattr(wandb, "Api", refuse)
+    with pytest.raises(BadInput, match=r"W&B says: Error$"):
+        from_server("a/b/c")
+    monkeypatch.setattr(dashboard, "workspace", lambda *_: SimpleNamespace(save=refuse))
+    with pytest.raises(BadInput, match="was not saved: Error; dry_run=true"):
+        dashboard.run_command(compose_values("dashboard", ["entity=me"]), [])
+    monkeypatch.setattr("conf.tracking.check_wandb", lambda logger: "online")
+    monkeypatch.setattr(wandb, "init", refuse)
+    _start(validate(Logger, {"name": "wandb"}), tmp_path, {"id": "x"})
+    assert "W&B is out of reach (Error); logging offline" in capsys.readouterr().out
 
 
 def test_a_long_name_makes_a_tag_that_wandb_takes(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from conf.base import BadInput
+from conf.base import BadInput, first_line
 from conf.files import Torn, read_json
 from conf.run_folder import RunFolder, flatten
 from conf.tracking import json_lines, offline_records
@@ -136,8 +136,9 @@ def from_server(source: str) -> Recorded:
         rows = list(run.scan_history())
         return _from_wandb(run.name, source, run.state, dict(run.config), rows, dict(run.summary))
     except (wandb.Error, ValueError, OSError) as error:
-        message = str(error).splitlines()[0]
-        raise BadInput(f"{source}: there is no such run folder or offline run here, and W&B says: {message}") from None
+        raise BadInput(
+            f"{source}: there is no such run folder or offline run here, and W&B says: {first_line(error)}"
+        ) from None
 
 
 def _from_wandb(name: str, source: str, state: str, config: dict, rows: list[dict], summary: dict) -> Recorded:
