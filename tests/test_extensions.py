@@ -296,6 +296,8 @@ def test_scores_beside_a_bias_are_divided_in_chunks_too():
 SENTENCES = {
     ("extend=yarn", "extend.factor=0.5"): "extend.factor=0.5",
     ("extend=yarn", "extend.beta_fast=1"): "beta_fast=1 must be above beta_slow=1",
+    ("extend=yarn", "extend.truncate=false"): "truncate=false changes nothing with ramp=rotations",
+    ("frequencies.base=500", "frequencies.slowest=0.01"): "base=500 changes nothing beside slowest=0.01",
     ("extend=yarn", "extend.temperature=0"): "extend.temperature=0",
     ("extend=yarn", "extend.ramp=steps"): "extend.ramp='steps'",
     ("extend=yarn", "+extend.banana=1"): "extend.banana=1 is not a setting",

@@ -60,6 +60,12 @@ class _Falling(Settings):
     base: float = Field(10_000.0, gt=1)
     slowest: float | None = Field(None, gt=0, lt=1)
 
+    @model_validator(mode="after")
+    def _has_one_end(self):
+        if self.slowest is not None and self.base != type(self).model_fields["base"].default:
+            raise ValueError(f"base={self.base:g} changes nothing beside slowest={self.slowest:g}: leave one out")
+        return self
+
     def _exponent(self, share: Tensor) -> Tensor:
         """φ, from φ(0) = 0 to φ(1) = 1."""
         return share

@@ -183,7 +183,9 @@ class Yarn(Rescaled):
         truncate: bool = Field(True, exclude_if=True.__eq__)  # of ramp=index: its ends are whole pairs
 
         @model_validator(mode="after")
-        def _ordered(self):
+        def _fits(self):
+            if not self.truncate and self.ramp != "index":
+                raise ValueError(f"truncate=false changes nothing with ramp={self.ramp}: it is of ramp=index")
             if self.beta_fast is not None and self.beta_fast <= self.beta_slow:
                 raise ValueError(f"beta_fast={self.beta_fast:g} must be above beta_slow={self.beta_slow:g}")
             return self
