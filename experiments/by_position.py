@@ -52,11 +52,11 @@ def run_command(values: dict, overrides: list[str]) -> None:
         measure_snapshots(request, settings, result, path)
 
 
-def measure_snapshots(request: Request, settings: ByPosition, last: dict, path: Path | None) -> None:
+def measure_snapshots(request: Request, settings: ByPosition, last: dict, file: Path | None) -> None:
     """Measure the snapshots of a run, and draw them with its last checkpoint against tokens trained.
 
     Args:
-        last, path: the reading of the last checkpoint and its file, which the figure is named after.
+        last, file: the reading of the last checkpoint and where it is kept, which the figure is named after.
 
     Raises:
         BadInput: the run kept no snapshots before it, or nothing can be written to its folder.
@@ -64,7 +64,7 @@ def measure_snapshots(request: Request, settings: ByPosition, last: dict, path: 
     from models.checkpoint_files import home
 
     folder = home(request.checkpoint)
-    if path is None:
+    if file is None:
         raise BadInput(f"snapshots=true draws a figure in {folder}, where nothing can be written")
     paths = sorted((folder / "checkpoints").glob("snapshot-*.ckpt"))
     read = {last["step"]: last}
@@ -78,7 +78,7 @@ def measure_snapshots(request: Request, settings: ByPosition, last: dict, path: 
     if len(read) == 1:
         raise BadInput(f"snapshots=true: {folder} has none, as a run with snapshots=[…] keeps them")
     trained, steps = request.trained, sorted(read)
-    place = path.with_name(f"training-{path.stem}")
+    place = file.with_name(f"training-{file.stem}")
     draw_training([read[step] for step in steps], [step * trained.batch * trained.window for step in steps], place)
     for step in steps:
         gains = ", ".join(f"{row['from']} → {row['to']} {row['value']:.3f}" for row in read[step]["doublings"])

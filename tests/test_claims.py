@@ -236,7 +236,7 @@ def test_every_claim_on_tuned_models_comes_to_a_verdict(name, parts, shared, bri
     assert [part["word"] for part in result["parts"]] == [OPEN] * parts
     text = json.dumps(result, allow_nan=False)
     assert str(shared) not in text
-    assert (shared / "claims" / f"{name}-tiny" / "figure.png").stat().st_size > 5000
+    assert (shared / "claims" / f"{name}-tiny-s1" / "figure.png").stat().st_size > 5000
     if name == "finetuning":
         tuned_on = {row["windows"] for row in result["rows"] if "positions" in row}
         assert tuned_on == {4, 8} and {row["base trained for"] for row in result["rows"] if "of" in row} == {1}

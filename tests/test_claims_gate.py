@@ -69,7 +69,7 @@ def test_on_chains_effective_context_stands_beside_perplexity_and_the_gate_above
     out = capsys.readouterr().out
     assert out.index("GATE FAILS") < out.index("RoPE takes fewer steps than the sinusoid: ")
     assert "corpus=chains" in result["command"] and result["scale"]["data"] == "chains"
-    assert json.loads((tmp_path / "results" / "convergence-tiny-chains.json").read_text())["gate"] == result["gate"]
+    assert json.loads((tmp_path / "results" / "convergence-tiny-chains-s1.json").read_text())["gate"] == result["gate"]
 
 
 @pytest.mark.slow

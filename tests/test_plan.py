@@ -257,7 +257,7 @@ def test_a_claim_that_cannot_be_measured_leaves_others_their_verdicts(tmp_path, 
     monkeypatch.setattr(Other, "measure", lambda self, evidence: Findings([{"arm": 1}]))
     with pytest.raises(BadInput, match=r"pair: ZeroDivisionError[^$]*all runs are there, 1 of 2 came"):
         reproduce.reproduce(["pair", "other"], reproduce_request(tmp_path, "[pair,other]", "seeds=1"), [])
-    assert (tmp_path / "claims" / "other-tiny" / "result.json").is_file()
+    assert (tmp_path / "claims" / "other-tiny-s1" / "result.json").is_file()
 
 
 def keep(question, trained):
