@@ -5,15 +5,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from experiments.lab.statistics import holm
 from experiments.reproduce import verdicts as engine
 from experiments.reproduce.arms import arms_of
 from experiments.reproduce.claim import Findings, adjusted
-from experiments.reproduce.claims import CLAIMS, dependency_width, locality, turn
+from experiments.reproduce.claims import CLAIMS, dependency_width, locality, spacing, turn
 from experiments.reproduce.claims.dependency_width import DependencyWidth, lowest, middle_frequency
 from experiments.reproduce.claims.locality import FAST, PI, PLAIN, SLOW, Locality, readings
 from experiments.reproduce.claims.turn import Turn, crossing_of, rank_correlation
+from models.positions import SPECTRA
 from models.positions.frequencies import Geometric
 from tests.runs import reproduce_request
 from tests.test_reproduce import ratio, words
@@ -201,6 +203,15 @@ def test_dependency_width_comes_to_a_verdict_on_chains_whatever_the_scale(tmp_pa
     request = reproduce_request(tmp_path, "dependency_width", "seeds=1", "corpus=chains", little)
     parts = engine.reproduce(["dependency_width"], request, [])["dependency_width"]["parts"]
     assert [part["word"] for part in parts] == [OPEN] * 2 and "not learned at lag" in parts[0]["reason"]
+
+
+def test_spacings_of_the_same_ends_have_them(window=64):
+    """Harmonic and log-uniform ones end elsewhere, so the second part of the claim leaves them out."""
+    ends = {name: SPECTRA[name](slowest=1 / window).table(32)[[0, -1]] for name in ("geometric", *spacing.SAME_ENDS)}
+    for name, both in ends.items():
+        torch.testing.assert_close(both, torch.tensor([1.0, 1 / window], dtype=torch.float64), msg=name)
+    compared = {name for name in spacing.Spacing().arms(window) if name not in ("rope", "learned", "geometric")}
+    assert compared - set(spacing.SAME_ENDS) == {"harmonic", "log_uniform"}
 
 
 def test_a_trial_does_not_take_the_place_of_a_verdict(tmp_path):
