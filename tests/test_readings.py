@@ -19,7 +19,7 @@ from experiments.lab.measure import readings, subject
 from experiments.lab.measure.by_position import ByPosition, measure_by_position
 from experiments.lab.measure.held_out import shared_documents
 from experiments.lab.measure.passkey import Passkey, measure_passkey
-from experiments.lab.measure.perplexity import Measurement, measure_checkpoint, perplexity_is_measured
+from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
 from experiments.lab.measure.protocols import measure
 from experiments.lab.measure.readings import describe_origin, read_back_note
 from experiments.lab.measure.request import read_request
@@ -167,7 +167,6 @@ def test_what_is_read_back_says_so_and_when_and_by_what_it_was_measured(base, ca
     assert "Measured 20" in first and "Read back: measured 20" in second and "text: sotu" in second
     assert "float32 on cpu, commit" in second
     settings = Measurement(contexts=(16,), stride=8, segments=3)
-    assert perplexity_is_measured(base.checkpoint, None, settings, str(CACHE))
     result = measure_checkpoint(base.checkpoint, None, settings, str(CACHE))
     assert result["read_back"] and result["measured"]["time"].startswith("20")
     assert {"commit", "changed", "device", "precision", "torch", "version"} < set(result["measured"])

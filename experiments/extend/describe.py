@@ -1,11 +1,12 @@
 """The plan of a study in words: its runs, what is done and left, why some are left out, and the time it takes."""
 
 from collections import Counter
+from pathlib import Path
 
 from experiments.extend.arms import ZERO_SHOT, Arm
 from experiments.extend.plan import StudyPlan
-from experiments.lab.measure.passkey import passkey_is_measured
-from experiments.lab.measure.perplexity import perplexity_is_measured
+from experiments.lab.measure.readings import reading_path
+from experiments.lab.measure.subject import open_subject
 from experiments.lab.plan import describe
 from experiments.lab.speed import reading_seconds
 from models.positions.seen import STRETCHED
@@ -59,10 +60,14 @@ def _tokens(plan: StudyPlan, arm: Arm, reading: str) -> Counter:
 
 def _is_read(plan: StudyPlan, arm: Arm, steps: int, reading: str) -> bool:
     """Whether all seeds of an arm have been measured after these steps with the settings of this study."""
-    keys, cache = plan.passkey(arm, reading), plan.base.cache
-    return all(
-        checkpoint.exists()
-        and perplexity_is_measured(checkpoint, arm.extend, plan.perplexity(reading), cache, plan.data)
-        and (keys is None or passkey_is_measured(checkpoint, arm.extend, keys, cache, plan.data))
-        for checkpoint in plan.models(arm, steps)
-    )
+    wanted = {"perplexity": plan.perplexity(reading), "passkey": plan.passkey(arm, reading)}
+
+    def is_kept(checkpoint: Path) -> bool:
+        subject = open_subject(checkpoint, arm.extend, plan.base.cache, plan.data, plan.study.precision)
+        return all(
+            reading_path(subject, kind, settings, settings.label).is_file()
+            for kind, settings in wanted.items()
+            if settings is not None
+        )
+
+    return all(checkpoint.exists() and is_kept(checkpoint) for checkpoint in plan.models(arm, steps))

@@ -19,8 +19,9 @@ from conf import signals
 from conf.base import Count, Settings
 from conf.compose import sentence
 from conf.environment import command_known
+from conf.files import write_json
 from conf.overrides import FOLDER, quoted
-from conf.run_folder import RunFolder, flatten, write_json
+from conf.run_folder import RunFolder, flatten
 from conf.validation import validate
 
 if TYPE_CHECKING:
@@ -113,7 +114,10 @@ def launch(configs: Sequence["Config"], launcher: Launcher, at_once: int) -> dic
     A failing run stops no other. If its process dies, others running at once may die too; they can be resumed.
     """
     if launcher.plugin != "basic":  # bars of several processes would write over each other
-        configs = [config.model_copy(update={"trainer": _quiet(config)}) for config in configs]
+        configs = [
+            config.model_copy(update={"trainer": config.trainer.model_copy(update={"progress": False})})
+            for config in configs
+        ]
     words = [f"hydra/launcher={launcher.plugin}"]
     options = flatten(launcher.options) | ({launcher.at_once: at_once} if launcher.at_once else {})
     words += [f"++hydra.launcher.{key}={json.dumps(value)}" for key, value in options.items()]
@@ -175,10 +179,6 @@ def _call(name: str, function: Callable, arguments: tuple, threads: int) -> tupl
 def _folder(config: "Config") -> Path:
     """The folder of what a plan and its processes tell each other."""
     return Path(config.runs) / config.group / ".plan"
-
-
-def _quiet(config: "Config"):
-    return config.trainer.model_copy(update={"progress": False})
 
 
 def _write_settings(config: "Config") -> Path:

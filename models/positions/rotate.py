@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from conf.base import BadInput
 from models.positions.base import Parts, Position, Settings
-from models.positions.frequencies import phases
+from models.positions.frequencies import phases, steps
 from models.positions.pairs import rotate_pairs, waves
 from models.positions.rescaled import ranks
 
@@ -230,7 +230,7 @@ class XPos(Rotary):
         """Positions (T,) or (B, T) → cosines and sines of the queries, then of the keys, (T, K) or (B, 1, T, K)."""
         cos, sin = super().prepare(positions)
         count = cos.shape[-1]
-        share = torch.arange(count, dtype=torch.float64, device=positions.device) / count  # 2i/D
+        share = steps(count, positions.device) / count  # 2i/D
         decay = torch.log((share + 0.4) / 1.4) / self.knobs.scale_base  # ln ζ per token
         exponent = phases(positions - self.knobs.centre, decay).clamp(-41, 41)
         grow, shrink = exponent.view(cos.shape).exp(), (-exponent).view(cos.shape).exp()

@@ -17,7 +17,7 @@ from data.settings import Retrieval
 from experiments.lab import tables
 from experiments.lab.canvas import pyplot, write_figure
 from experiments.lab.measure.perplexity import default_contexts
-from experiments.lab.measure.readings import cached_reading, reading_path
+from experiments.lab.measure.readings import cached_reading
 from experiments.lab.measure.request import AutoPrecision, Pass, Split
 from experiments.lab.measure.retrieval import make_trials, score_trials, summarise, summarise_cell
 from experiments.lab.measure.subject import open_subject
@@ -82,14 +82,6 @@ def measure_passkey(
 
     subject = open_subject(checkpoint, extend, cache, data, settings.precision)
     return cached_reading("passkey", subject, settings, settings.label, (settings.split,), measured)
-
-
-def passkey_is_measured(
-    checkpoint: Path, extend: dict | None, settings: Passkey, cache: str, data: dict | None = None
-) -> bool:
-    """Whether measure_passkey would read the result back."""
-    subject = open_subject(checkpoint, extend, cache, data, settings.precision)
-    return reading_path(subject, "passkey", settings, settings.label).is_file()
 
 
 def format_table(result: dict) -> str:

@@ -115,14 +115,6 @@ def measure_perplexity(
     return cached_reading("perplexity", subject, settings, settings.label, (settings.split,), measured, kept)
 
 
-def perplexity_is_measured(
-    checkpoint: Path, extend: dict | None, settings: Measurement, cache: str, data: dict | None = None
-) -> bool:
-    """Whether measure_checkpoint would read the result back."""
-    subject = open_subject(checkpoint, extend, cache, data, settings.precision)
-    return reading_path(subject, "perplexity", settings, settings.label).is_file()
-
-
 def by_document(row: dict, owners: list[int]) -> dict:
     """Sums over segments → sums over the documents they come from."""
     sums: dict[int, list[float]] = {}
