@@ -108,8 +108,6 @@ def _run(config: Config, folder: RunFolder, place: Place) -> dict:
 
 def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
     """Fit from the newest good checkpoint, or from the start; returns the results, the same in every process."""
-    import torch
-
     from data.training import training_windows, validation_windows
     from data.windows import Batches
     from models.checkpoint_files import numbered
@@ -143,7 +141,6 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
             folder.keep_tokenizer(corpus.tokenizer_json)
     gpt.recompute = config.trainer.activation_checkpointing
     if config.trainer.compile:
-        torch.compiler.reset()  # torch compiles for eight models of a process, and then silently for no further one
         gpt.compile()  # in place: the state dict keeps its names
 
     accumulate, size = config.trainer.accumulate, corpus.bytes_per_token("validation")
@@ -190,6 +187,14 @@ def _fit(config: Config, folder: RunFolder, place: Place, run) -> dict:
     return results
 
 
+def forget_compiled(config: Config) -> None:
+    """Before one of several runs in a process: torch compiles for some eight models, and then silently for no other."""
+    if config.trainer.compile:
+        import torch
+
+        torch.compiler.reset()
+
+
 def _main(values: dict, overrides: list[str]) -> None:
     from models.processes import place_of
     from models.progress import describe
@@ -197,6 +202,7 @@ def _main(values: dict, overrides: list[str]) -> None:
     config = resolve(values, overrides, swept=swept())
     if in_multirun():
         config.trainer.check_single("a multirun")
+        forget_compiled(config)
     result = train(config, overrides)
     if place_of(config.trainer).chief:
         print(f"{config.name}: {describe(result.metrics)}; see {result.folder}")

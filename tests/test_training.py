@@ -12,14 +12,16 @@ import torch
 from torch._dynamo.utils import counters
 
 from conf.base import BadInput
+from conf.compose import compose_values
 from conf.load import load_model
+from experiments.lab.launch import job
 from models.checkpoint_files import latest, load_checkpoint
 from models.gpt import GPT
 from models.language_model import LanguageModel
 from models.optimizers import Muon, Optimizer, learning_rate_scale, orthogonal
 from models.progress import Metrics, Recorder
 from tests.runs import command, finish, tiny
-from train import build_model, compose, train
+from train import _main, build_model, compose, train
 
 
 def run(folder, *overrides):
@@ -376,9 +378,20 @@ def test_nothing_is_compiled_again_after_the_first_step_and_validation(tmp_path,
     assert 1 <= graphs[0] <= graphs[1] == graphs[-1] <= 3 and not counters["graph_break"]
 
 
+def as_job(tmp_path, words):
+    (tmp_path / "job.json").write_text(compose(words).model_dump_json())
+    assert job(SimpleNamespace(threads=None, parent=None, run=str(tmp_path / "job.json"))) is None
+
+
+def in_multirun(tmp_path, words):
+    _main(compose_values("config", words), words)
+
+
 @pytest.mark.slow
-def test_every_run_of_a_process_is_compiled_and_a_model_compiled_before_still_is(tmp_path, monkeypatch):
+@pytest.mark.parametrize("train_one", [as_job, in_multirun])
+def test_every_run_of_a_process_is_compiled_and_a_model_compiled_before_still_is(tmp_path, monkeypatch, train_one):
     """Though torch gives up on a method that it has compiled so often, here for a model and a run."""
+    monkeypatch.setattr("train.in_multirun", lambda: True)
     torch._dynamo.reset()
     compiled = []
 
@@ -391,10 +404,15 @@ def test_every_run_of_a_process_is_compiled_and_a_model_compiled_before_still_is
     first.compile()
     text = torch.zeros(1, 4, dtype=torch.long)
     before = first(text)[0]
+    compiled.clear()
+    run(tmp_path, "trainer.compile=true", "steps=1", "name=beside")
+    assert compiled, "the run is"
+    compiled.clear()
+    assert torch.equal(first(text)[0], before) and not compiled, "a call of train() forgets nothing of others"
     with torch._dynamo.config.patch(recompile_limit=3):
         for position in ("rope", "alibi"):
             compiled.clear()
-            run(tmp_path, "trainer.compile=true", "steps=1", f"position={position}")
+            train_one(tmp_path, tiny(tmp_path, "trainer.compile=true", "steps=1", f"position={position}"))
             assert compiled, position
         compiled.clear()
         assert torch.equal(first(text)[0], before) and compiled

@@ -74,7 +74,7 @@ def job(settings) -> str | None:
     import torch
 
     from conf.schema import Config
-    from train import train
+    from train import forget_compiled, train
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -84,6 +84,7 @@ def job(settings) -> str | None:
         with signals.working():
             config = validate(Config, json.loads(Path(settings.run).read_text()))
             _wait_until_free(RunFolder.of(config).path / ".lock")
+            forget_compiled(config)
             train(config)
     except SystemExit as error:
         if not signals.serving():
