@@ -52,6 +52,11 @@ def resolve(
         raise BadInput(f"optimizer.warmup={config.optimizer.warmup} must be at most steps, here {config.steps}")
     position = make_position(config)  # refuses what only shows when the scheme meets the model and the extension
     config.seen.fits(config.window, position.extension)
+    if config.data.isolate_documents and config.seen.name not in ("contiguous", "mixed"):  # which leave it to the model
+        raise BadInput(
+            f"data.isolate_documents=true restarts positions at every document, and seen={config.seen.name} draws them "
+            "for whole windows: set one of the two back"
+        )
     return config if values["name"] else config.model_copy(update={"name": run_name(config, overrides, swept)})
 
 

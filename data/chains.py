@@ -8,7 +8,7 @@ Rows are not drawn and then used, but integrated out: a token is drawn with weig
 row so far), the urn of Blackwell and MacQueen (1973), which has the distribution of such a chain exactly. With alpha
 a decimal fraction all weights are whole numbers, so no rounding and no mathematics library takes part: the tokens are
 a function of the raw 64-bit numbers of PCG64 alone, the same on every machine. A weight is picked by the remainder of
-such a number, even to one part in 10^12. Document i of a split is a function of (seed, split, i).
+such a number, even to one part in 10^12 at the defaults. Document i of a split is a function of (seed, split, i).
 
 The defaults, conf/data/chains.yaml: S = 16, alpha = 0.1, order 1, lag 1, documents of 8192 tokens and a separator.
 

@@ -28,8 +28,8 @@ READING = 2
 def identity(settings: Sotu | Files | Hub | Chains | Tasks, progress: bool = False) -> dict:
     """What the documents are, as plain values for a cache key, without reading more than bytes.
 
-    Files count by content. A hub dataset cannot be hashed without fetching it, so it counts by its path, config,
-    revision, splits and budget: pin `revision` where the dataset may change.
+    Files count by content, and by whether it is one text or rows. A hub dataset cannot be hashed without fetching it, so
+    it counts by its path, config, revision, splits and budget: pin `revision` where the dataset may change.
     """
     if isinstance(settings, Sotu):
         from data.sotu import SHA256, TEST, VALIDATION
@@ -146,8 +146,9 @@ def _files(settings: Files) -> dict[str, list[Path]]:
 
 
 def _digest(path: Path) -> str:
+    """What a file holds; the same bytes are other texts as a .txt than as rows."""
     try:
-        return sha256(path)
+        return f"{sha256(path)}{path.suffix if path.suffix == '.txt' else ''}"
     except OSError as error:
         raise BadInput(f"{str(path)!r} cannot be read ({error.strerror}).") from None
 

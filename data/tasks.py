@@ -203,7 +203,7 @@ def sample(settings: Tasks, draws: Draws, place: int) -> np.ndarray:
 
 
 def answered(settings: Tasks, tokens: "Tensor") -> "Tensor":
-    """Which of the targets of rows of samples, tokens (B, T + 1), are answers, (B, T) bool; END is one.
+    """Which of the targets of rows of samples, tokens (B, T + 1), are answers, END too, (B, T) bool.
 
     A row is a document with its separator, filled up with separators.
     """

@@ -100,10 +100,14 @@ def _share(batch: int, step: int, rank: int, ranks: int) -> range:
 
 
 def fixed_windows(tokens: np.ndarray, window: int, count: int) -> torch.Tensor:
-    """At most `count` windows, spread evenly over a split and never overlapping, (n, T + 1); the same every time."""
+    """At most `count` windows of a split, one from each of as many stretches, (n, T + 1); the same every time.
+
+    They never overlap. Which of its stretch each is was drawn: at equal distances all would begin at one place of their
+    documents, where these are of one length.
+    """
     available = _available(tokens, window)
-    n = min(count, available)
-    starts = np.arange(n) * available // n * window
+    stretches = np.arange(min(count, available) + 1) * available // min(count, available)
+    starts = np.random.default_rng(0).integers(stretches[:-1], stretches[1:]) * window
     return torch.from_numpy(np.stack([tokens[s : s + window + 1] for s in starts]).astype(np.int64))
 
 

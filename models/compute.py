@@ -15,10 +15,11 @@ from models.gpt import GPT
 def flops_per_token(gpt: GPT, window: int) -> float:
     """Floating-point operations to train on one token of a window.
 
-    6·N for the N weights that multiply it (the embedding only as the head, if it is one), and 6·layers·H·D·T for causal
-    attention: forward and backward cost 3 × 2 × 2·H·D multiply-adds for every token seen, T/2 of them on average.
+    6·N for the N weights that multiply it (the embedding only as the head, if it is one; none of the scheme of
+    positions), and 6·layers·H·D·T for causal attention: forward and backward cost 3 × 2 × 2·H·D multiply-adds for every
+    token seen, T/2 of them on average.
     """
-    weights = sum(p.numel() for p in gpt.parameters() if p.dim() >= 2)
+    weights = sum(p.numel() for name, p in gpt.named_parameters() if p.dim() >= 2 and not name.startswith("position."))
     if gpt.head is not None:  # the embedding is only looked up
         weights -= gpt.embedding.weight.numel()
     return 6.0 * weights + 6.0 * gpt.shape.layers * gpt.shape.channels * window

@@ -285,6 +285,7 @@ MISTAKES = [
     ("config", "longce.stride=4", "longce.stride=4 needs longce.short"),
     ("config", "longce.short=64  seen=randomized", "set seen=contiguous"),
     ("config", "seen=mixed  window=3", "window=3"),
+    ("config", "seen=offset  data.isolate_documents=true", "seen=offset draws them for whole windows"),
     ("config", "seen=offset  seen.longest=16", "seen.longest=16"),
     ("config", "position=learned  position.rows=0", "position.rows=0"),
     ("config", "stop_at=0.5", "stop_at=0.5 needs answers"),

@@ -52,6 +52,16 @@ def test_empty_files_and_shards_are_no_obstacle(tmp_path):
     assert [text for split, text in texts(settings) if split == "train"] == ["a", "b"]
 
 
+def test_the_same_bytes_are_rows_in_one_type_and_one_text_in_another(tmp_path):
+    rows = lines(tmp_path / "a.jsonl", [{"text": f"document {i}"} for i in range(50)])
+    text = tmp_path / "a.txt"
+    text.write_bytes(rows.read_bytes())
+    held_out = {split: write(tmp_path, split, [split]) for split in ("validation", "test")}
+    for path, documents in ((rows, 50), (text, 1), (rows, 50)):
+        corpus = prepare(files(train=str(path), **held_out), tmp_path / "cache", progress=False)
+        assert len(corpus.split("train")) == documents
+
+
 @pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "dictionary"])
 def test_every_type_of_text_in_parquet_is_read(tmp_path, kind):
     column = pyarrow.array(["one", None, "two — é"] * 100)

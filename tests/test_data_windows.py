@@ -76,14 +76,22 @@ def test_a_split_shorter_than_a_window_is_a_sentence():
             fixed_windows(np.zeros(length, dtype=np.uint16), 32, 1)
 
 
-def test_fixed_windows_are_spread_evenly_and_never_overlap():
+def test_fixed_windows_come_from_every_part_of_a_split_and_never_overlap():
     tokens = np.arange(1000, dtype=np.uint16)
     windows = fixed_windows(tokens, 32, 10)
     assert windows.shape == (10, 33) and windows.dtype == torch.int64
+    assert torch.equal(windows, fixed_windows(tokens, 32, 10))
     gaps = windows[1:, 0] - windows[:-1, 0]
-    assert set(gaps.tolist()) <= {96, 128}
+    assert min(gaps) >= 32 and all(gaps % 32 == 0) and len(set(gaps.tolist())) > 2
+    places = windows[:, 0] // 32
+    assert all(i * 31 // 10 <= place < (i + 1) * 31 // 10 for i, place in enumerate(places.tolist()))
     assert len(fixed_windows(tokens, 32, 1000)) == 31
     assert torch.equal(fixed_windows(tokens, 32, 1000)[-1], torch.arange(30 * 32, 31 * 32 + 1))
+
+
+def test_fixed_windows_do_not_all_begin_at_one_place_of_documents_of_one_length():
+    tokens = np.tile(np.append(np.ones(8192, dtype=np.uint16), 0), 64)  # 64 documents with a separator each
+    assert (fixed_windows(tokens, 256, 64) == 0).any(dim=1).sum() < 8  # 2 are to be expected
 
 
 def test_batches_resume_from_one_number():

@@ -167,6 +167,10 @@ def test_operations_are_counted_as_they_are_done(kind):
     assert 3 * (products + pairs) / length == pytest.approx(flops_per_token(gpt, length), rel=1e-9)
 
 
+def test_what_a_scheme_of_positions_adds_is_not_counted():
+    assert flops_per_token(model("plain", scheme="learned"), 16) == flops_per_token(model("plain", scheme="rope"), 16)
+
+
 @pytest.mark.parametrize("size", ["pico", "nano", "micro", "mini", "small"])
 def test_a_modern_model_is_as_large_as_the_plain_one(size):
     def block(name: str) -> int:

@@ -164,6 +164,13 @@ def test_killed_anywhere_the_same_command_goes_on(base, result, tmp_path):
 
 
 @pytest.mark.slow
+def test_precision_reaches_every_search_and_reading_and_has_a_folder_of_its_own(base):
+    exact, coarse = (plan(base, f"search.precision={name}") for name in ("float32", "bfloat16"))
+    assert coarse.settings.recovery.precision == coarse.reading.precision == "bfloat16"
+    assert exact.folder != coarse.folder == plan(base, "search.precision=bfloat16").folder
+    assert exact.folder == plan(base).folder
+
+
 def test_what_cannot_be_is_one_sentence(base, result, tmp_path):
     for change, sentence in {
         "factors=[4,2]": "factors=[4, 2] must be two or more, each above the one before it",

@@ -269,8 +269,9 @@ def test_shares_are_counted_with_intervals():
         for exact in ([1, 1, 0, 0], [1, 0, 1, 1])
     ]
     (accuracy,) = accuracies(readings)
-    assert accuracy.by_seed == [0.5, 0.75] and accuracy.pooled == wilson(5, 8)
-    assert accuracy.bins() == [(5.5, wilson(4, 6)), (15.5, wilson(1, 2))]  # 1 to 10, 11 to 20
+    assert accuracy.by_seed == [0.5, 0.75] and accuracy.pooled == wilson(2.5, 4)
+    assert accuracy.bins() == [(5.5, wilson(2, 3)), (15.5, wilson(0.5, 1))]  # 1 to 10, 11 to 20
+    assert ranges_of(0.9, 0.9, 0.9, seeds=3)[0].pooled == wilson(180, 200)  # who fail at the same know no more
     assert accuracy.of([1]).pooled == wilson(3, 4) and fitted(accuracy) == []
     over = accuracy.over_seeds
     assert 0 <= over.low <= accuracy.pooled.low and accuracy.pooled.high <= over.high <= 1

@@ -45,7 +45,7 @@ def run(bench: Workbench) -> Iterator[list[dict]]:
 def best_loss(config: Config) -> float:
     """The loss of the best reader on the validation windows of a run, nats per token.
 
-    Few windows reach into the next document; they are left out.
+    It counts anew behind a separator, and separators are no targets, as in LanguageModel.score.
 
     Raises:
         BadInput: the corpus has no known optimum.
@@ -54,9 +54,12 @@ def best_loss(config: Config) -> float:
     if corpus.language is None:
         raise BadInput(f"time_to_optimum.run: data={corpus.name} has no optimum that is known; take data=chains")
     windows = fixed_windows(corpus.split("validation").tokens, config.window, config.validation_windows).numpy()
-    whole = (windows[:, 1:] != corpus.separator).all(axis=1)
-    seen = np.arange(1, config.window + 1)
-    return float(optimal_losses(corpus.language, windows[whole], seen, seen).mean())
+    losses = []
+    for window in windows:
+        for part in np.split(window, np.flatnonzero(window[1:] == corpus.separator) + 1):
+            seen = np.arange(1, len(part))
+            losses.append(optimal_losses(corpus.language, part[None], seen, seen)[0])
+    return float(np.concatenate(losses).mean())
 
 
 def peer_curve(bench: Workbench, config: Config, name: str, every: int) -> dict:
@@ -76,10 +79,12 @@ def peer_curve(bench: Workbench, config: Config, name: str, every: int) -> dict:
     windows = Windows(corpus.split("train").tokens, config.window, config.batch, config.seed)
     held_out = fixed_windows(corpus.split("validation").tokens, config.window, config.validation_windows)
 
-    def loss(batch: Tensor) -> Tensor:
+    scored = int((held_out[:, 1:] != corpus.separator).sum())
+
+    def loss(batch: Tensor, **options) -> Tensor:
         batch = batch.to(bench.device)
         with bench.autocast():
-            return F.cross_entropy(logits(batch[:, :-1]).float().flatten(0, 1), batch[:, 1:].flatten())
+            return F.cross_entropy(logits(batch[:, :-1]).float().flatten(0, 1), batch[:, 1:].flatten(), **options)
 
     tokens, losses, seconds, start = [], [], [], time.perf_counter()
     for step in range(config.steps):
@@ -93,9 +98,10 @@ def peer_curve(bench: Workbench, config: Config, name: str, every: int) -> dict:
             seconds.append((time.perf_counter() - start) / every)
             model.eval()
             with torch.inference_mode():
-                parts = [(loss(part).item(), len(part)) for part in held_out.split(config.batch)]
+                options = {"ignore_index": corpus.separator, "reduction": "sum"}
+                nats = sum(loss(part, **options).item() for part in held_out.split(config.batch))
             model.train()
-            held_out_loss = sum(value * size for value, size in parts) / len(held_out)
+            held_out_loss = nats / scored
             if not math.isfinite(held_out_loss):
                 break
             losses.append(held_out_loss)

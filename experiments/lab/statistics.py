@@ -68,7 +68,7 @@ def bootstrap(statistic, columns, draws: int = DRAWS, seed: int = 0) -> Estimate
     return Estimate(float(statistic(*table)), float(low), float(high))
 
 
-def wilson(successes: int, trials: int) -> Estimate:
+def wilson(successes: float, trials: int) -> Estimate:
     """A share with Wilson's score interval (Wilson 1927), which is right near 0 and 1 too.
 
     With p = successes / trials and z = 1.96:  (p + z²/2n ± z √(p (1 - p)/n + z²/4n²)) / (1 + z²/n).
@@ -77,7 +77,7 @@ def wilson(successes: int, trials: int) -> Estimate:
     middle = share + spread / 2
     half = (spread * (share * (1 - share) + spread / 4)) ** 0.5
     low, high = ((middle + sign * half) / (1 + spread) for sign in (-1, 1))
-    return Estimate(share, max(0.0, low), min(1.0, high))  # rounding may lead out of the range
+    return Estimate(float(share), max(0.0, float(low)), min(1.0, float(high)))  # rounding may lead out of the range
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Progressive(Settings):
     @property
     def recovery(self) -> Recovery:
         """The settings of the recovery at the end, like those of the searches."""
-        return Recovery(**self.search.model_dump(include=set(Searching.model_fields)))
+        return Recovery(**{key: value for key, value in self.search if key in Searching.model_fields})
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Stages:
     @property
     def folder(self) -> Path:
         stages = "-".join(f"x{s}-n{n}" for s, n in zip(self.settings.factors, self.settings.steps, strict=True))
-        subject = open_subject(self.checkpoint, None, self.base.cache)
+        subject = open_subject(self.checkpoint, None, self.base.cache, None, self.settings.search.precision)
         key = subject.key("progressive", self.settings)
         return subject.folder("progressive") / f"{self.checkpoint.stem}-{stages}-{key}"
 
@@ -108,7 +108,13 @@ def make_stages(checkpoint: Path, settings: Progressive, launcher: Launcher, job
     doubled = (window * 2**power for power in range(1, settings.factors[-1].bit_length()))
     contexts = sorted({window // 2, *lengths, *doubled})
     split, segments = settings.split, settings.segments
-    reading = Measurement(contexts=contexts, stride=max(1, window // 8), segments=segments, split=split)
+    reading = Measurement(
+        contexts=contexts,
+        stride=max(1, window // 8),
+        segments=segments,
+        split=split,
+        precision=settings.search.precision,
+    )
     counts = {length: max(1, settings.search.tokens // length) for length in lengths}
     cut(corpus.split(split), lengths[-1] + 1, segments)
     if settings.search.fitness == "needle":

@@ -60,7 +60,7 @@ def run_progressive(stages: Stages) -> dict:
 
     def stage(name: str, start: Path, factor: int, steps: int, before: int = 0) -> tuple[dict, Path]:
         """Search from a checkpoint, fine-tune it and read both; returns the results and the last checkpoint."""
-        search = Search(factor=float(factor), **settings.search.model_dump())
+        search = Search(factor=float(factor), **dict(settings.search))
         with search_progress(f"{name} x{factor}", search) as progress:
             result, folder = search_factors(start, search, base.cache, progress)
         extend = read_with(folder / "factors.yaml")

@@ -25,8 +25,11 @@ class Accuracy:
 
     @property
     def pooled(self) -> Estimate:
-        """The share over all samples and seeds, with Wilson's interval: that of these models."""
-        return wilson(int(self.exact.sum()), self.exact.size)
+        """The share over all samples and seeds, with Wilson's interval of the samples: that of these models.
+
+        Seeds answer the same samples and may fail at the same ones, so they count as one.
+        """
+        return wilson(self.exact.mean(axis=0).sum(), self.exact.shape[1])
 
     @property
     def over_seeds(self) -> Estimate:
@@ -43,7 +46,7 @@ class Accuracy:
         for start in range(self.low - (self.low - 1) % width, self.high + 1, width):
             some = self.exact[:, (self.lengths >= start) & (self.lengths < start + width)]
             if some.size:
-                bins.append((start + (width - 1) / 2, wilson(int(some.sum()), some.size)))
+                bins.append((start + (width - 1) / 2, wilson(some.mean(axis=0).sum(), some.shape[1])))
         return bins
 
     def of(self, seeds: Sequence[int]) -> "Accuracy":

@@ -51,6 +51,8 @@ def _times(keys: np.ndarray, first: np.ndarray, target: np.ndarray) -> np.ndarra
     keys: (D, U); first and target: (D, N), as the result.
     """
     count, width = keys.shape
+    if not width:  # documents shorter than what a row is named by
+        return np.zeros(target.shape, dtype=np.int64)
     base = (np.arange(count)[:, None] * (keys.max() + 1) + keys) * width  # (D, U), then the column: sorted by key
     places = np.sort((base + np.arange(width)).ravel())
     start = np.take_along_axis(base, target, axis=1)
