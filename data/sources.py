@@ -28,8 +28,8 @@ READING = 2
 def identity(settings: Sotu | Files | Hub | Chains | Tasks, progress: bool = False) -> dict:
     """What the documents are, as plain values for a cache key, without reading more than bytes.
 
-    Files count by content, and by whether it is one text or rows. A hub dataset cannot be hashed without fetching it, so
-    it counts by its path, config, revision, splits and budget: pin `revision` where the dataset may change.
+    Files count by content, and by whether it is one text or rows. A hub dataset cannot be hashed without fetching it,
+    so it counts by its path, config, revision, splits and budget: pin `revision` where the dataset may change.
     """
     if isinstance(settings, Sotu):
         from data.sotu import SHA256, TEST, VALIDATION

@@ -36,10 +36,14 @@ class LengthGeneralization(Claim):
     rule = (
         "For each task and each of the two ways, of the seeds that have learned the range of training (99 % of its "
         "test samples exact, as the paper counts runs that reached 100 %): exact answers at 101 to 150 tokens, with "
-        "the wider of Wilson's interval over all samples and a bootstrap over seeds and samples. A way generalises on "
+        "the wider of Wilson's interval over the samples and a bootstrap over seeds and samples. A way generalises on "
         f"a task if the interval is above {LINE}, and does not if it is below. Reproduced: on the paper's side of "
         f"{LINE}; not, if on the other; inconclusive, if the interval holds {LINE}, or if half of the seeds or fewer "
         "have learned the range of training. The claim: reproduced if all are, not if any is not, else inconclusive."
+    )
+    rewritten = (
+        "After these runs, with no verdict another: Wilson's interval took the answers of all seeds to a sample for "
+        "samples of their own."
     )
     paper = "; ".join(
         f"{task}: " + ", ".join(f"{SCHEMES[scheme]} {PUBLISHED[task][scheme].exact[2]:.3f}" for scheme in SCHEMES)
