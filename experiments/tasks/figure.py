@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def tasks_figure(path: Path, measured: "Measured") -> None:
-    """Tasks by schemes: shares in bins of ten tokens with Wilson's interval over the samples, each seed's in thin lines,
+    """Tasks by schemes: shares in bins of ten tokens with Wilson's interval over samples, each seed's in thin lines,
     the range of training shaded, and the paper's shares as bars. Writes path.png and path.svg.
     """
     tasks, schemes = list(measured), list(next(iter(measured.values())))
