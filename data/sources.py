@@ -148,7 +148,7 @@ def _files(settings: Files) -> dict[str, list[Path]]:
 def _digest(path: Path) -> str:
     """What a file holds; the same bytes are other texts as a .txt than as rows."""
     try:
-        return f"{sha256(path)}{path.suffix if path.suffix == '.txt' else ''}"
+        return sha256(path) + (".txt" if path.suffix == ".txt" else "")
     except OSError as error:
         raise BadInput(f"{str(path)!r} cannot be read ({error.strerror}).") from None
 

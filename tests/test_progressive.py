@@ -171,6 +171,7 @@ def test_precision_reaches_every_search_and_reading_and_has_a_folder_of_its_own(
     assert exact.folder == plan(base).folder
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_one_sentence(base, result, tmp_path):
     for change, sentence in {
         "factors=[4,2]": "factors=[4, 2] must be two or more, each above the one before it",

@@ -78,7 +78,6 @@ def peer_curve(bench: Workbench, config: Config, name: str, every: int) -> dict:
     )
     windows = Windows(corpus.split("train").tokens, config.window, config.batch, config.seed)
     held_out = fixed_windows(corpus.split("validation").tokens, config.window, config.validation_windows)
-
     scored = int((held_out[:, 1:] != corpus.separator).sum())
 
     def loss(batch: Tensor, **options) -> Tensor:
