@@ -11,7 +11,7 @@ from conf.base import BadInput
 from conf.compose import compose_values
 from conf.overrides import choices
 from conf.validation import validate
-from experiments.benchmark import evaluation, levers, peers, profile, search_speed, step, timing
+from experiments.benchmark import compiled, evaluation, levers, peers, profile, search_speed, seeds, step, timing
 from experiments.benchmark.__main__ import run_sections
 from experiments.benchmark.memory import peak_bytes
 from experiments.benchmark.settings import Benchmark
@@ -31,6 +31,8 @@ TINY = [
     "step_at=[nano/16]",
     "schemes_at=[nano/16]",
     "levers_at=[nano/16]",
+    "compiled_at=[nano/16]",
+    "seeds_at=[nano/16]",
 ]
 TINY += [
     "sections=[ceiling,step,schemes,extensions,attention,profile,evaluation]",
@@ -128,7 +130,7 @@ def test_quartiles():
 
 def test_no_round_begins_after_the_budget_and_the_first_always_does(monkeypatch):
     clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: next(clock), monotonic=lambda: 0.0))
     for budget, done in ((1, 1), (15, 2)):
         result = compared({"only": scripted(1.0)}, repeats=9, budget=budget)
         assert len(result["only"].seconds) == done
@@ -185,12 +187,14 @@ def test_a_lever_changes_one_thing_and_what_the_step_learns_not_at_all(bench, mo
         "AdamW one tensor at a time": {"adamw": (False, False)},
         "AdamW in lists of tensors": {"adamw": (False, True)},
         "activation checkpointing": {"recompute": True},
+        "rotation left to autograd": {},
     }
     for name, changes in different.items():
         seen = output[name]
         assert seen == usual | changes, name
         assert torch.allclose(ends[name], ends[levers.AS_IT_IS], atol=1e-4), name
-    assert not torch.allclose(ends["Muon"], ends[levers.AS_IT_IS], atol=1e-4)
+    for name in ("Muon", "GELU by tanh"):
+        assert not torch.equal(ends[name], ends[levers.AS_IT_IS])
 
 
 def test_the_share_of_the_ceiling_counts_a_reading_as_a_third_of_a_step(bench):
@@ -207,7 +211,8 @@ def test_all_queries_at_once_holds_for_the_run_alone(bench):
     from models.positions import base
 
     seen, saved = [], base.ROWS_IN_TRAINING
-    run = levers.without_row_chunks(lambda steps: seen.append((steps, base.rows_at_once(4096, CPU))) or 1.0)
+    run = lambda steps: seen.append((steps, base.rows_at_once(4096, CPU))) or 1.0  # noqa: E731
+    run = levers.with_another(base, "ROWS_IN_TRAINING", 2**62, run)
     assert run(3) == 1.0 and seen == [(3, 4096)] and base.ROWS_IN_TRAINING == saved < 4096
 
 
@@ -240,6 +245,32 @@ def test_compiled_or_not_is_as_asked_and_else_the_devices(bench):
     assert options.compiled and options.config("nano", "rope", 16).trainer.compile
     on_gpu = Workbench(settings(), torch.device("cuda"), bench.vocabulary, 1.0)
     assert on_gpu.compiled
+
+
+@pytest.mark.slow
+def test_everybody_is_compiled(bench, monkeypatch):
+    """Our training run and a peer included, by a compiler that changes nothing."""
+    monkeypatch.setattr(step, "PEERS", {"litgpt": peers.litgpt})
+    graphs, compile_function = [], torch.compile
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda work, **more: compile_function(work, **more | {"backend": backend}))
+    torch._dynamo.reset()
+    [rows] = compiled.run(bench)
+    assert [row["contestant"] for row in rows] == [step.BARE, "ours, train.py", "litgpt", step.MODERN]
+    assert len(graphs) >= len(rows) and all(row["failure"] is None and row["until_ready"] > 0 for row in rows)
+    assert "s until ready" in compiled.table(rows)
+
+
+def test_seeds_in_one_step_are_a_batch_of_as_many_times_the_texts(bench, monkeypatch):
+    batches = []
+    monkeypatch.setattr(Workbench, "lab_loop", lambda self, config: batches.append(self.sequences(16)) or (lambda n: n))
+    [rows] = seeds.run(bench)
+    assert batches == [2, 4, 8, 16] == [row["batch"] for row in rows]
+    assert [row["seeds"] for row in rows] == [1, 2, 4, 8] and "at least" in seeds.table(rows)
 
 
 @pytest.mark.slow

@@ -88,7 +88,7 @@ def test_optimizers_take_turns():
 def test_the_runs_are_those_that_the_recorded_numbers_are_of(section):
     """Named by their own settings: an experiment that changes would change what is measured."""
     config = compose(list(getattr(settings(), section).run))
-    assert (config.model.name, config.window, config.batch) == ("nano", 32, 64)
+    assert (config.model.name, config.window, config.batch) == ("nano", 64, 32)
     assert config.data.source == "sotu" and config.data.tokenizer.kind == "bytes"
 
 
@@ -181,7 +181,7 @@ def test_a_small_sweep(one_thread):
         f"cache={CACHE}",
         "sweep.alone=1",
     )
-    [rate], alone = sweep.run(SimpleNamespace(settings=options))
+    [rate], alone, [asked] = sweep.run(SimpleNamespace(settings=options))
     assert rate["failure"] is None and (rate["runs"], rate["steps"]) == (2, 3)
     assert rate["runs_per_hour"] == pytest.approx(3600 * 2 / rate["seconds"])
     assert rate["runs_per_hour_going"] > 0
@@ -191,7 +191,9 @@ def test_a_small_sweep(one_thread):
     wanted += ["measuring the ceiling", "first step", "recording, validation", "further steps", "finishing"]
     assert list(parts) == [*wanted, "leaving Python"]
     assert min(parts.values()) >= 0
-    assert "once going" in sweep.table([rate, *alone]) and "start-up, first step in" in sweep.table([rate, *alone])
+    assert asked["kind"] == "help" and 0 < asked["seconds"][0] < rate["seconds"]
+    printed = sweep.table([rate, *alone, asked])
+    assert all(words in printed for words in ("once going", "start-up, first step in", "train.py --help"))
 
 
 def test_a_job_that_fails_says_why_in_the_table():

@@ -68,6 +68,14 @@ ROWS = {
         {"kind": "best", "optimizer": "other", "seconds_over_reference": 0.9},
         {"kind": "best", "optimizer": "lost", "seconds_over_reference": None},
     ],
+    "compiled": [contestant("nano", 256, "ours, bare loop", 1.0), contestant("nano", 256, "litgpt", 1.01)],
+    "sweep": [
+        {"kind": "rate", "failure": None},
+        {"kind": "part", "part": "importing torch", "failure": None, "seconds": [1.0, 2.0]},
+        {"kind": "part", "part": "first step", "failure": None, "seconds": [2.0, 0.5]},
+        {"kind": "part", "part": "finishing", "failure": None, "seconds": [9.0, 9.0]},
+        {"kind": "help", "failure": None, "seconds": [1.2, 1.1]},
+    ],
 }
 
 
@@ -82,12 +90,16 @@ def test_the_row_that_decides_is_the_worst_and_for_the_optimizers_the_best():
     assert [(place, pytest.approx(value), met) for place, value, met in result] == [
         ("nano at 1024", 0.96, False),
         ("micro at 256, x-transformers", 1 / 0.9, True),
+        ("nano at 256, transformers Llama", 1 / 0.8, True),
+        ("nano at 256, litgpt", 1 / 1.01, False),
         ("micro at 1024", 0.81, True),
         ("micro at 1024, fire", 1.4, True),
         ("micro at 1024, drop", 1.05, False),
         ("micro at 1024, dca", 1.4, False),
         ("nano, 32768 tokens, rope, windows", 0.95, True),
         ("muon over adamw", 0.6, True),
+        ("the best job", 2.5, True),
+        ("the best of --help", 1.1, False),
     ]
 
 
@@ -99,14 +111,14 @@ def test_a_bound_is_met_on_the_bound(over, met):
 
 def test_a_line_says_what_was_measured_and_what_was_not(tmp_path):
     lines = saved(tmp_path, {"step": ROWS["step"][:4], "sweep": [{"kind": "rate"}]})
-    message = ["met", "met", *["not measured"] * 6]
+    message = ["met", "met", "met", *["not measured"] * 9]
     assert len(lines) == len(message) and all(word in line for word, line in zip(message, lines, strict=True))
     assert any("nano at 256, transformers Llama" in item for item in lines[1])
 
 
 def test_rows_of_another_version_are_to_be_rerun_and_hide_no_other(tmp_path):
     lines = saved(tmp_path, {"step": ROWS["step"][:4], "schemes": [{"scheme": "fire", "step": {}}]})
-    message = ["met", "met", "not measured", "to be rerun", *["not measured"] * 4]
+    message = ["met", "met", "met", *["not measured"] * 2, "to be rerun", *["not measured"] * 6]
     assert all(word in line for word, line in zip(message, lines, strict=True))
 
 

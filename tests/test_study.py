@@ -588,7 +588,7 @@ def test_k_max_is_that_of_the_window_of_its_row(result):
 
 def test_the_sentences_say_what_was_found_whatever_it_is(result):
     gate, recovery = sentences(result).splitlines()
-    assert "(32 / 8 0." in gate and "it uses context beyond 8)" in gate
+    assert "(32 / 16 0.750" in gate and "it uses context beyond 16)" in gate, "the last doubling, not from 8 to 32"
     assert "untuned extrapolation 20.00, the best other, yarn 10.00 (better: 0.500" in recovery
     assert "after 5 steps extrapolation 5.00, the best other, interpolate 4.00 (better: 0.800" in recovery
     assert recovery.endswith("the control tuned at 32 then stands at 19.00.")

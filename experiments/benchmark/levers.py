@@ -6,6 +6,8 @@ worse. The chunks of queries used with a bias are measured on T5, with all queri
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from conf.schema import Config
 from experiments.benchmark.timing import Outcome, Run, ratio, spread_cell
 from experiments.benchmark.workbench import Workbench
 from experiments.lab.tables import format_rows
-from models.positions import base
+from models.positions import base, pairs
 
 AS_IT_IS, BIASED, WHOLE = "as it is", "T5", "T5 at once, over T5"
 
@@ -28,7 +30,7 @@ def run(bench: Workbench) -> Iterator[list[dict]]:
 def _cell(bench: Workbench, rope: Config, t5: Config) -> list[dict]:
     builders = {AS_IT_IS: lambda: bench.lab_loop(rope), **changes(bench, rope), BIASED: lambda: bench.lab_loop(t5)}
     if bench.device.type == "cpu":
-        builders[WHOLE] = lambda: without_row_chunks(bench.lab_loop(t5))
+        builders[WHOLE] = lambda: with_another(base, "ROWS_IN_TRAINING", 2**62, bench.lab_loop(t5))
     outcomes = bench.compare(f"levers {rope.model.name} {rope.window}", builders)
     same = {"model": rope.model.name, "window": rope.window, "batch": rope.batch}
     return [
@@ -45,6 +47,11 @@ def _over(outcome: Outcome, reference: Outcome) -> dict:
 
 def changes(bench: Workbench, config: Config) -> dict[str, Callable[[], Run]]:
     """Builders of the step with one change each, by the name of the change."""
+
+    def configured(override: str) -> Run:
+        return bench.lab_loop(bench.config(config.model.name, "rope", config.window, override))
+
+    formula = SimpleNamespace(apply=pairs.rotated_by_formula)
     return {
         "eager" if bench.compiled else "compiled": lambda: variant(bench, config, compiled=not bench.compiled),
         "loss read in every step": lambda: variant(bench, config, read_loss=True),
@@ -52,7 +59,9 @@ def changes(bench: Workbench, config: Config) -> dict[str, Callable[[], Run]]:
         "AdamW one tensor at a time": lambda: variant(bench, config, {"fused": False, "foreach": False}),
         "AdamW in lists of tensors": lambda: variant(bench, config, {"fused": False, "foreach": True}),
         "activation checkpointing": lambda: variant(bench, config, recompute=True),
-        "Muon": lambda: bench.lab_loop(bench.config(config.model.name, "rope", config.window, "optimizer=muon")),
+        "rotation left to autograd": lambda: with_another(pairs, "_Rotation", formula, bench.lab_loop(config)),
+        "GELU by tanh": lambda: configured("model.network=gelu_tanh"),
+        "Muon": lambda: configured("optimizer=muon"),
     }
 
 
@@ -91,17 +100,18 @@ def variant(
     return bench.training_loop(gpt, loss, optimizer, config.window, compiled, read_loss)
 
 
-def without_row_chunks(run: Run) -> Run:
-    """The run without chunking: on a CPU a bias is otherwise added to the scores of a chunk of queries at a time."""
+def with_another(owner: Any, name: str, value: Any, run: Run) -> Run:
+    """The run while an attribute of a module has another value."""
 
-    def whole(steps: int) -> float:
-        before, base.ROWS_IN_TRAINING = base.ROWS_IN_TRAINING, 2**62
+    def changed(steps: int) -> float:
+        before = getattr(owner, name)
+        setattr(owner, name, value)
         try:
             return run(steps)
         finally:
-            base.ROWS_IN_TRAINING = before
+            setattr(owner, name, before)
 
-    return whole
+    return changed
 
 
 def table(rows: list[dict]) -> str:

@@ -8,8 +8,8 @@ from conf.base import Count, Counts, Different, Listed, Names, PathText, Setting
 from conf.overrides import choices
 from data.settings import DataSettings
 
-SECTIONS = ("ceiling", "step", "schemes", "extensions", "attention", "levers", "profile")
-SECTIONS += ("evaluation", "search_speed", "time_to_loss", "time_to_optimum", "sweep")
+SECTIONS = ("ceiling", "step", "schemes", "extensions", "attention", "levers", "profile", "evaluation")
+SECTIONS += ("compiled", "seeds", "search_speed", "time_to_loss", "time_to_optimum", "sweep")
 
 
 def _known(group: str) -> AfterValidator:
@@ -101,6 +101,8 @@ class Benchmark(Rounds):
 
     sections: Annotated[tuple[Literal[SECTIONS], ...], Listed, Different, Field(min_length=1)]
     step_at: Cells
+    compiled_at: Cells
+    seeds_at: Cells
     schemes_at: Cells
     schemes: Annotated[Names, _known("position")]
     extensions: Annotated[Names, _known("extend")]

@@ -34,10 +34,11 @@ def run(bench: Workbench) -> Iterator[list[dict]]:
     MFU and speed are paired by round. The ceiling is no contestant and has no row.
     """
     for model, window in bench.settings.step_at:
-        yield _cell(bench, bench.config(model, "rope", window))
+        yield compare_contestants(bench, bench.config(model, "rope", window))
 
 
-def _cell(bench: Workbench, config: Config) -> list[dict]:
+def compare_contestants(bench: Workbench, config: Config) -> list[dict]:
+    """The rows of one model and window."""
     builders = {CEILING: bench.matmul, BARE: lambda: bench.lab_loop(config), TRAINER: lambda: trainer(config)}
     builders |= {name: lambda name=name: peer(bench, config, name) for name in PEERS}
     if (modern := f"{config.model.name}_modern") in choices("model"):
@@ -90,8 +91,8 @@ def peer(bench: Workbench, config: Config, name: str) -> Run:
     return bench.training_loop(model, loss, optimizer, config.window)
 
 
-def table(rows: list[dict]) -> str:
-    """Medians, with quartiles where they are ratios."""
+def table(rows: list[dict], **more: str) -> str:
+    """Medians, with quartiles where they are ratios; `more` are further columns."""
     columns = {"model": "{model}", "window": "{window}", "batch": "{batch}", "contestant": "{contestant}"}
     columns |= {"tokens/s": "{tokens_per_second[median]:,.0f}", "MFU": spread_cell("mfu"), "peak MB": peak_cell}
-    return format_rows(rows, columns | {"speed over our bare loop": spread_cell("speed_over_bare")})
+    return format_rows(rows, columns | {"speed over our bare loop": spread_cell("speed_over_bare")} | more)

@@ -27,7 +27,7 @@ START_UP_ENDS = "first step"  # the last part of a job that is start-up
 
 
 def run(bench: Workbench) -> Iterator[list[dict]]:
-    """Rows of kind "rate", one per number of jobs at once, and of kind "part", one per part of a job in their order."""
+    """Rows of kind "rate", one per number of jobs at once; "part", one per part of a job in their order; and "help"."""
     from data.corpus import prepare
 
     settings = bench.settings.sweep
@@ -43,6 +43,7 @@ def run(bench: Workbench) -> Iterator[list[dict]]:
     for number in tqdm(numbers, desc="sweep", leave=False):
         yield [rate(overrides, number, settings.rounds) | {"steps": config.steps}]
     yield parts(overrides, config, settings.alone)
+    yield [{"kind": "help", "failure": None, "seconds": [help_seconds() for _ in range(settings.alone)]}]
 
 
 def rate(overrides: Sequence[str], at_once: int, rounds: int) -> dict:
@@ -85,6 +86,19 @@ def parts(overrides: Sequence[str], config: Config, repeats: int) -> list[dict]:
     return [{"kind": "part", "part": part, "failure": None, "seconds": values} for part, values in seconds.items()]
 
 
+def help_seconds() -> float:
+    """Seconds from the start of `python -m train --help` to its end."""
+    began = time.perf_counter()
+    run_python("-m", "train", "--help").check_returncode()
+    return time.perf_counter() - began
+
+
+def start_up(parts: list[dict]) -> list[float]:
+    """The seconds until a job's first step is done, in every repetition."""
+    first = [row["part"] for row in parts].index(START_UP_ENDS) + 1
+    return [sum(repetition) for repetition in zip(*(row["seconds"] for row in parts[:first]), strict=True)]
+
+
 def run_python(*words: str) -> subprocess.CompletedProcess:
     """Run Python in the project's folder and wait for it."""
     return subprocess.run([sys.executable, *words], cwd=FOLDER.parent, capture_output=True, text=True)
@@ -98,13 +112,13 @@ def error_line(errors: str) -> str:
 
 def table(rows: list[dict]) -> str:
     """Rates, then parts with their sums."""
-    rates, alone = ([row for row in rows if row["kind"] == kind] for kind in ("rate", "part"))
+    rates, alone, asked = ([row for row in rows if row["kind"] == kind] for kind in ("rate", "part", "help"))
     columns = {"at once": "{at_once}", "runs": "{runs}", "steps": "{steps}", "seconds": "{seconds:.1f}"}
     columns |= {"runs/hour": "{runs_per_hour:,.0f}", "once going": "{runs_per_hour_going:,.0f}"}
     parts = [[row["part"], row["failure"] or format_spread(asdict(spread(row["seconds"])))] for row in alone]
     if not any(row["failure"] for row in alone):
-        first = [row["part"] for row in alone].index(START_UP_ENDS) + 1
-        for label, included in (("start-up, first step in", alone[:first]), ("all", alone)):
-            total = spread([sum(repetition) for repetition in zip(*(row["seconds"] for row in included), strict=True)])
-            parts.append([label, format_spread(asdict(total))])
+        every = [sum(repetition) for repetition in zip(*(row["seconds"] for row in alone), strict=True)]
+        for label, seconds in (("start-up, first step in", start_up(alone)), ("all", every)):
+            parts.append([label, format_spread(asdict(spread(seconds)))])
+    parts += [["train.py --help", format_spread(asdict(spread(row["seconds"])))] for row in asked]
     return f"{format_rows(rates, columns)}\n\n{format_table(['one job alone', 'seconds'], parts)}"

@@ -34,10 +34,14 @@ def spread(values) -> Spread:
 
 @dataclass
 class Outcome:
-    """Timings of a contestant: seconds per step in each round, steps per timing, peak bytes; or why it failed."""
+    """Timings of a contestant: seconds per step in each round, steps per timing, peak bytes; or why it failed.
+
+    `until_ready` is the seconds of building it, of its first steps and of what they compile, while memory was measured.
+    """
 
     seconds: list[float] = field(default_factory=list)
     steps: int = 1
+    until_ready: float | None = None
     peak: int | None = None
     failure: str | None = None
 
@@ -135,7 +139,9 @@ def compare(
         def build() -> None:
             runs[name] = builders[name]()
             outcomes[name].steps = max(1, round(seconds / runs[name](1)))
+            outcomes[name].until_ready = time.monotonic() - began
 
+        began = time.monotonic()
         outcomes[name].peak = peak_bytes(build, device)
 
     def time_round(name: str) -> None:

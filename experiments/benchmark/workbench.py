@@ -52,8 +52,9 @@ class Workbench:
 
     @property
     def label(self) -> str:
-        """A folder name for the device."""
-        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-") if self.device.type == "cuda" else "cpu"
+        """A folder name for the device: amd-epyc-avx2."""
+        name = self.name if self.device.type == "cuda" else f"{self.name} {torch.backends.cpu.get_cpu_capability()}"
+        return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", name.lower())).strip("-")
 
     @property
     def precision(self) -> str:

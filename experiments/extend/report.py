@@ -127,15 +127,16 @@ def sentences(findings: Findings) -> str:
         lines.append("All of one model and a single document: there are no intervals, and no two arms are told apart.")
     for position in findings.study.positions:
         base, whole = findings.base(position), findings.reach(1)
-        first, *_ = inside = [context for context in findings.contexts if context <= whole]
+        inside = [context for context in findings.contexts if context <= whole]
         curve = ", ".join(f"{base.perplexity(context):.2f} with {context}" for context in inside)
-        used = compare(base.at(whole), base.at(first)).ratio
-        lines.append(
-            f"{position}: perplexity {curve} tokens of context, of the trained {findings.window}"
-            + f" ({whole} / {first} {used}: it {'uses' if used.high < 1 else 'shows no use of'} context beyond {first})"
-            * (whole > first)
-            + "."
-        )
+        gate = ""
+        if len(inside) > 1:
+            half = inside[-2]  # the gate of a claim, where all lengths are read; else the last doubling or more
+            used = compare(base.at(whole), base.at(half)).ratio
+            gate = (
+                f" ({whole} / {half} {used}: it {'uses' if used.high < 1 else 'shows no use of'} context beyond {half})"
+            )
+        lines.append(f"{position}: perplexity {curve} tokens of context, of the trained {findings.window}{gate}.")
         for factor in sorted(findings.study.factors):
             parts = [_at(findings, position, factor, steps) for steps in findings.steps]
             if findings.study.steps:

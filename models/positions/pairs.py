@@ -12,6 +12,11 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """
     if x.dtype == cos.dtype and not (cos.requires_grad or torch.compiler.is_compiling()):
         return _Rotation.apply(x, cos, sin)
+    return rotated_by_formula(x, cos, sin)
+
+
+def rotated_by_formula(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The rotation as a formula whose derivative is left to autograd or a compiler."""
     half = cos.shape[-1]
     pairs, rest = x.split((2 * half, x.shape[-1] - 2 * half), dim=-1)
     a, b = pairs.to(torch.promote_types(x.dtype, cos.dtype)).chunk(2, dim=-1)  # (B, H, T, K) twice
