@@ -34,7 +34,7 @@ def test_a_gate_that_fails_is_said_in_capitals_and_names_the_models():
 
 
 def test_the_gate_of_one_model_and_one_document_has_no_interval_and_fails():
-    def read(arm, contexts):
+    def read(arm, step, contexts):
         counts = {"document_tokens": [10], "token_set": "same"}
         return {context: [{"document_nll": [600 / context], **counts}] for context in contexts}
 
@@ -42,6 +42,25 @@ def test_the_gate_of_one_model_and_one_document_has_no_interval_and_fails():
     gate = json.loads(json.dumps(measure_gate(SimpleNamespace(perplexity=read), runs), allow_nan=False))
     assert gate["arms"][0]["gain"] == {"value": pytest.approx(0.9375), "low": None, "high": None}
     assert not gate["passed"] and "0.938 nats a token" in describe_gate(gate)
+
+
+def test_the_turn_asks_every_age_of_its_bases_whether_it_uses_its_window():
+    """The youngest loses by the second half of its window, here 128 to 256 tokens."""
+    nats = {(250, 128): 4.0, (250, 256): 4.1, (1000, 128): 3.0, (1000, 256): 2.9, (None, 128): 2.0, (None, 256): 1.9}
+
+    def read(arm, step, contexts):
+        counts = {"document_tokens": [10, 10], "token_set": "same"}
+        return {length: [{"document_nll": [10 * nats[step, length]] * 2, **counts}] * 2 for length in contexts}
+
+    base = SimpleNamespace(checkpoint=None, window=256, batch=16, steps=4000, snapshots=[250, 500, 1000, 2000])
+    arms = {"rope": [base], "tuned": [SimpleNamespace(checkpoint="a base")]}
+    gate = CLAIMS["turn"]().measure_gate(SimpleNamespace(perplexity=read, config=base), arms)
+    assert [(item["arm"], item["passed"]) for item in gate["arms"]] == [
+        ("rope after 1.02 M tokens", False),
+        ("rope after 4.1 M tokens", True),
+        ("rope", True),
+    ]
+    assert "FAILS for rope after 1.02 M tokens" in describe_gate(gate)
 
 
 def test_a_report_has_the_gate_of_each_scale_over_all_claims():

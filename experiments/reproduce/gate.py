@@ -4,13 +4,18 @@ The gate of lab/measure/context.py over seeds: of the same held-out targets, the
 that with the whole window. It holds for an arm if the interval over seeds and documents is above zero.
 """
 
+from collections.abc import Sequence
+
 from experiments.lab.plan import Arms
 from experiments.lab.statistics import Estimate, compare
 from experiments.reproduce.evidence import Evidence
 
 
-def measure_gate(evidence: Evidence, arms: Arms) -> dict | None:
+def measure_gate(evidence: Evidence, arms: Arms, snapshots: Sequence[int] = ()) -> dict | None:
     """The gate of every arm that is trained from scratch; None if there is none.
+
+    Args:
+        snapshots: steps after which other arms start from these, measured as well.
 
     Returns:
         {"passed": whether it holds for all of them, "arms": [{"arm", "from", "to": tokens of context, "gain": nats per
@@ -20,10 +25,12 @@ def measure_gate(evidence: Evidence, arms: Arms) -> dict | None:
     for arm, (run, *_) in arms.items():
         if run.checkpoint is None:
             half, whole = run.window // 2, run.window
-            read = evidence.perplexity(arm, contexts=(half, whole))
-            compared = compare(read[half], read[whole])
-            row = {"arm": arm, "from": half, "to": whole, "gain": compared.difference.plain()}
-            rows.append(row | {"passed": compared.difference.low > 0 and compared.documents > 1})
+            for step in (*snapshots, None):
+                read = evidence.perplexity(arm, step=step, contexts=(half, whole))
+                compared = compare(read[half], read[whole])
+                name = arm if step is None else f"{arm} after {step * run.batch * run.window / 1e6:.3g} M tokens"
+                row = {"arm": name, "from": half, "to": whole, "gain": compared.difference.plain()}
+                rows.append(row | {"passed": compared.difference.low > 0 and compared.documents > 1})
     return {"passed": all(row["passed"] for row in rows), "arms": rows} if rows else None
 
 
