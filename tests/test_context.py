@@ -4,11 +4,12 @@ import dataclasses
 import json
 import math
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from experiments.lab.measure import context
+from experiments.lab.measure import by_position, context
 from experiments.lab.measure.optimum import optimum
 from experiments.lab.measure.perplexity import (
     Measurement,
@@ -19,6 +20,7 @@ from experiments.lab.measure.perplexity import (
     notes,
 )
 from experiments.lab.statistics import Estimate
+from experiments.reproduce.evidence import Evidence
 from tests.runs import tiny
 from tests.test_chains import chains
 from tests.test_optimum import drawn, losses_of
@@ -166,6 +168,17 @@ def test_programs_are_warned_of_a_reading_that_beats_the_optimum(base, monkeypat
     monkeypatch.setattr(context, "optimum", lambda *args: 9.0 + optimum(*args))
     with pytest.warns(UserWarning, match=r"At a context of 16 the loss is .* below the optimum"):
         measure_checkpoint(result.checkpoint, None, settings.model_copy(update={"segments": 9}), cache)
+
+
+def test_a_claim_is_warned_of_losses_by_position_below_the_optimum(base, monkeypatch):
+    result, cache = base
+    evidence = Evidence({"rope": [result]}, SimpleNamespace(window=16, cache=cache), 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evidence.by_position("rope", context=16)
+    monkeypatch.setattr(by_position, "optimum", lambda *args: 9.0 + optimum(*args))
+    with pytest.warns(UserWarning, match=r"At a context of 1 the loss is .* below the optimum"):
+        evidence.by_position("rope", context=32)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The finished runs of a claim and the measurements of them, one for each seed."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conf.base import BadInput
-from experiments.lab.measure.by_position import ByPosition, measure_by_position
+from experiments.lab.measure.by_position import ByPosition, impossible, measure_by_position
 from experiments.lab.measure.exact import measure_exact
 from experiments.lab.measure.passkey import Passkey, measure_passkey
 from experiments.lab.measure.perplexity import Measurement, measure_checkpoint
@@ -92,10 +93,12 @@ class Evidence:
             context: tokens read in one window, other than the scale's.
         """
         settings = ByPosition(context=context or self.window, segments=self.segments)
-        return [
-            measure_by_position(checkpoint, extend, settings, self.config.cache)[0]
-            for checkpoint in self.checkpoints(arm)
-        ]
+        results = []
+        for checkpoint in self.checkpoints(arm):
+            results.append(measure_by_position(checkpoint, extend, settings, self.config.cache)[0])
+            if sentence := impossible(results[-1]):
+                warnings.warn(f"{checkpoint}: {sentence}", stacklevel=2)
+        return results
 
     def passkey(
         self,

@@ -155,9 +155,14 @@ def format_table(result: dict) -> str:
         columns = {"of the same targets": "{from} → {to}", "gain, nats": lambda row: str(Estimate.of(row))}
         lines.append(tables.format_rows(result["doublings"], columns))
     lines.append(context.gate_sentence(result["gate"], result["context"]))
-    if known and (sentence := context.beats_the_optimum({row["high"]: row["excess"] for row in result["rows"]})):
+    if sentence := impossible(result):
         lines.append(sentence)
     return "\n".join(lines)
+
+
+def impossible(result: dict) -> str | None:
+    """A sentence where a model beats the optimum by more than chance, else None."""
+    return context.beats_the_optimum({row["high"]: row["excess"] for row in result["rows"] if "excess" in row})
 
 
 def draw_training(results: list[dict], tokens: list[int], path: Path) -> None:
