@@ -14,7 +14,7 @@ from models.language_model import LanguageModel
 from models.positions.seen import Mixed
 from tests.cases import VOCABULARY, WINDOW, Case, tokens
 from tests.runs import finish, tiny, torchrun
-from tests.test_training import equal, run, weights
+from tests.test_training import compiled_graphs, equal, run, weights
 from train import compose, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -127,6 +127,15 @@ def tuned_words(tmp_path, base, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     return run(tmp_path_factory.mktemp("base"), "name=base", "steps=2")
+
+
+@pytest.mark.slow
+def test_short_and_long_windows_are_compiled_once(tmp_path, base, monkeypatch):
+    """However many of a batch are cut."""
+    more = ["trainer.compile=true", "steps=8", "batch=5", "validate_every=2", "name=compiled"]
+    words = tuned_words(tmp_path, base, *more)
+    graphs = compiled_graphs(monkeypatch, lambda: train(compose(words), words))
+    assert 1 <= graphs[0] <= graphs[2] == graphs[-1]
 
 
 @pytest.mark.slow
