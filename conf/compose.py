@@ -21,7 +21,7 @@ from typing import Any
 
 from conf import signals
 from conf.base import BadInput, Settings, first_line
-from conf.help import help_override
+from conf.help import help_text
 from conf.overrides import FOLDER, check, explain, parse, swept_keys
 from conf.start import imported
 from conf.validation import validate
@@ -178,8 +178,9 @@ def _run(config_name: str, run: Callable[[dict, list[str]], None]) -> None:
     words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
     allowed = check(words, config_name)
     sys.argv[1:] = [word for word in sys.argv[1:] if word not in words] + allowed
-    if {"-h", "--help"} & set(sys.argv):
-        sys.argv.append(help_override(config_name))
+    if {"-h", "--help"} & set(sys.argv):  # not Hydra's, which reads every choice of every group twice: half a second
+        print(help_text(config_name))
+        sys.argv[1:] = [*allowed, "--cfg", "job"]
     if in_multirun():
         os.environ[SWEPT] = " ".join(swept_keys(allowed))
 

@@ -3,12 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from conf.overrides import FOLDER, list_choices, quoted
-
-
-def help_override(config_name: str) -> str:
-    """The override that makes Hydra's --help say what conf/<config_name>.yaml does."""
-    return f"hydra.help.template={quoted(help_text(config_name).replace('$', '$$') + '$CONFIG')}"
+from conf.overrides import FOLDER, list_choices
 
 
 def help_text(config_name: str) -> str:
@@ -24,7 +19,7 @@ def help_text(config_name: str) -> str:
     lines += [
         "-m runs one job for each of key=a,b; --cfg job prints the settings alone; --hydra-help has Hydra's own flags."
     ]
-    return "\n".join(lines) + "\n\n"
+    return "\n".join(lines) + "\n"
 
 
 def _opening(config_name: str) -> Iterator[str]:

@@ -9,15 +9,13 @@ import subprocess
 import sys
 from contextlib import suppress
 from importlib import import_module
-from string import Template
 
 import pytest
 import torch
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from conf.base import BadInput
 from conf.compose import compose_values, program
-from conf.help import help_override, help_text
+from conf.help import help_text
 from conf.names import run_name
 from conf.overrides import FOLDER, choices
 from conf.start import begin
@@ -247,10 +245,12 @@ def test_help_opens_with_what_the_program_does():
     assert "\n  model/blocks: modern, plain\n" in help_text("extend_study")  # whose defaults build on config.yaml
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
-def test_hydra_takes_the_help_of_every_program_as_it_is(name):
-    help_ = OverridesParser.create().parse_override(help_override(name)).value()
-    assert Template(help_).substitute(CONFIG="") == help_text(name)
+@pytest.mark.slow
+def test_help_says_what_was_chosen_and_wins_over_other_flags():
+    status, out, err = run_program("-h", "window=48", "--cfg", "hydra", module="experiments.by_position")
+    assert status == 1 and "window is not a setting" in err
+    status, out, err = finish(command("-m", "--help", "window=48"))
+    assert (status, err) == (0, "") and "\nwindow: 48\n" in out and "\nhydra:" not in out
 
 
 def test_every_command_opens_with_how_it_is_called():
