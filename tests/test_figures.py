@@ -224,7 +224,7 @@ def test_the_figure_of_the_study_keeps_its_label_clear_of_the_curves(tmp_path, m
     drawn = []
     monkeypatch.setattr(plt, "close", drawn.append)
     arms = (("none", 1, 0), ("none", 2, 1), ("control", 1, 1))
-    study_figures(tmp_path, Findings(32, study, [Reading("rope", *arm, [Measured(1, rows)]) for arm in arms]))
+    study_figures(tmp_path, Findings(32, study, [Reading("rope", *arm, [Measured(1, rows)]) for arm in arms], []))
     (label,) = [text for text in drawn[0].axes[0].texts if text.get_text() == "trained window"]
     axes = drawn[0].axes[0]
     assert label.get_window_extent().y0 >= axes.get_window_extent().y1

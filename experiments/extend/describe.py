@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+from conf.base import Settings
 from experiments.extend.arms import ZERO_SHOT, Arm
 from experiments.extend.plan import StudyPlan
 from experiments.lab.measure.readings import reading_path
@@ -41,6 +42,10 @@ def describe_study(plan: StudyPlan) -> str:
         notes.append(f"read twice, whole and as decoded: {', '.join(methods)}: the length of the text matters to it")
     notes += [f"left out: {reason}" for reason in plan.left_out]
     tokens = sum((_tokens(plan, arm, reading) for arm, _, reading in remaining), Counter())
+    gate, left = plan.gate, sum(not _is_asked(plan, position) for position in plan.bases)
+    tokens += Counter({length: length * gate.segments * left for length in gate.contexts})
+    half, whole = gate.contexts
+    notes.append(f"use of the window: {gate.segments} segments at most, at {half} and {whole} tokens")
     tokens = {length: seeds * count for length, count in tokens.items()}
     seconds = reading_seconds(base, tokens, study.precision)
     title = f"The study: {base.model.name} models trained on {base.window} tokens, seed{'s' * (seeds > 1)} "
@@ -62,12 +67,22 @@ def _is_read(plan: StudyPlan, arm: Arm, steps: int, reading: str) -> bool:
     """Whether all seeds of an arm have been measured after these steps with the settings of this study."""
     wanted = {"perplexity": plan.perplexity(reading), "passkey": plan.passkey(arm, reading)}
 
-    def is_kept(checkpoint: Path) -> bool:
-        subject = open_subject(checkpoint, arm.extend, plan.base.cache, plan.data, plan.study.precision)
-        return all(
-            reading_path(subject, kind, settings, settings.label).is_file()
-            for kind, settings in wanted.items()
-            if settings is not None
-        )
+    return all(_is_kept(plan, checkpoint, arm.extend, wanted) for checkpoint in plan.models(arm, steps))
 
-    return all(checkpoint.exists() and is_kept(checkpoint) for checkpoint in plan.models(arm, steps))
+
+def _is_asked(plan: StudyPlan, position: str) -> bool:
+    """Whether all base models of a scheme have been asked for the use of their window."""
+    checkpoints = [plan.checkpoints[base.name] for base in plan.bases[position]]
+    return all(_is_kept(plan, checkpoint, None, {"perplexity": plan.gate}) for checkpoint in checkpoints)
+
+
+def _is_kept(plan: StudyPlan, checkpoint: Path, extend: dict | None, wanted: dict[str, Settings | None]) -> bool:
+    """Whether a model has been measured with all settings wanted, by kind of measurement."""
+    if not checkpoint.exists():
+        return False
+    subject = open_subject(checkpoint, extend, plan.base.cache, plan.data, plan.study.precision)
+    return all(
+        reading_path(subject, kind, settings, settings.label).is_file()
+        for kind, settings in wanted.items()
+        if settings is not None
+    )

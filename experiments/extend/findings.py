@@ -93,6 +93,7 @@ class Findings:
     window: int
     study: Study
     readings: list[Reading]
+    gates: list[Reading]  # of the base models at their window and half of it, one for each scheme
 
     @cached_property
     def _index(self) -> dict[tuple, Reading]:
@@ -117,6 +118,13 @@ class Findings:
     def base(self, position: str) -> Reading:
         """The reading of the base model as trained."""
         return self._index[position, PLAIN, 1, 0]
+
+    def gate(self, position: str) -> dict:
+        """Whether the base models of a scheme use their window, as context.gate gives it, over seeds."""
+        read = next(reading for reading in self.gates if reading.position == position)
+        half, whole = read.contexts
+        gain = compare(read.at(half), read.at(whole)).difference
+        return {"from": half, "to": whole, **gain.plain(), "passed": gain.low > 0}
 
     @property
     def steps(self) -> tuple[int, ...]:

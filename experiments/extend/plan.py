@@ -109,6 +109,19 @@ class StudyPlan:
         """The settings of a perplexity measurement."""
         return self.measurement.model_copy(update={"reading": reading})
 
+    @property
+    def gate(self) -> Measurement:
+        """The settings of the reading that asks whether a base model uses its window.
+
+        As many tokens as the study's longest reading, but more targets: what is gained there is little.
+        """
+        contexts = self.measurement.contexts
+        whole = max((context for context in contexts if context <= self.base.window), default=self.base.window)
+        segments = self.measurement.segments * max(1, max(contexts) // whole)
+        half = max(1, whole // 2)
+        changes = {"contexts": (half, whole), "stride": max(1, half // 2), "segments": segments}
+        return self.measurement.model_copy(update=changes)
+
     def passkey(self, arm: Arm, reading: str) -> Passkey | None:
         """The settings of a passkey measurement: windows up to the arm's, or all windows if it has no factor."""
         if not self.study.passkey:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from experiments.extend.arms import CONTROL, DECODED, PLAIN
 from experiments.extend.findings import Findings, Reading
+from experiments.lab.measure.context import gate_verdict
 from experiments.lab.statistics import compare, holm
 
 
@@ -129,14 +130,10 @@ def sentences(findings: Findings) -> str:
         base, whole = findings.base(position), findings.reach(1)
         inside = [context for context in findings.contexts if context <= whole]
         curve = ", ".join(f"{base.perplexity(context):.2f} with {context}" for context in inside)
-        gate = ""
-        if len(inside) > 1:
-            half = inside[-2]  # the gate of a claim, where all lengths are read; else the last doubling or more
-            used = compare(base.at(whole), base.at(half)).ratio
-            gate = (
-                f" ({whole} / {half} {used}: it {'uses' if used.high < 1 else 'shows no use of'} context beyond {half})"
-            )
-        lines.append(f"{position}: perplexity {curve} tokens of context, of the trained {findings.window}{gate}.")
+        lines.append(
+            f"{position}: perplexity {curve} tokens of context, of the trained {findings.window}. "
+            f"Asked of more targets, the model {gate_verdict(findings.gate(position))}."
+        )
         for factor in sorted(findings.study.factors):
             parts = [_at(findings, position, factor, steps) for steps in findings.steps]
             if findings.study.steps:

@@ -24,7 +24,7 @@ from conf.environment import environment
 from conf.files import write_json, write_text
 from conf.names import shortened
 from conf.overrides import key_of
-from experiments.extend.arms import DECODED, method_name
+from experiments.extend.arms import DECODED, PLAIN, method_name
 from experiments.extend.costs import cost_of_tuning, tuning_costs
 from experiments.extend.describe import describe_study
 from experiments.extend.findings import Findings, Measured, Reading, summarise
@@ -60,6 +60,18 @@ def read_scheme(plan: StudyPlan, position: str) -> list[Reading]:
     return readings
 
 
+def read_gate(plan: StudyPlan, position: str) -> Reading:
+    """Measure the base models of a scheme at their window and at half of it."""
+    models, results = [], []
+    for seed, base in zip(plan.seeds, plan.bases[position], strict=True):
+        checkpoint = plan.checkpoints[base.name]
+        result = measure_checkpoint(checkpoint, None, plan.gate, plan.base.cache, data=plan.data)
+        models.append(Measured(seed, result["rows"]))
+        results.append(result)
+    print(f"{position}, at one window and at half of it: done{read_back_note(results)}", flush=True)
+    return Reading(position, PLAIN, 1, 0, models)
+
+
 def results_folder(plan: StudyPlan, overrides: list[str]) -> Path:
     """The folder of the results, named by the base runs, without their scheme if there are several, by the snapshot
     that one was read from, and by the overrides of the study and of its fine-tuning."""
@@ -81,7 +93,8 @@ def run_command(values: dict, overrides: list[str]) -> None:
     readings, failures = carry_out(plan.runs, lambda position, _: read_scheme(plan, position))
     if failures:
         raise BadInput(failures)
-    findings = Findings(plan.base.window, plan.study, [reading for its in readings.values() for reading in its])
+    gates = [read_gate(plan, position) for position in plan.bases]
+    findings = Findings(plan.base.window, plan.study, [reading for its in readings.values() for reading in its], gates)
     write_page(plan, findings, results_folder(plan, overrides), overrides)
 
 
@@ -103,6 +116,7 @@ def write_page(plan: StudyPlan, findings: Findings, folder: Path, overrides: lis
     if plan.tuned:
         results["tuning"] = tuning_costs(plan)
         text = f"{text}\n\n{cost_of_tuning(results['tuning'])}"
+    results["gates"] = {position: findings.gate(position) for position in plan.bases}
     results["readings"] = [model for reading in findings.readings for model in reading.plain]
     if plan.data is not None:
         text = f"Measured on {plan.text['name']}, {plan.study.split}.\n\n{text}"

@@ -77,11 +77,15 @@ def gate_sentence(result: dict | None, window: int) -> str:
         return (
             f"Whether the model uses its window of {window} tokens was not measured: name {window // 2} and {window}."
         )
+    return f"Read so, the model {gate_verdict(result)}."
+
+
+def gate_verdict(result: dict) -> str:
+    """What the gate says of a model, a predicate."""
     verdict = "uses all" if result["passed"] else "shows no use of the second half of"
     gain = Estimate.of(result)
     alone = "" if gain.known else ", in a single document, which has no interval"
-    gained = f"from {result['from']} on it gains {gain} nats a token{alone}"
-    return f"Read so, the model {verdict} {window} tokens: {gained}."
+    return f"{verdict} {result['to']} tokens: from {result['from']} on it gains {gain} nats a token{alone}"
 
 
 def lengths(context: int) -> list[int]:
