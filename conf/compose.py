@@ -4,6 +4,7 @@ Hydra composes; nothing here imports torch, and Hydra itself is imported when so
 --cfg answer at once and Ctrl-C finds a program that can be stopped.
 """
 
+import io
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -178,8 +179,8 @@ def _run(config_name: str, run: Callable[[dict, list[str]], None]) -> None:
     words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
     allowed = check(words, config_name)
     sys.argv[1:] = [word for word in sys.argv[1:] if word not in words] + allowed
-    if {"-h", "--help"} & set(sys.argv):  # not Hydra's, which reads every choice of every group twice: half a second
-        print(help_text(config_name))
+    helping = bool({"-h", "--help"} & set(sys.argv))
+    if helping:  # not by Hydra, which reads every choice of every group twice: half a second
         sys.argv[1:] = [*allowed, "--cfg", "job"]
     if in_multirun():
         os.environ[SWEPT] = " ".join(swept_keys(allowed))
@@ -203,12 +204,16 @@ def _run(config_name: str, run: Callable[[dict, list[str]], None]) -> None:
                 raised.append(error)  # carried past Hydra, which would put a line of its own before the sentence
 
     raised: list[Exception] = []
+    composed = io.StringIO()
     try:
-        job()
+        with redirect_stdout(composed) if helping else nullcontext():
+            job()
     except (HydraException, OmegaConfBaseException) as error:
         raise BadInput(explain(error, _known(config_name, allowed))) from None
     if raised:
         raise raised[0]
+    if helping:
+        print(f"{help_text(config_name)}\n{composed.getvalue()}", end="")
 
 
 def check_logger(values: dict) -> None:

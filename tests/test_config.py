@@ -249,6 +249,8 @@ def test_help_opens_with_what_the_program_does():
 def test_help_says_what_was_chosen_and_wins_over_other_flags():
     status, out, err = run_program("-h", "window=48", "--cfg", "hydra", module="experiments.by_position")
     assert status == 1 and "window is not a setting" in err
+    status, out, err = run_program("--help", "extend=nothing", module="experiments.by_position")
+    assert status == 1 and "extend=nothing is not known" in err and out == "", "the sentence alone"
     status, out, err = finish(command("-m", "--help", "window=48"))
     assert (status, err) == (0, "") and "\nwindow: 48\n" in out and "\nhydra:" not in out
 

@@ -170,7 +170,7 @@ def test_the_study_of_a_real_checkpoint_imports_tunes_reads_and_resumes(tmp_path
         snapshot, last = (load_checkpoint(folder / "checkpoints" / name) for name in files[1:])
         assert "optimizer_states" not in snapshot and last["optimizer_states"] and snapshot["global_step"] == 2
     read = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*/small*/perplexity/*.json")]
-    assert len(read) == 8 and {result["measured"]["precision"] for result in read} == {"bfloat16"}
+    assert len(read) == 9 and {result["measured"]["precision"] for result in read} == {"bfloat16"}
     assert not list((tmp_path / "runs").glob("*/small*/perplexity/*.parts"))
     status, again, _ = run_program(*words, module="experiments.extend")
     assert status == 0 and "it was there already" in again and "All of it is there already" in again

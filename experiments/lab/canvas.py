@@ -81,6 +81,7 @@ def write_figure(figure: "Figure", path: Path) -> Path:
     """Write path.png and path.svg, close the figure, and return the path."""
     for ending in (".png", ".svg"):
         figure.savefig(with_ending(path, ending), dpi=150)
+        figure.set_layout_engine("none")  # once is enough, and is most of the time
     pyplot().close(figure)
     return path
 
