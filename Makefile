@@ -1,4 +1,5 @@
-# Every target sets up what it needs in .venv; nothing else has to be installed but Python 3.11, 3.12 or 3.13.
+# Every target sets up what it needs in .venv; nothing else has to be installed but Python 3.11, 3.12 or 3.13. Of
+# sixteen thousand modules few are ever imported, so each is compiled when it first is, not when it is installed.
 PYTHON ?= python3
 PY := .venv/bin/python
 # A worker for each core; tests that share what they trained stay together. One thread for each: the models of the
@@ -29,9 +30,8 @@ check: lint
 # What is computed, once more with the plainest kernels of torch and its libraries: as on other processors.
 portable: .venv/ready-dev
 	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE DNNL_MAX_CPU_ISA=SSE41 $(PYTEST) \
-		tests/test_extensions*.py tests/test_gpt*.py tests/test_laws*.py tests/test_loss*.py tests/test_mixed*.py \
-		tests/test_passkey*.py tests/test_perplexity*.py tests/test_positions*.py tests/test_recompute*.py \
-		tests/test_switch*.py
+		tests/test_extensions*.py tests/test_gpt*.py tests/test_laws*.py tests/test_loss*.py tests/test_passkey*.py \
+		tests/test_perplexity*.py tests/test_positions*.py tests/test_switch*.py
 
 # On a machine with a GPU: what is to be the same there as on its CPU.
 gpu: .venv/ready-dev
@@ -56,12 +56,12 @@ lint: .venv/ready-dev
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --requirement requirements.txt
+	$(PY) -m pip install --quiet --no-compile --requirement requirements.txt
 	touch $@
 
 .venv/ready-dev: .venv/ready requirements-dev.txt requirements-peers.txt
-	$(PY) -m pip install --quiet --requirement requirements-dev.txt
-	$(PY) -m pip install --quiet --no-deps --requirement requirements-peers.txt
+	$(PY) -m pip install --quiet --no-compile --requirement requirements-dev.txt
+	$(PY) -m pip install --quiet --no-compile --no-deps --requirement requirements-peers.txt
 	touch $@
 
 clean:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from conf.base import BadInput
 from conf.load import load_model
 from conf.validation import validate
+from models import compute
 from models.compute import flops_per_token
 from models.gpt import GPT, Shape
 from models.positions import EXTENSIONS, SCHEMES, build_position
@@ -230,3 +231,18 @@ def test_sharded_over_two_processes_it_is_the_same(tmp_path):
     (checkpoint,) = (tmp_path / "two" / "a" / "checkpoints").glob("step-*3.ckpt")
     other = load_model(checkpoint)[0].state_dict()
     assert all(torch.allclose(one[f"gpt.{key}"], value, atol=2e-4) for key, value in other.items())
+
+
+@pytest.mark.parametrize(("seconds", "products"), [(0.01, 6), (2.0, 1)])
+def test_the_ceiling_is_not_waited_for_where_a_product_takes_seconds(monkeypatch, seconds, products):
+    """As in bfloat16 on a processor without such arithmetic."""
+    clock, done = [0.0], []
+
+    def multiply(*matrices):
+        clock[0] += seconds
+        done.append(matrices)
+
+    monkeypatch.setattr(compute.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(torch.Tensor, "__matmul__", multiply)
+    rate = compute._measure_matmul.__wrapped__(torch.device("cpu"), torch.float32, 1)
+    assert len(done) == products and rate == pytest.approx(2 * 1024**3 / seconds)

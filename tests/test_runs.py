@@ -99,7 +99,7 @@ def test_an_interrupted_run_goes_on_elsewhere_with_other_intervals(copy, finishe
 
 def test_an_interrupted_run_goes_on_in_the_precision_in_which_it_began(copy, capsys, monkeypatch):
     """Which trainer.precision=auto leaves to the machine: here a run that a GPU began."""
-    monkeypatch.setattr("models.progress.matmul_rate", lambda *_: 1e9)  # in bfloat16 many CPUs take ten seconds for it
+    monkeypatch.setattr("models.progress.matmul_rate", lambda *_: 1e9)  # in bfloat16 many CPUs take seconds for it
     (copy / "results.json").unlink()
     (copy / "checkpoints" / "step-00000004.ckpt").unlink()
     RunFolder(copy).set_status("running")
