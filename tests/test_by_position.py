@@ -12,7 +12,7 @@ from torch import nn
 
 from conf.base import BadInput
 from experiments.lab.measure.by_position import ByPosition, bins, by_position, format_table, measure_by_position
-from experiments.lab.measure.optimum import optimal_losses
+from experiments.lab.measure.optimum import optimal_losses, optimum
 from experiments.lab.measure.protocols import token_losses
 from experiments.lab.statistics import wilson
 from tests.runs import CACHE, run_program, tiny
@@ -139,9 +139,26 @@ def test_on_chains_the_optimum_stands_beside_every_bin_and_is_not_beaten(monkeyp
         assert row["optimum"] == pytest.approx(best[:, row["low"] - 1 : row["high"]].mean())
         assert row["excess"]["value"] == pytest.approx(row["nll"] - row["optimum"])
     assert "optimum" in format_table(result) and "below the optimum" not in format_table(result)
+    assert result["rows"][-1]["effective_context"]["value"] == pytest.approx(1.0), "no better than without a context"
     for row in result["rows"]:
         row["excess"]["value"] *= -1
     assert "below the optimum" in format_table(result)
+
+
+def test_on_chains_every_bin_has_its_effective_context(monkeypatch):
+    """That of the best reader who looks 8 tokens back: all of it up to 8, and 8 beyond."""
+    language = chains(states=VOCABULARY - 1)
+    texts = list(drawn(language, documents=60, length=32))
+
+    def looking_back(*args, **options):
+        for losses in token_losses(*args, **options):
+            yield dataclasses.replace(losses, nll=optimum(language, texts, losses, 8))
+
+    monkeypatch.setattr("experiments.lab.measure.protocols.token_losses", looking_back)
+    result = read(Knowing(lambda seen: 3.0), texts, ByPosition(context=32), monkeypatch, language)
+    known = [row["effective_context"]["value"] for row in result["rows"]]
+    # A text's first token is its separator, which tells nothing: so 2 tokens are worth 1, and 4 are worth 3.
+    assert known == pytest.approx([1, 1, 3, 8, 8, 8], rel=1e-6)
 
 
 def test_intervals_of_shares_are_wilsons():

@@ -6,8 +6,8 @@ tokens (the protocol `windows`). Losses are averaged in bins that halve the wind
 Whether more context pays is asked of the same targets, at each doubling up to L: the last quarter of C tokens,
 predicted from C/2 and from C (the protocol `fixed_targets`). The last doubling is the gate: a model that gains nothing
 there, or no more than its interval, shows no use of the longer part of its window, and one cannot tell by its
-perplexity what a still longer one would bring. On data=chains the optimum stands beside each bin. Intervals are over
-documents.
+perplexity what a still longer one would bring. On data=chains the optimum and the effective context stand beside each
+bin. Intervals are over documents.
 """
 
 import math
@@ -100,7 +100,7 @@ def measure_by_position(
         As cached_reading, with {"rows": [{"low", "high", "nll", "interval", "perplexity", "targets", "document_nll",
         "document_targets"}], "doublings": as context.gate, for contexts of 4 tokens or more up to the whole, "gate":
         the last of them}; nll in nats per token, by document in nats. Rows of data=chains also have "optimum", nats per
-        token, and "excess", as context.excess.
+        token, "effective_context" {"value", "low", "high"}, tokens, and "excess", as context.excess.
     """
     from experiments.lab.measure.protocols import summarise, token_losses
 
@@ -117,10 +117,11 @@ def measure_by_position(
         if kept is not None:
             kept.add(losses, segments)
         sums = by_position(losses, segments.owners)
-        best = None
+        curves = {}  # of the best reader that looks so far back at most, by bin
         if corpus.language is not None:
-            nll = optimum(corpus.language, segments.tokens, losses)
-            best = by_position(replace(losses, nll=nll), segments.owners)
+            for limit in sorted({limit for _, high in sums.bins for limit in context.lengths(high)}):
+                nll = optimum(corpus.language, segments.tokens, losses, limit)
+                curves[limit] = by_position(replace(losses, nll=nll), segments.owners)
         rows = []
         for place, (low, high) in enumerate(sums.bins):
             loss = sums.interval(place)
@@ -128,9 +129,12 @@ def measure_by_position(
             row = {"low": low, "high": high, "nll": loss.value, "interval": [ends["low"], ends["high"]]}
             row |= {"perplexity": math.exp(min(loss.value, 700.0)), "targets": int(sums.targets[:, place].sum())}
             columns = {"document_nll": sums.nll, "document_targets": sums.targets}
-            if best is not None:
+            if curves:
+                nll, targets, best = sums.nll[:, place], sums.targets[:, place], curves[high]
+                curve = np.stack([curves[limit].nll[:, place] for limit in context.lengths(high)])
                 row |= {"optimum": best.interval(place).value}
-                row |= {"excess": context.excess((sums.nll - best.nll)[:, place], sums.targets[:, place])}
+                row |= {"effective_context": context.effective_context(nll, targets, curve, high).plain()}
+                row |= {"excess": context.excess(nll - best.nll[:, place], targets)}
             rows.append(row | {key: column[:, place].tolist() for key, column in columns.items()})
         about = {"split": settings.split, "context": settings.context, "documents": len(sums.nll), "rows": rows}
         doublings = []
@@ -149,7 +153,11 @@ def format_table(result: dict) -> str:
     columns = {"context seen": "{low}-{high}", "nats": "{nll:.3f}"}
     if result["documents"] > 1:
         columns["interval"] = "[{interval[0]:.3f}, {interval[1]:.3f}]"
-    columns |= {"optimum": "{optimum:.3f}"} if known else {}
+    if known:
+        columns["optimum"] = "{optimum:.3f}"
+        columns["effective context"] = lambda row: context.format_length(
+            Estimate.of(row["effective_context"]), row["high"]
+        )
     lines = [tables.format_rows(result["rows"], columns | {"perplexity": "{perplexity:.3f}", "targets": "{targets:,}"})]
     if len(result["doublings"]) > 1:
         columns = {"of the same targets": "{from} → {to}", "gain, nats": lambda row: str(Estimate.of(row))}
