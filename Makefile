@@ -14,8 +14,8 @@ demo: .venv/ready
 	for base in $(wildcard experiments/bases/*-nano); do \
 		$(PY) -m experiments.extend experiment=demo_text checkpoint=$$base || exit 1; done
 
-# Every claim at the smallest scale that decides, over this machine's cores; the plan is printed first. Killed anywhere,
-# the same goes on.
+# All claims at the smallest scale that decides, but those that take text or learn tasks, over this machine's cores; the
+# plan is printed first. Killed anywhere, the same goes on.
 claims: .venv/ready
 	$(PY) -m experiments.reproduce claim=all scale=pico launcher=joblib
 

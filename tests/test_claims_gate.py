@@ -30,6 +30,7 @@ def test_a_gate_that_fails_is_said_in_capitals_and_names_the_models():
     some, none = describe_gate({"arms": [uses, does_not]}), describe_gate({"arms": [does_not]})
     assert some.startswith("THE GATE FAILS for none:") and "holds for the other 1" in some
     assert none.startswith("THE GATE FAILS: no model") and "0.005 [-0.010, 0.020]" in none
+    assert "none: 0.005" in describe_gate({"arms": [row("rope", 0.001, 0.003), does_not]}), "of those that fail"
     assert describe_gate(None) == ""
 
 
@@ -71,7 +72,7 @@ def test_a_report_has_the_gate_of_each_scale_over_all_claims():
     old = {"scale": {"name": "nano", "data": "sotu", "window": 32}}
     results = gates({"a": other, "b": result, "c": old, "bound": {"scale": None}})
     assert list(results) == ["pico on chains, windows of 64", "nano on sotu, windows of 32"]
-    assert "FAILS for none, learned (y):" in (text := results["pico on chains, windows of 64"])
+    assert "FAILS for none; learned (y):" in (text := results["pico on chains, windows of 64"])
     assert "the other 2" in text, "two models of one name"
     assert "not measured" in results["nano on sotu, windows of 32"]
 

@@ -86,7 +86,8 @@ FAILS, HOLDS = ratio(2.5, 3.5), ratio(1.2, 1.8)
     ("result", "expected"),
     [
         (turning([HOLDS, FAILS, FAILS], [ABOVE, BELOW, BELOW], [ABOVE, WITHIN, ABOVE], (0, 9, 30)), [REPRODUCED] * 3),
-        (turning([HOLDS, FAILS, FAILS], [BELOW, ABOVE, WITHIN], [BELOW] * 3, (30, 9, 0)), [NOT] * 3),
+        (turning([HOLDS, FAILS, FAILS], [BELOW, ABOVE, WITHIN], [WITHIN] * 3, (30, 9, 0)), [NOT, OPEN, NOT]),
+        (turning([HOLDS, FAILS, FAILS], [BELOW, BELOW, WITHIN], [BELOW] * 3, (30, 9, 0)), [OPEN, NOT, NOT]),
         (turning([FAILS, FAILS, FAILS], [ABOVE, BELOW, BELOW], [ABOVE, BELOW, ABOVE], (9, 30, 0)), [OPEN, OPEN, NOT]),
         (turning([HOLDS, HOLDS, FAILS], [BELOW] * 3, [ABOVE] * 3, (0, 9, 30)), [OPEN] * 3),
         (turning([FAILS] * 3, [BELOW] * 3, [ABOVE] * 3, (9, 0, 12)), [REPRODUCED, REPRODUCED, REPRODUCED]),

@@ -154,6 +154,7 @@ def test_conclusions_are_plain_sentences_with_little_markdown():
         '<a href="#bound">there</a>, 2 * 3 * 4 &lt;b&gt;.</p>\n'
         "<h3>What</h3>\n<ul><li>one</li><li>two lines</li></ul>\n"
     ).removeprefix("\n")
+    assert prose("[far](../../extend/README.md#all)") == '<p><a href="../../extend/README.md#all">far</a></p>\n'
     assert "javascript" not in re.sub(r"\[.*", "", prose("[x](javascript:alert(1))")) and "<a" not in prose(
         "[x](file:///)"
     )

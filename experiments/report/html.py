@@ -222,7 +222,7 @@ def _inline(text: str) -> str:
         if number % 2:
             parts.append(f"<code>{piece}</code>")
             continue
-        piece = re.sub(r"\[([^\]]+)\]\(((?:https?://|#)[^)\s]+)\)", r'<a href="\2">\1</a>', piece)
+        piece = re.sub(r"\[([^\]]+)\]\(((?:https?://|#|\.\./)[^)\s]+)\)", r'<a href="\2">\1</a>', piece)
         piece = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", piece)
         parts.append(re.sub(r"\*(?! )([^*]+)(?<! )\*", r"<em>\1</em>", piece))
     return "".join(parts)

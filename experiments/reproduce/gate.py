@@ -43,7 +43,7 @@ def describe_gate(gate: dict | None) -> str:
         if not failing:
             return "The gate holds: on every task most seeds have learned the range of training."
         return f"THE GATE FAILS for {', '.join(failing)}: most seeds have not learned the range of training."
-    least = min(rows, key=lambda row: row["gain"]["value"])
+    least = min([row for row in rows if not row["passed"]] or rows, key=lambda row: row["gain"]["value"])
     spans = sorted({(row["from"], row["to"]) for row in rows})
     span = " and ".join(f"from {half} to {whole}" for half, whole in spans)
     gain = f"{span} tokens of context they gain {Estimate.of(least['gain'])} nats a token or more"
@@ -55,7 +55,7 @@ def describe_gate(gate: dict | None) -> str:
             f"{Estimate.of(least['gain'])} nats a token), so what longer contexts do to them says little."
         )
     return (
-        f"THE GATE FAILS for {', '.join(failing)}: no use of the second half of the window shows ({span} tokens, "
+        f"THE GATE FAILS for {'; '.join(failing)}: no use of the second half of the window shows ({span} tokens, "
         f"{least['arm']}: {Estimate.of(least['gain'])} nats a token). "
         f"It holds for the other {len(rows) - len(failing)}."
     )

@@ -41,18 +41,19 @@ class Turn(Claim):
         f"{', '.join(map(str, DECIDING))} steps are one family (Holm). A case has failed if plain extrapolation is "
         f"above {FAILED:g} times the perplexity of one window (interval). Ahead: reproduced if interpolation is below "
         f"direct after {DECIDING[0]} or {DECIDING[1]} steps in every case that has failed; not, if below in none. "
-        f"Caught up: reproduced if in every such case direct is level or below again after {DECIDING[-1]} steps; not, "
-        "if in none. Moves: Spearman's rank correlation over all cases, by seed, between how far extrapolation had "
-        "failed and the steps up to which interpolation is ahead (the curves' last crossing; 0 where it never is, "
-        "beyond the last where it stays): reproduced if its mean over seeds is at least 0.5 and its interval above 0, "
-        "not if that lies below 0.5. Else, or where fewer than two cases have failed, inconclusive. YaRN stands beside "
-        "it and decides nothing."
+        f"Caught up: reproduced if in every case where it was ahead it is no longer after {DECIDING[-1]} steps; not, "
+        "if in none of these; open where there is none. Moves: Spearman's rank correlation over all cases, by seed, "
+        "between how far extrapolation had failed and the steps up to which interpolation is ahead (the curves' last "
+        "crossing; 0 where it never is, beyond the last where it stays): reproduced if its mean over seeds is at least "
+        "0.5 and its interval above 0, not if that lies below 0.5. Else, or where fewer than two cases have failed, "
+        "inconclusive. YaRN stands beside it and decides nothing."
     )
     rewritten = (
         "After three seeds at nano, before those of today's verdict. All 90 comparisons, YaRN's and those after 0 and "
         "16 steps too, were one family, in which three seeds cannot show anything; and the correlation had to be 0.5 "
         "in every single seed, so that each further one made it harder to pass. After the run the words name the last "
-        "crossing, as it is computed; before, they left open which."
+        "crossing, as it is computed; before, they left open which. And since then catching up is asked of cases with a "
+        "lead alone: one without a lead had counted as caught up."
     )
     paper = (
         "LLaMA 7B to 8192 and 16384: untuned over 1000; PI untuned 16.10 and 112.13, after 200 steps 7.12 and 7.05; "
@@ -129,7 +130,7 @@ class Turn(Claim):
             return row["over direct is"] == "lower"
 
         ahead = [any(is_lower(case, step) for step in DECIDING[:2]) for case in failed]
-        caught = [not is_lower(case, DECIDING[-1]) for case in failed]
+        caught = [not is_lower(case, DECIDING[-1]) for case, led in zip(failed, ahead, strict=True) if led]
         enough = len(failed) >= 2
         count = f"extrapolation has failed in {len(failed)} of {len(cases)} cases"
         lost, crossings = (
@@ -145,9 +146,10 @@ class Turn(Claim):
                 f"{count}; interpolation is ahead in {sum(ahead)} of them",
             ),
             "and direct fine-tuning catches up": verdict(
-                enough and all(caught),
-                enough and not any(caught),
-                f"{count}; after {DECIDING[-1]} steps interpolation is no longer ahead in {sum(caught)} of them",
+                enough and len(caught) > 0 and all(caught),
+                enough and len(caught) > 0 and not any(caught),
+                f"of the cases that fail, interpolation is ahead in {sum(ahead)}; after {DECIDING[-1]} steps no longer "
+                f"in {sum(caught)}",
             ),
             "the worse it fails, the later the curves cross": verdict(
                 enough and rank.value >= 0.5 and rank.low > 0,
