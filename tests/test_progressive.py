@@ -99,6 +99,14 @@ def test_readings_are_of_the_same_targets_and_compared_in_pairs(base, result):
 
 
 @pytest.mark.slow
+def test_on_chains_the_effective_context_is_a_second_table():
+    known = {"effective_context": {"value": 30.4, "low": 28.0, "high": 32.0}}
+    rows = [{"context": context, "perplexity": 5.0} | known for context in (32, 64)]
+    plain, effective = table([PathReading("base", 1, 0, rows)]).split("\n\nEffective context: ")
+    assert plain.splitlines()[-1].split() == ["base", "1", "0", "5.000", "5.000"]
+    assert effective.splitlines()[-1].split("0", 1)[1].split("  ") == ["", "30 [28, ≥32]", "30 [28, 32]"]
+
+
 def test_a_verdict_says_which_path_is_better():
     def path(name, *nats):
         row = {"context": 4, "token_set": "t", "document_nll": nats, "document_tokens": [2] * len(nats)}
@@ -141,6 +149,7 @@ def test_the_command_plans_tells_draws_and_keeps(base, result, capsys):
     assert "direct: search at 128 tokens, about 6 candidates on 2 texts, on the base model; fine-tune 3 steps" in out
     text = (made.folder / "results.json").read_text()
     assert len(text) < 30_000 and json.loads(text)["found"] == sentences(result)
+    assert json.loads(text)["overrides"] == overrides and json.loads(text)["versions"]["torch"]
     for name in ("table.txt", "figure.png", "figure.svg"):
         assert (made.folder / name).stat().st_size > 100
 

@@ -1,11 +1,12 @@
 """The results of a study as tables in the layout of the Position Interpolation paper, and as sentences."""
 
+import math
 from collections.abc import Callable, Sequence
 
 from experiments.extend.arms import CONTROL, DECODED, PLAIN
 from experiments.extend.findings import Findings, Reading
-from experiments.lab.measure.context import gate_verdict
-from experiments.lab.statistics import compare, holm
+from experiments.lab.measure.context import format_length, gate_verdict
+from experiments.lab.statistics import Estimate, compare, holm
 
 
 def _row(findings: Findings, position: str, method: str, window, cells: list, widths: Sequence[int]) -> str:
@@ -20,7 +21,11 @@ def perplexity_table(findings: Findings) -> str:
 
 def effective_table(findings: Findings) -> str:
     """Effective context by scheme, arm, window and steps (rows), and context (columns), where the optimum is known."""
-    return _by_context(findings, lambda reading, context: f"{reading.effective_context(context):.0f}")
+
+    def cell(reading: Reading, context: int) -> str:
+        return format_length(Estimate(reading.effective_context(context), -math.inf, math.inf), context)
+
+    return _by_context(findings, cell)
 
 
 def _by_context(findings: Findings, cell: Callable[[Reading, int], str]) -> str:

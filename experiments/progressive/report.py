@@ -1,12 +1,13 @@
 """The results of a progressive extension: readings compared in pairs over documents, as a table and sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from experiments.lab.measure.context import format_length
 from experiments.lab.statistics import Estimate, compare
 from experiments.lab.tables import format_table
 
-BRIEF = ("context", "perplexity", "nll", "tokens", "token_set")
+BRIEF = ("context", "perplexity", "nll", "tokens", "token_set", "effective_context")  # the last on chains alone
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class PathReading:
     @property
     def brief(self) -> list[dict]:
         """Rows without their sums by document."""
-        return [{key: row[key] for key in BRIEF} for row in self.rows]
+        return [{key: row[key] for key in BRIEF if key in row} for row in self.rows]
 
 
 def last(readings: Sequence[PathReading], name: str) -> PathReading:
@@ -50,11 +51,17 @@ def path_ratios(readings: Sequence[PathReading]) -> dict[str, dict[int, dict]]:
 
 
 def table(readings: Sequence[PathReading]) -> str:
-    """Perplexity by reading (rows) and context (columns), on the same targets."""
+    """Perplexity by reading (rows) and context (columns), on the same targets; on chains effective context too."""
+    text = _by_context(readings, lambda row: f"{row['perplexity']:.3f}")
+    if "effective_context" not in readings[0].rows[0]:
+        return text
+    known = _by_context(readings, lambda row: format_length(Estimate.of(row["effective_context"]), row["context"]))
+    return f"{text}\n\nEffective context: tokens with which the best reader has the loss of the model.\n\n{known}"
+
+
+def _by_context(readings: Sequence[PathReading], cell: Callable[[dict], str]) -> str:
     head = ["", "factor", "steps", *(row["context"] for row in readings[0].rows)]
-    return format_table(
-        head, [[r.name, r.factor, r.steps, *(f"{row['perplexity']:.3f}" for row in r.rows)] for r in readings]
-    )
+    return format_table(head, [[r.name, r.factor, r.steps, *map(cell, r.rows)] for r in readings])
 
 
 def sentences(result: dict) -> str:

@@ -22,6 +22,7 @@ from pathlib import Path
 import yaml
 
 from conf.base import BadInput
+from conf.environment import environment
 from conf.files import write_json, write_text
 from conf.validation import validate
 from experiments.lab.finetuning import fine_tuned
@@ -136,10 +137,10 @@ def run_command(values: dict, overrides: list[str]) -> None:
         request.checkpoint, validate(Progressive, values), engine.launcher, engine.jobs_on_gpu, **placed
     )
     print(describe(stages), flush=True)
-    write_page(stages, run_progressive(stages), Path(request.runs))
+    write_page(stages, run_progressive(stages), Path(request.runs), overrides)
 
 
-def write_page(stages: Stages, result: dict, runs: Path) -> None:
+def write_page(stages: Stages, result: dict, runs: Path, overrides: list[str]) -> None:
     """Write table, sentences and figure to the folder, the terminal and W&B."""
     from conf.tracking import tracked_page
     from experiments.progressive.figure import progressive_figure
@@ -149,7 +150,8 @@ def write_page(stages: Stages, result: dict, runs: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # The sums by document are saved with each reading.
     short = [{**asdict(reading), "rows": reading.brief} for reading in readings]
-    write_json(folder / "results.json", {"settings": settings} | result | {"readings": short, "found": summary})
+    about = environment(overrides) | {"settings": settings}
+    write_json(folder / "results.json", about | result | {"readings": short, "found": summary})
     write_text(folder / "table.txt", f"{text}\n\n{summary}\n")
     progressive_figure(folder / "figure", readings, result)
     print(f"\n{text}\n\n{summary}\n\nIn {folder}: table.txt, results.json, figure.png")

@@ -132,7 +132,7 @@ def with_optimum(
 
 
 def effective_context(
-    nll: Sequence[float], tokens: Sequence[float] | np.ndarray, curve: np.ndarray, context: int
+    nll: Sequence[float] | np.ndarray, tokens: Sequence[float] | np.ndarray, curve: np.ndarray, context: int
 ) -> Estimate:
     """The context with which the best reader has the loss of a model, in tokens, with an interval over documents.
 

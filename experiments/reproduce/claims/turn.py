@@ -52,7 +52,7 @@ class Turn(Claim):
         "After three seeds at nano, before those of today's verdict. All 90 comparisons, YaRN's and those after 0 and "
         "16 steps too, were one family, in which three seeds cannot show anything; and the correlation had to be 0.5 "
         "in every single seed, so that each further one made it harder to pass. After the run the words name the last "
-        "crossing, as it is computed; before, they left open which. And since then catching up is asked of cases with a "
+        "crossing, as it is computed; before, they left open which. Since then catching up is asked of cases with a "
         "lead alone: one without a lead had counted as caught up."
     )
     paper = (
