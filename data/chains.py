@@ -17,6 +17,14 @@ The defaults, conf/data/chains.yaml: S = 16, alpha = 0.1, order 1, lag 1, docume
 | train      | 1024      | 8,389,632 |
 | validation | 64        | 524,352   |
 | test       | 256       | 2,097,408 |
+
+The best reader's perplexity of the last 8 tokens of the test documents falls with its context (lab/measure/optimum.py):
+
+| 16   | 64   | 128  | 256  | 512  | 1024 | 4096 | 8192 |
+|------|------|------|------|------|------|------|------|
+| 8.99 | 5.54 | 4.55 | 4.07 | 3.71 | 3.52 | 3.31 | 3.28 |
+
+A row drawn has an entropy of digamma(S·alpha + 1) - digamma(alpha + 1) nats on average, exp of which is 3.24.
 """
 
 from collections.abc import Iterator
