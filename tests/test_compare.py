@@ -16,6 +16,8 @@ from experiments.compare.recorded import Point, Recorded, json_lines, read
 from experiments.compare.table import columns, compare, contexts, differences, draw, finals, letters, notes, text
 from tests.runs import CACHE, command, finish, tiny
 
+READING = "none, fixed_targets, test, step 6, 64 targets"
+
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
@@ -55,7 +57,7 @@ def test_a_folder_and_its_offline_run_say_the_same(recorded):
         assert len(folder.curves[points]) == curve and folder.curves[points][-1][0] == 6 * 4 * 32
         assert offline.curves[points] == folder.curves[points]
     ((name, ours),), ((_, theirs),) = folder.readings.items(), reading.readings.items()
-    assert name == "none, fixed_targets, test, step 6" and list(reading.readings) == ["none-fixed_targets"]
+    assert name == READING and list(reading.readings) == ["none-fixed_targets"]
     assert [(p.context, p.perplexity) for p in ours] == [(p.context, pytest.approx(p.perplexity)) for p in theirs]
     assert [p.context for p in ours] == [16, 32, 64] and all(p.low < p.perplexity < p.high for p in ours)
 
@@ -69,7 +71,7 @@ def test_only_what_differs_is_told_and_the_table_has_the_numbers(recorded, tmp_p
     printed = compare(sources, tmp_path / "new" / "c")
     metrics = json.loads((folders[1] / "results.json").read_text())["metrics"]
     assert f"{metrics['validation/perplexity']:.5g}" in printed and "seed" not in printed
-    for point in runs[0].readings["none, fixed_targets, test, step 6"]:
+    for point in runs[0].readings[READING]:
         assert f"{point.perplexity:.5g}" in printed
     assert finals(runs)["tokens"] == [768, 768, None]
     assert len(contexts(runs)) == 4 and contexts(runs)["tokens of context"] == [16, 32, 64]
@@ -99,13 +101,16 @@ def test_a_killed_run_is_read_as_far_as_it_came(recorded, tmp_path):
     assert "These runs are not finished and are shown so far: killed, usual." in notes([run, half])
 
 
-def made(name="a", targets="x", state="done", **config):
-    return Recorded(name, name, state, config, {}, {}, {"r": [Point(8, 2.0, 1.0, 3.0, targets)]})
+def made(name="a", targets="x", state="done", count=64, **config):
+    return Recorded(name, name, state, config, {}, {}, {"r": [Point(8, 2.0, 1.0, 3.0, targets, count)]})
 
 
 def test_what_cannot_be_compared_is_said():
     (message,) = notes([made(targets="x"), made(targets="y")])
     assert message.startswith("Some readings scored different targets")
+    (message,) = notes([made(targets="x"), made(targets="y", count=512)])
+    assert message.startswith("Readings of as many targets"), "whose names tell them apart"
+    assert notes([made(targets="x"), made(targets="x")]) == []
     (message,) = notes([made(**{"data.name": "a"}), made(**{"data.name": "b"})])
     assert message.startswith("The runs differ in their data")
     (message,) = notes([made(window=32, validation_windows=8), made(window=64, validation_windows=4)])
@@ -182,9 +187,8 @@ def test_readings_whole_and_as_decoded_have_names_of_their_own(recorded, tmp_pat
     (whole,) = (folder / "perplexity").glob("*.json")
     for other in ("fixed_targets-decoded-0123456789", "fixed_targets-9876543210"):
         shutil.copy(whole, whole.with_name(f"step-00000006-none-{other}.json"))
-    name = "none, fixed_targets, test, step 6"
     names = set(read(str(folder)).readings)
-    assert {name, name.replace("targets", "targets, as decoded")} < names and len(names) == 3
+    assert {READING, READING.replace("targets", "targets, as decoded", 1)} < names and len(names) == 3
 
 
 @pytest.mark.slow

@@ -17,13 +17,17 @@ ONLINE = re.compile(r"[^/\s]+/[^/\s]+/[^/\s]+")
 
 @dataclass(frozen=True)
 class Point:
-    """Perplexity at a context length in tokens, with its 95 % interval over documents and its targets, if known."""
+    """Perplexity at a context length in tokens, with its 95 % interval over documents and its targets, if known.
+
+    targets: a digest of which they are; count: how many.
+    """
 
     context: int
     perplexity: float
     low: float | None = None
     high: float | None = None
     targets: str | None = None
+    count: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ def from_folder(path: Path) -> Recorded:
         if lacking := [key for key in ("label", "rows", "split", "step") if key not in reading]:
             raise BadInput(f"{place} is no reading: it lacks {', '.join(lacking)}")
         how = reading["rows"][0]["protocol"] + ", as decoded" * ("-decoded-" in place.name)
-        name = f"{reading['label']}, {how}, {reading['split']}, step {reading['step']}"
+        count = f"{reading['rows'][0]['tokens']:,} targets"
+        name = f"{reading['label']}, {how}, {reading['split']}, step {reading['step']}, {count}"
         while name in readings:  # read with other settings, whose digest is in the file's name
             name += f" ({place.stem[-10:]})"
         readings[name] = [_point(row) for row in reading["rows"]]
@@ -99,7 +104,8 @@ def _point(row: dict) -> Point:
     from experiments.lab.statistics import mean
 
     perplexity = mean(row["document_nll"], row["document_tokens"]).exp().plain()
-    return Point(row["context"], row["perplexity"], perplexity["low"], perplexity["high"], row["token_set"])
+    ends = perplexity["low"], perplexity["high"]
+    return Point(row["context"], row["perplexity"], *ends, row["token_set"], row["tokens"])
 
 
 def from_offline(file: Path, source: str) -> Recorded:

@@ -67,12 +67,14 @@ def notes(runs: list[Recorded]) -> list[str]:
         messages.append(
             f"The runs differ in {' and '.join(windows)}: their validation losses are of different targets."
         )
-    sets: dict[int, set] = {}
-    for run in runs:
-        for point in (point for points in run.readings.values() for point in points if point.targets is not None):
-            sets.setdefault(point.context, set()).add(point.targets)
+    points = [point for run in runs for reading in run.readings.values() for point in reading if point.targets]
+    sets: dict[tuple, set] = {}
+    for point in points:
+        sets.setdefault((point.context, point.count), set()).add(point.targets)
     if any(len(targets) > 1 for targets in sets.values()):
         messages.append("Some readings scored different targets; their differences mean nothing.")
+    elif len({count for _, count in sets}) > 1:
+        messages.append("Readings of as many targets scored the same ones; others cannot be compared.")
     if unfinished := [run.name for run in runs if run.state not in ("done", "finished")]:
         messages.append(f"These runs are not finished and are shown so far: {', '.join(unfinished)}.")
     return messages
