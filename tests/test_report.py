@@ -168,9 +168,10 @@ def test_the_smaller_figure_is_taken(folder):
 
 def test_the_table_is_markdown_and_goes_between_its_markers(folder):
     table = program.markdown(program.gather(folder), folder, folder / "R.md")
-    gates, rows = table.split("\n\n")
+    gates, others, rows = table.split("\n\n")
     assert all(len(re.split(r"(?<!\\)\|", line)) == 7 for line in rows.splitlines()), "five columns each"
     assert gates == "nano on sotu, windows of 32: Whether it uses its window was not measured."
+    assert others.startswith("micro, mini, pico, small: No claim was run"), "all scales but that of tests"
     assert r"0.434 max\|h\|" in table and r"Loss \< 1" in table and "| nano, 5 seeds |" in table
     text = f"before\n{program.START}\nold\n{program.END}\nafter\n"
     new = program.insert_table(text, table, "R.md")

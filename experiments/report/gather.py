@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conf.base import BadInput
+from conf.overrides import choices
 
 NEEDED = ("claim", "title", "source", "statement", "rule", "paper", "settle", "verdict", "parts", "command", "rows")
 NOT_RUN = "not run"
@@ -58,7 +59,7 @@ def gather(folder: Path) -> Report:
     }
     conclusions = folder / "conclusions.md"
     text = conclusions.read_text(encoding="utf-8") if conclusions.is_file() else None
-    return Report(results, gates(results), figures, missing, text)
+    return Report(results, gates(results) | not_run(results), figures, missing, text)
 
 
 def gates(results: dict[str, dict]) -> dict[str, str]:
@@ -82,6 +83,13 @@ def gates(results: dict[str, dict]) -> dict[str, str]:
         ]
         sentences[scale] = describe_gate({"arms": named}) if named else "Whether it uses its window was not measured."
     return sentences
+
+
+def not_run(results: dict[str, dict]) -> dict[str, str]:
+    """A sentence on the scales at which no claim was run, but that of the tests; none if there are none."""
+    done = {scale["name"] for result in results.values() if (scale := result.get("scale"))}
+    left = [scale for scale in choices("scale") if scale not in done and scale != "tiny"]
+    return {", ".join(left): "No claim was run; whether their models use their windows is not known."} if left else {}
 
 
 def _result(path: Path) -> dict:
