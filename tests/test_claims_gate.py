@@ -19,8 +19,7 @@ CHAINS = 'train=["steps=4","snapshots=[2]","data.length=256","data.documents={tr
 
 
 def row(arm, low, high):
-    gain = {"value": (low + high) / 2, "low": low, "high": high}
-    return {"arm": arm, "from": 32, "to": 64, "gain": gain, "passed": low > 0}
+    return {"arm": arm, "from": 32, "to": 64, "value": (low + high) / 2, "low": low, "high": high, "passed": low > 0}
 
 
 def test_a_gate_that_fails_is_said_in_capitals_and_names_the_models():
@@ -37,11 +36,13 @@ def test_a_gate_that_fails_is_said_in_capitals_and_names_the_models():
 def test_the_gate_of_one_model_and_one_document_has_no_interval_and_fails():
     def read(arm, step, contexts):
         counts = {"document_tokens": [10], "token_set": "same"}
-        return {context: [{"document_nll": [600 / context], **counts}] for context in contexts}
+        return {context: [{"context": context, "document_nll": [600 / context], **counts}] for context in contexts}
 
     runs = {"rope": [SimpleNamespace(checkpoint=None, window=64)]}
     gate = json.loads(json.dumps(measure_gate(SimpleNamespace(perplexity=read), runs), allow_nan=False))
-    assert gate["arms"][0]["gain"] == {"value": pytest.approx(0.9375), "low": None, "high": None}
+    (row,) = gate["arms"]
+    assert (row["from"], row["to"], row["low"], row["high"]) == (32, 64, None, None)
+    assert row["value"] == pytest.approx(0.9375)
     assert not gate["passed"] and "0.938 nats a token" in describe_gate(gate)
 
 
@@ -51,7 +52,8 @@ def test_the_turn_asks_every_age_of_its_bases_whether_it_uses_its_window():
 
     def read(arm, step, contexts):
         counts = {"document_tokens": [10, 10], "token_set": "same"}
-        return {length: [{"document_nll": [10 * nats[step, length]] * 2, **counts}] * 2 for length in contexts}
+        nll = {length: [10 * nats[step, length]] * 2 for length in contexts}
+        return {length: [{"context": length, "document_nll": nll[length], **counts}] * 2 for length in contexts}
 
     base = SimpleNamespace(checkpoint=None, window=256, batch=16, steps=4000, snapshots=[250, 500, 1000, 2000])
     arms = {"rope": [base], "tuned": [SimpleNamespace(checkpoint="a base")]}

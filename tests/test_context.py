@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments.lab.measure import by_position, context
+from experiments.lab.measure import by_position, context, longppl
 from experiments.lab.measure.optimum import optimum
 from experiments.lab.measure.perplexity import (
     Measurement,
@@ -20,6 +20,8 @@ from experiments.lab.measure.perplexity import (
     notes,
 )
 from experiments.lab.statistics import Estimate
+from experiments.longrope import Search, search_factors, searching
+from experiments.longrope.searching import Progress
 from experiments.reproduce.evidence import Evidence
 from tests.runs import tiny
 from tests.test_chains import chains
@@ -110,10 +112,10 @@ def test_chance_is_not_known_from_few_documents():
 
 def test_a_single_document_passes_nothing_and_no_interval_is_shown():
     rows = [
-        {"context": length, "document_nll": [nats], "document_tokens": [8], "documents": [0]}
+        {"context": length, "document_nll": [nats], "document_tokens": [8], "documents": [0], "token_set": "same"}
         for length, nats in ((32, 24.0), (64, 16.0))
     ]
-    gate = context.gate(rows, 64)
+    gate = context.gate([rows], 64)
     assert gate == {"from": 32, "to": 64, "value": 1.0, "low": None, "high": None, "passed": False}
     assert "it gains 1.000 nats a token, in a single document" in context.gate_sentence(gate, 64)
     known = context.effective_context([5.0], [4.0], np.array([[8.0], [6.0], [4.0]])[:, :1], 2)
@@ -126,21 +128,25 @@ def test_gains_are_paired_and_the_gate_asks_the_last_doubling_inside_the_window(
 
     def row(length, nats):
         return {"context": length, "document_nll": (8 * (hard + nats)).tolist(), "document_tokens": [8] * 40} | {
-            "documents": list(range(40))
+            "documents": list(range(40)),
+            "token_set": "same",
         }
 
     small = random.normal(0, 0.01, size=40)
     rows = [row(16, 0.0), row(64, -0.06 + small), row(32, -0.05)]
     assert [(gain["from"], gain["to"]) for gain in context.gains(rows)] == [(16, 32), (32, 64)]
     assert context.gains(rows)[0]["value"] == pytest.approx(0.05)
-    passed, failed = context.gate(rows, 64), context.gate([row(16, 0.0), row(32, small - small.mean() - 0.0005)], 32)
+    passed = context.gate([rows], 64)
+    failed = context.gate([[row(16, 0.0), row(32, small - small.mean() - 0.0005)]], 32)
     assert (passed["from"], passed["to"], passed["passed"]) == (32, 64, True)
     assert 0 < passed["low"] < passed["value"] < passed["high"] < 0.02
     assert (failed["passed"], failed["low"] < 0 < failed["value"]) == (False, True)
-    assert context.gate(rows, 128) is None
-    alone = {"documents": [0], "document_tokens": [8]}
+    assert context.gate([rows], 128) is None
+    alone = {"documents": [0], "document_tokens": [8], "token_set": "same"}
     alone = [{**alone, "context": 16, "document_nll": [8.0]}, {**alone, "context": 32, "document_nll": [1.0]}]
-    assert not context.gate(alone, 32)["passed"]
+    assert not context.gate([alone], 32)["passed"]
+    several = context.gate([alone, alone, alone], 32)
+    assert several["low"] == several["value"] > 0 and not several["passed"], "seeds tell nothing of other documents"
     assert "uses all 64 tokens: from 32 on it gains" in context.gate_sentence(passed, 64)
     assert "shows no use of the second half of 32 tokens" in context.gate_sentence(failed, 32)
     assert "name 64 and 128" in context.gate_sentence(None, 128)
@@ -179,6 +185,39 @@ def test_a_claim_is_warned_of_losses_by_position_below_the_optimum(base, monkeyp
     monkeypatch.setattr(by_position, "optimum", lambda *args: 9.0 + optimum(*args))
     with pytest.warns(UserWarning, match=r"At a context of 1 the loss is .* below the optimum"):
         evidence.by_position("rope", context=32)
+
+
+def test_longppl_of_chains_is_held_to_the_optimum_of_the_same_targets(base):
+    """All targets from K on, read whole, are those of fixed_targets with as large a region."""
+    result, cache = base
+    settings = longppl.LongPPL(length=64, short=16, stride=4, segments=12, gain=0.01)
+    read, _ = longppl.measure_longppl(result.checkpoint, None, settings, cache)
+    same = Measurement(contexts=(64,), stride=64 - 16 + 1, segments=12)
+    (row,) = measure_checkpoint(result.checkpoint, None, same, cache)["rows"]
+    assert read["all"]["nll"] == pytest.approx(row["nll"])
+    assert read["all"]["optimum"] == pytest.approx(row["optimum"]["perplexity"])
+    assert read["all"]["excess"] == pytest.approx(row["excess"]) and read["all"]["excess"]["value"] > 0
+    assert "The best reader has " in longppl.format_table(read)
+    read["all"]["excess"] = {"value": -1.0, "standard_error": 0.01}
+    assert "no reader can do that" in longppl.format_table(read)
+
+
+def test_a_search_on_chains_has_the_effective_context_of_the_same_targets(base):
+    result, cache = base
+    evolution = {"population": 4, "parents": 2, "mutations": 1, "crossovers": 1, "generations": 1, "probability": 0.3}
+    settings = Search(**evolution, seed=0, tokens=128, segments=9, factor=2.0)
+    found, _ = search_factors(
+        result.checkpoint, settings, cache, Progress(SimpleNamespace(update=int, set_postfix=dict))
+    )
+    windows = Measurement(protocol="windows", contexts=(64,), stride=1, segments=9)
+    (row,) = measure_checkpoint(result.checkpoint, None, windows, cache)["rows"]
+    held_out = found["methods"]["extrapolation"]["held out"]
+    assert held_out["effective_context"] == pytest.approx(row["effective_context"])
+    assert held_out["excess"] == pytest.approx(row["excess"])
+    table = searching.format_table(found)
+    assert "effective context" in table and "The best reader has " in table and "no reader can" not in table
+    held_out["excess"] = {"value": -1.0, "standard_error": 0.01}
+    assert "no reader can do that" in searching.format_table(found)
 
 
 @pytest.mark.slow

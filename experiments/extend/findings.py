@@ -11,6 +11,7 @@ from functools import cached_property
 from statistics import mean, median
 
 from experiments.extend.arms import CONTROL, DECODED, PLAIN, Study, method_name
+from experiments.lab.measure.context import gate
 from experiments.lab.statistics import Comparison, compare
 from experiments.lab.statistics import mean as document_mean
 
@@ -120,11 +121,9 @@ class Findings:
         return self._index[position, PLAIN, 1, 0]
 
     def gate(self, position: str) -> dict:
-        """Whether the base models of a scheme use their window, as context.gate gives it, over seeds."""
+        """Whether the base models of a scheme use their window, as context.gate gives it."""
         read = next(reading for reading in self.gates if reading.position == position)
-        half, whole = read.contexts
-        gain = compare(read.at(half), read.at(whole)).difference
-        return {"from": half, "to": whole, **gain.plain(), "passed": gain.low > 0}
+        return gate([model.rows for model in read.models], max(read.contexts))
 
     @property
     def steps(self) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from conf.base import BadInput
 from data.retrieval import Task
+from experiments.lab.measure.context import with_optimum
 from experiments.lab.measure.perplexity import by_document
 from experiments.lab.measure.protocols import TokenLosses, summarise, token_losses
 from experiments.lab.measure.retrieval import make_trials
@@ -30,7 +31,7 @@ from models.positions.rescaled import ranks
 
 if TYPE_CHECKING:
     from data.corpus import Corpus
-    from data.settings import Retrieval
+    from data.settings import Chains, Retrieval
     from models.gpt import GPT
 
 # The paper's list of n̂; those beyond the trained window are dropped, since they would stretch nothing.
@@ -42,13 +43,15 @@ PERIODS = 10  # turns in the window of the first pair that LongRoPE2 takes for c
 class Texts:
     """Texts to score a model on, one array each, and the unit each belongs to, a document or a trial.
 
-    context: tokens read at a time; targets: number of scored targets at the end of a text (None: all).
+    context: tokens read at a time; targets: number of scored targets at the end of a text (None: all); language: of
+    chains, whose best reader is known.
     """
 
     tokens: list[np.ndarray]
     owners: list[int]
     context: int
     targets: int | None = None
+    language: "Chains | None" = None
 
     def losses(self, model: "GPT", repeat: int = 1, **options) -> TokenLosses:
         """Token losses of these texts, repeated `repeat` times; options are those of token_losses."""
@@ -57,14 +60,21 @@ class Texts:
         return token_losses(model, texts, [self.context], protocol, self.targets, region=region, **options)[0]
 
     def row(self, model: "GPT", **options) -> dict:
-        """Perplexity of these texts with sums by document or trial, as experiments.lab.statistics compares them."""
-        return by_document(asdict(summarise(self.losses(model, **options))), self.owners)
+        """Perplexity of these texts with sums by document or trial, as experiments.lab.statistics compares them.
+
+        Of chains also what context.with_optimum adds.
+        """
+        losses = self.losses(model, **options)
+        row = by_document(asdict(summarise(losses)), self.owners)
+        if self.language is None:
+            return row
+        return with_optimum([row], [losses], self.tokens, self.owners, self.language)[0]
 
 
 def stretch_texts(corpus: "Corpus", split: str, length: int, count: int, context: int) -> Texts:
     """At most `count` stretches of held-out documents, of `length` targets each, read `context` tokens at a time."""
     segments = cut(corpus.split(split), length + 1, count)
-    return Texts(segments.tokens, segments.owners, context)
+    return Texts(segments.tokens, segments.owners, context, language=corpus.language)
 
 
 def needle_texts(corpus: "Corpus", settings: "Retrieval", split: str, length: int, count: int, seed: int) -> Texts:

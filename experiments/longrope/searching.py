@@ -271,16 +271,27 @@ def overfit(result: dict) -> tuple[float, float, float]:
 
 def format_table(result: dict) -> str:
     """Format the perplexities of every method, the ratios of the found factors to them, and the overfit gap."""
-    from experiments.lab.statistics import compare
+    from experiments.lab.measure.context import beats_the_optimum, format_length
+    from experiments.lab.statistics import Estimate, compare
 
-    methods = result["methods"]
+    methods, held_out = result["methods"], result["methods"][SEARCHED]["held out"]
     columns = [name for name in methods[SEARCHED] if name not in ("label", "extend")]
-    rows = []
+    known = "optimum" in held_out  # of chains
+    rows, excesses = [], []
     for name, row in methods.items():
         ratios = [compare([methods[SEARCHED][part]], [row[part]]).ratio for part in ("search", "held out")]
-        cells = [] if name == SEARCHED else [f"{ratios[0].value:.3f}", ratios[1]]
-        rows.append([name, *(f"{row[column]['perplexity']:.3f}" for column in columns), *(cells or ["", ""])])
-    table = tables.format_table(["method", *columns, "found / it: search", "found / it: held out"], rows)
+        cells = ["", ""] if name == SEARCHED else [f"{ratios[0].value:.3f}", ratios[1]]
+        if known:
+            length = Estimate.of(row["held out"]["effective_context"])
+            cells.insert(0, format_length(length, row["held out"]["context"]))
+            excesses += [{row[column]["context"]: row[column]["excess"]} for column in columns]
+        rows.append([name, *(f"{row[column]['perplexity']:.3f}" for column in columns), *cells])
+    headings = ["method", *columns, *["effective context, held out"] * known]
+    table = tables.format_table([*headings, "found / it: search", "found / it: held out"], rows)
+    if known:
+        best_reader = held_out["optimum"]["perplexity"]
+        table += f"\nThe best reader has {best_reader:.3f} on the held-out text."
+        table += "".join(f"\n{sentence}" for excess in excesses if (sentence := beats_the_optimum(excess)))
     *first, last = (LABELS[name] for name in result["rivals"])
     inside, outside, gap = overfit(result)
     return (

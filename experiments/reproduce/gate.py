@@ -1,13 +1,13 @@
 """Whether the models of a claim use their window; what longer contexts do to one that does not tells of no method.
 
-The gate of lab/measure/context.py over seeds: of the same held-out targets, the loss with half a window of context less
-that with the whole window. It holds for an arm if the interval over seeds and documents is above zero.
+The gate of lab/measure/context.py, for every arm of a claim.
 """
 
 from collections.abc import Sequence
 
+from experiments.lab.measure.context import gate
 from experiments.lab.plan import Arms
-from experiments.lab.statistics import Estimate, compare
+from experiments.lab.statistics import Estimate
 from experiments.reproduce.evidence import Evidence
 
 
@@ -18,8 +18,7 @@ def measure_gate(evidence: Evidence, arms: Arms, snapshots: Sequence[int] = ()) 
         snapshots: steps after which other arms start from these, measured as well.
 
     Returns:
-        {"passed": whether it holds for all of them, "arms": [{"arm", "from", "to": tokens of context, "gain": nats per
-        token with its interval, "passed"}]}.
+        {"passed": whether it holds for all of them, "arms": [{"arm", and what context.gate gives}]}.
     """
     rows = []
     for arm, (run, *_) in arms.items():
@@ -27,10 +26,8 @@ def measure_gate(evidence: Evidence, arms: Arms, snapshots: Sequence[int] = ()) 
             half, whole = run.window // 2, run.window
             for step in (*snapshots, None):
                 read = evidence.perplexity(arm, step=step, contexts=(half, whole))
-                compared = compare(read[half], read[whole])
                 name = arm if step is None else f"{arm} after {step * run.batch * run.window / 1e6:.3g} M tokens"
-                row = {"arm": name, "from": half, "to": whole, "gain": compared.difference.plain()}
-                rows.append(row | {"passed": compared.difference.low > 0 and compared.documents > 1})
+                rows.append({"arm": name, **gate(list(zip(*read.values(), strict=True)), whole)})
     return {"passed": all(row["passed"] for row in rows), "arms": rows} if rows else None
 
 
@@ -43,19 +40,19 @@ def describe_gate(gate: dict | None) -> str:
         if not failing:
             return "The gate holds: on every task most seeds have learned the range of training."
         return f"THE GATE FAILS for {', '.join(failing)}: most seeds have not learned the range of training."
-    least = min([row for row in rows if not row["passed"]] or rows, key=lambda row: row["gain"]["value"])
+    least = min([row for row in rows if not row["passed"]] or rows, key=lambda row: row["value"])
     spans = sorted({(row["from"], row["to"]) for row in rows})
     span = " and ".join(f"from {half} to {whole}" for half, whole in spans)
-    gain = f"{span} tokens of context they gain {Estimate.of(least['gain'])} nats a token or more"
+    gain = f"{span} tokens of context they gain {Estimate.of(least)} nats a token or more"
     if not failing:
         return f"The gate holds: all models use their whole window, {gain}."
     if len(failing) == len(rows):
         return (
             f"THE GATE FAILS: no model shows use of the second half of its window ({span} tokens, {least['arm']}: "
-            f"{Estimate.of(least['gain'])} nats a token), so what longer contexts do to them says little."
+            f"{Estimate.of(least)} nats a token), so what longer contexts do to them says little."
         )
     return (
         f"THE GATE FAILS for {'; '.join(failing)}: no use of the second half of the window shows ({span} tokens, "
-        f"{least['arm']}: {Estimate.of(least['gain'])} nats a token). "
+        f"{least['arm']}: {Estimate.of(least)} nats a token). "
         f"It holds for the other {len(rows) - len(failing)}."
     )

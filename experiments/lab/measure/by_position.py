@@ -141,7 +141,7 @@ def measure_by_position(
         for _, length in [part for part in sums.bins if part[1] >= 4]:
             pair = token_losses(model, segments.tokens, [length // 2, length], "fixed_targets", length // 4, **options)
             paired = [by_document(asdict(summarise(one)), segments.owners) for one in pair]
-            doublings.append(context.gate(paired, length))
+            doublings.append(context.gate([paired], length))
         return about | {"doublings": doublings, "gate": doublings[-1]}
 
     return cached_reading("by_position", subject, settings, label, (settings.split,), measured, kept)

@@ -17,7 +17,7 @@ import numpy as np
 from data.settings import Chains
 from experiments.lab.canvas import COLOURS, log_ticks, pyplot, write_figure
 from experiments.lab.measure.optimum import optimum
-from experiments.lab.statistics import Estimate, bootstrap, mean
+from experiments.lab.statistics import Estimate, bootstrap, compare, mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,27 +48,24 @@ def _gain(short: dict, long: dict) -> Estimate:
     return mean(np.subtract(short["document_nll"], long["document_nll"]), short["document_tokens"])
 
 
-def gate(rows: Sequence[dict], window: int) -> dict | None:
-    """Whether a model uses its window: the last doubling inside it gains, the paired interval above zero.
+def gate(models: Sequence[Sequence[dict]], window: int) -> dict | None:
+    """Whether models use their window: the last doubling inside it gains, the paired interval above zero.
 
     Args:
-        rows: of the protocol fixed_targets, one per context.
-        window: tokens that the model was trained on.
+        models: for each seed the rows of the protocol fixed_targets, one per context, of the same targets.
+        window: tokens that the models were trained on.
 
     Returns:
-        {"from", "to", "value", "low", "high", "passed"}; None where the window or its half was not measured. A single
-        document has no interval, low and high are None, and passes nothing.
+        {"from", "to", "value", "low", "high", "passed"}, the gain in nats per token over seeds and documents; None
+        where the window or its half was not measured. A single document has no interval and passes nothing.
     """
-    at = {row["context"]: row for row in rows}
-    if window not in at or window // 2 not in at:
+    half = window // 2
+    at = {length: [row for rows in models for row in rows if row["context"] == length] for length in (half, window)}
+    if not all(at.values()):
         return None
-    gain = _gain(at[window // 2], at[window])
-    return {
-        "from": window // 2,
-        "to": window,
-        **gain.plain(),
-        "passed": gain.low > 0,
-    }
+    compared = compare(at[half], at[window])
+    passed = compared.difference.low > 0 and compared.documents > 1
+    return {"from": half, "to": window, **compared.difference.plain(), "passed": passed}
 
 
 def gate_sentence(result: dict | None, window: int) -> str:

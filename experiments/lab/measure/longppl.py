@@ -22,7 +22,9 @@ from pydantic import Field, model_validator
 
 from conf.base import BadInput, Count, Settings
 from experiments.lab import tables
+from experiments.lab.measure.context import beats_the_optimum, excess
 from experiments.lab.measure.losses import LossFile
+from experiments.lab.measure.optimum import optimal_losses
 from experiments.lab.measure.readings import cached_reading, reading_path
 from experiments.lab.measure.request import AutoPrecision, Split
 from experiments.lab.measure.segments import Segments, cut
@@ -101,7 +103,9 @@ def measure_longppl(
     Returns:
         As cached_reading, with {"split", "length", "short", "stride", "gain", "loss", "evaluator", "share", "key",
         "all"}. "key", None if there is no such token, and "all": {"perplexity", "interval", "nll", "tokens",
-        "token_set", "documents", "document_nll", "document_tokens"}.
+        "token_set", "documents", "document_nll", "document_tokens"}; "all" of data=chains also has "optimum", the
+        perplexity of the best reader, and "excess", as context.excess. (Of key tokens the best reader is not the best:
+        they were chosen by how they came out.)
 
     Raises:
         BadInput: the evaluator has other tokens, or gives losses that are not finite.
@@ -124,6 +128,15 @@ def measure_longppl(
         about = {name: getattr(settings, name) for name in ("split", "length", "short", "stride", "gain", "loss")}
         about["evaluator"] = judge.identity | {"checkpoint": str(judge.checkpoint), "label": judge.config.extend.label}
         rows = {"key": _row(own, key, segments), "all": _row(own, np.ones_like(key), segments)}
+        if corpus.language is not None:
+            positions = np.arange(settings.short, settings.length + 1)  # each sees the text before it
+            best = optimal_losses(corpus.language, np.stack(segments.tokens), positions, positions)
+            optimum = _row(best, np.ones_like(key), segments)
+            over = np.subtract(rows["all"]["document_nll"], optimum["document_nll"])
+            rows["all"] |= {
+                "optimum": optimum["perplexity"],
+                "excess": excess(over, np.array(optimum["document_tokens"])),
+            }
         return about | {"share": float(key.mean()), **rows}
 
     label, chosen_by = f"{settings.split}{settings.length}", judge.key("longppl", settings.contrast)
@@ -204,6 +217,10 @@ def format_table(result: dict) -> str:
     table = tables.format_table(["targets", "tokens", "perplexity", "interval", "documents"], rows)
     judge, first = result["evaluator"], result["short"] - 1
     share = "No" if result["key"] is None else f"{100 * result['share']:.2f} % of the"
+    if "optimum" in result["all"]:
+        table += f"\nThe best reader has {result['all']['optimum']:.3f} on all targets."
+        if sentence := beats_the_optimum({result["length"]: result["all"]["excess"]}):
+            table += f"\n{sentence}"
     return (
         f"{table}\n{share} targets after the first {first} tokens are key tokens: to {judge['run']}, read with "
         f"extend={judge['label']}, they cost less than {result['loss']:g} nats after {result['length']} tokens of "

@@ -109,7 +109,7 @@ def measure_perplexity(
         rows = [parts.values[str(length)] for length in settings.contexts]
         result = {"split": settings.split, "rows": rows, "gains": context.gains(rows)}
         if settings.protocol == "fixed_targets":
-            result |= {"window": config.window, "gate": context.gate(rows, config.window)}
+            result |= {"window": config.window, "gate": context.gate([rows], config.window)}
         return result
 
     return cached_reading("perplexity", subject, settings, settings.label, (settings.split,), measured, kept)

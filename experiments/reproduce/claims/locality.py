@@ -78,14 +78,14 @@ class Locality(Claim):
             rows.append(row)
         rows = adjusted(rows, "over as trained in the window", f"over as trained at {FACTOR} windows")
         distance = {name: evidence.by_position(BASE, extensions[name], context=far) for name in BY_DISTANCE}
-        curves = {
-            name: [
-                float(np.mean([seed["rows"][place]["nll"] for seed in seeds])) for place in range(len(seeds[0]["rows"]))
-            ]
-            for name, seeds in distance.items()
-        }
-        bins = [row["high"] for row in distance[PLAIN][0]["rows"]]
-        return Findings(rows, {"by distance": curves, "bins": bins, "window": one})
+        for place, about in enumerate(distance[PLAIN][0]["rows"]):
+            row = {"tokens seen, from": about["low"], "to": about["high"]}
+            for name, seeds in distance.items():
+                read = [seed["rows"][place] for seed in seeds]
+                row |= {f"{name}, nats": float(np.mean([one["nll"] for one in read]))}
+                row |= effective_context(read, f"{name}, effective context")
+            rows.append(row)
+        return Findings(rows, {"window": one})
 
     def judge(self, findings: Findings) -> dict[str, Verdict]:
         fast, slow = (findings.row(divided=name) for name in (FAST, SLOW))
@@ -107,7 +107,7 @@ class Locality(Claim):
 
     def plot(self, findings: Findings):
         figure, (inside, beyond, distance) = pyplot().subplots(1, 3, figsize=(15, 5), layout="constrained")
-        rows = [row for row in findings.rows if row["divided"] != PLAIN]
+        rows = [row for row in findings.rows if row.get("divided", PLAIN) != PLAIN]
         for panel, span in ((inside, "in the window"), (beyond, f"at {FACTOR} windows")):
             for place, row in enumerate(rows):
                 plot_interval(panel, place, row[f"over as trained {span}"].ratio, COLOURS[0])
@@ -115,8 +115,10 @@ class Locality(Claim):
             panel.set_yticks(range(len(rows)), [row["divided"] for row in rows])
             panel.invert_yaxis()
             panel.set(title=span, xlabel="perplexity over that of the model as trained")
-        bins = findings.curves["bins"]
-        for (name, losses), colour in zip(findings.curves["by distance"].items(), COLOURS, strict=False):
+        places = [row for row in findings.rows if "to" in row]
+        bins = [row["to"] for row in places]
+        for name, colour in zip(BY_DISTANCE, COLOURS, strict=False):
+            losses = [row[f"{name}, nats"] for row in places]
             distance.plot(bins, losses, color=colour, marker="o", markersize=3, label=name)
         distance.axvline(findings.curves["window"], color="black", linewidth=0.8, linestyle=":", label="trained window")
         distance.set(title="by place in the text", xlabel="tokens of context seen, up to", ylabel="nats per token")

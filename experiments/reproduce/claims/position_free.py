@@ -57,6 +57,7 @@ class PositionFree(Claim):
         for arm in evidence.runs:
             rival = CONTROL if arm in (CONTROL, DROPPED) else BASE
             row = {"arm": arm, "rival": rival, "in the window": mean_perplexity(inside[arm])}
+            row |= effective_context(inside[arm])
             row["over the rival"] = None if arm == rival else compare(inside[arm], inside[rival])
             row |= {f"at {length}": mean_perplexity(plain[arm][length]) for length in (one, two, four)}
             for length in (two, four):
@@ -65,6 +66,7 @@ class PositionFree(Claim):
             for length in (two, four):
                 row = {"arm": arm, "tokens": length, **effective_context(plain[arm][length]), "rival there": rival}
                 row["over it there"] = None if arm == rival else compare(plain[arm][length], plain[rival][length])
+                row |= effective_context(yarn[rival][length], "effective context by its YaRN")
                 beyond.append(row | {"over its YaRN": compare(plain[arm][length], yarn[rival][length])})
         rows = adjusted(rows, "over the rival") + adjusted(beyond, "over it there", "over its YaRN")
         recovery = []
@@ -72,7 +74,8 @@ class PositionFree(Claim):
             dropped = evidence.in_window(DROPPED, step=step) if step else evidence.in_window(BASE, "drop")
             control = evidence.in_window(CONTROL, step=step) if step else inside[BASE]
             row = {"steps without positions": step}
-            row |= {"perplexity": mean_perplexity(dropped), "control": mean_perplexity(control)}
+            row |= {"perplexity": mean_perplexity(dropped), **effective_context(dropped)}
+            row |= {"control": mean_perplexity(control), **effective_context(control, "effective context of control")}
             recovery.append(row | {"over control": compare(dropped, control)})
         return Findings([*rows, *recovery], {"window": one})
 

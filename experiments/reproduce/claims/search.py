@@ -55,7 +55,10 @@ class SearchClaim(Claim):
             dims = results["dims"]
             read = {method: rows(dims, method, "held out") for method in ("extrapolation", *KNOWN)}
             read |= {name: rows(seeds, "found", "held out") for name, seeds in results.items()}
-            tables.append({"windows": factor} | {name: mean_perplexity(seeds) for name, seeds in read.items()})
+            row = {"windows": factor}
+            for name, seeds in read.items():
+                row |= {name: mean_perplexity(seeds), **effective_context(seeds, f"effective context, {name}")}
+            tables.append(row)
             for name, seeds in results.items():
                 gains.append({"factor": factor, "searched": name, **self.gain(seeds, results["dims"], name)})
                 factors[f"{name} {factor}"] = [result["vectors"]["found"] for result in seeds]

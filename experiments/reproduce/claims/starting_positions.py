@@ -5,12 +5,13 @@ import numpy as np
 from experiments.lab.canvas import COLOURS, plot_band, pyplot
 from experiments.lab.statistics import MARGIN, Comparison, contrast
 from experiments.reproduce.claim import Claim, Findings, Verdict, adjusted, verdict
-from experiments.reproduce.evidence import Rows
+from experiments.reproduce.evidence import Rows, effective_context
 from models.positions.frequencies import Geometric
 
 BASES = (10, 100, 10_000, 1_000_000)
 FITTING, LARGE = 100, 1_000_000  # with the one, all pairs of a small model move within a window; the other is too large
 SCHEMES = ("sinusoidal", "rope")
+EARLY, LATE = -3, -1  # the last bin of context seen that is early, and the one that is late
 MOVED = 0.1  # radians by which a pair must have turned to tell a position from the first
 
 
@@ -61,7 +62,7 @@ class StartingPositions(Claim):
             arm_of(scheme, base): evidence.by_position(arm_of(scheme, base)) for scheme in SCHEMES for base in BASES
         }
         bins = [(row["low"], row["high"]) for row in next(iter(read.values()))[0]["rows"]]
-        early, late = (2, bins[-3][1]), bins[-1]
+        early, late = (2, bins[EARLY][1]), bins[LATE]
         for scheme in SCHEMES:
             for base in BASES:
                 large, fitting = read[arm_of(scheme, base)], read[arm_of(scheme, FITTING)]
@@ -71,6 +72,9 @@ class StartingPositions(Claim):
                     f"pairs moved at {early[1]}": moved(channels[scheme], base, early[1]),
                 }
                 row |= {"of": channels[scheme] // 2}
+                for place in (EARLY, LATE):
+                    title = "effective context after {} to {}".format(*bins[place])
+                    row |= effective_context([seed["rows"][place] for seed in large], title)
                 spans = {"early": [(1, *early)], "late": [(1, *late)], "whole": [(1, 1, late[1])]}
                 spans |= {"early over late": [(1, *early), (-1, *late)]}
                 row |= {
