@@ -269,29 +269,36 @@ def overfit(result: dict) -> tuple[float, float, float]:
     return searched, held_out, held_out / searched - 1
 
 
+def impossible(result: dict) -> list[str]:
+    """A sentence for every method that beats the optimum of chains by more than chance on a text."""
+    from experiments.lab.measure.context import beats_the_optimum
+
+    texts = [text for row in result["methods"].values() for text in row.values() if "excess" in text]
+    return [sentence for text in texts if (sentence := beats_the_optimum({text["context"]: text["excess"]}))]
+
+
 def format_table(result: dict) -> str:
     """Format the perplexities of every method, the ratios of the found factors to them, and the overfit gap."""
-    from experiments.lab.measure.context import beats_the_optimum, format_length
+    from experiments.lab.measure.context import format_length
     from experiments.lab.statistics import Estimate, compare
 
     methods, held_out = result["methods"], result["methods"][SEARCHED]["held out"]
     columns = [name for name in methods[SEARCHED] if name not in ("label", "extend")]
     known = "optimum" in held_out  # of chains
-    rows, excesses = [], []
+    rows = []
     for name, row in methods.items():
         ratios = [compare([methods[SEARCHED][part]], [row[part]]).ratio for part in ("search", "held out")]
         cells = ["", ""] if name == SEARCHED else [f"{ratios[0].value:.3f}", ratios[1]]
         if known:
             length = Estimate.of(row["held out"]["effective_context"])
             cells.insert(0, format_length(length, row["held out"]["context"]))
-            excesses += [{row[column]["context"]: row[column]["excess"]} for column in columns]
         rows.append([name, *(f"{row[column]['perplexity']:.3f}" for column in columns), *cells])
     headings = ["method", *columns, *["effective context, held out"] * known]
     table = tables.format_table([*headings, "found / it: search", "found / it: held out"], rows)
     if known:
         best_reader = held_out["optimum"]["perplexity"]
         table += f"\nThe best reader has {best_reader:.3f} on the held-out text."
-        table += "".join(f"\n{sentence}" for excess in excesses if (sentence := beats_the_optimum(excess)))
+        table += "".join(f"\n{sentence}" for sentence in impossible(result))
     *first, last = (LABELS[name] for name in result["rivals"])
     inside, outside, gap = overfit(result)
     return (

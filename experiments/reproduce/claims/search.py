@@ -1,5 +1,7 @@
 """Does LongRoPE's search find better factors than those known, and is it better to extend a window in two steps?"""
 
+import warnings
+
 import numpy as np
 
 from experiments.lab.canvas import COLOURS, plot_interval, pyplot
@@ -166,6 +168,7 @@ def below(rows: list[dict], column: str, reason: str) -> Verdict:
 def searched(evidence, factor: int, n_hats: tuple[int, ...] | None) -> list[dict]:
     """Run LongRoPE's search on the base model of every seed."""
     from experiments.longrope import Search, search_factors, search_progress
+    from experiments.longrope.searching import impossible
 
     settings = Search(
         **BUDGET, seed=0, factor=factor, n_hats=n_hats, tokens=TOKENS, segments=min(HELD_OUT, evidence.segments)
@@ -174,6 +177,8 @@ def searched(evidence, factor: int, n_hats: tuple[int, ...] | None) -> list[dict
     for run, checkpoint in zip(evidence.runs[BASE], evidence.checkpoints(BASE), strict=True):
         with search_progress(f"{run.folder.name} x{factor}", settings) as progress:
             results.append(search_factors(checkpoint, settings, evidence.config.cache, progress)[0])
+        for sentence in impossible(results[-1]):
+            warnings.warn(f"{checkpoint}: {sentence}", stacklevel=2)
     return results
 
 
