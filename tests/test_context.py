@@ -120,6 +120,8 @@ def test_a_single_document_passes_nothing_and_no_interval_is_shown():
     assert "it gains 1.000 nats a token, in a single document" in context.gate_sentence(gate, 64)
     known = context.effective_context([5.0], [4.0], np.array([[8.0], [6.0], [4.0]])[:, :1], 2)
     assert "[" not in context.format_length(known, 2)
+    assert context.format_length(Estimate(1.0, 1.0, 1.0), 1) == "1 [1, 1]"
+    assert context.format_length(Estimate(2.0, 1.5, 2.0), 2) == "≥2 [2, ≥2]"
 
 
 def test_gains_are_paired_and_the_gate_asks_the_last_doubling_inside_the_window():
@@ -146,7 +148,8 @@ def test_gains_are_paired_and_the_gate_asks_the_last_doubling_inside_the_window(
     alone = [{**alone, "context": 16, "document_nll": [8.0]}, {**alone, "context": 32, "document_nll": [1.0]}]
     assert not context.gate([alone], 32)["passed"]
     several = context.gate([alone, alone, alone], 32)
-    assert several["low"] == several["value"] > 0 and not several["passed"], "seeds tell nothing of other documents"
+    assert several["value"] > 0 and several["low"] is None and not several["passed"], "seeds are no documents"
+    assert context.gate([[row(1, 0.0)]], 1)["value"] == 0, "half of a single token is that token"
     assert "uses all 64 tokens: from 32 on it gains" in context.gate_sentence(passed, 64)
     assert "shows no use of the second half of 32 tokens" in context.gate_sentence(failed, 32)
     assert "name 64 and 128" in context.gate_sentence(None, 128)
@@ -217,7 +220,7 @@ def test_a_search_on_chains_has_the_effective_context_of_the_same_targets(base):
     table = searching.format_table(found)
     assert "effective context" in table and "The best reader has " in table and "no reader can" not in table
     held_out["excess"] = {"value": -1.0, "standard_error": 0.01}
-    assert "no reader can do that" in searching.format_table(found)
+    assert "\nextrapolation, held out: At a context of 64 the loss is 1.0000 nats" in searching.format_table(found)
 
 
 @pytest.mark.slow

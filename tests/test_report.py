@@ -191,6 +191,15 @@ def test_what_is_no_result_is_one_sentence(tmp_path):
         program.gather(tmp_path)
 
 
+def test_results_from_when_a_gate_had_its_gain_in_a_part_of_its_own_still_read(tmp_path):
+    result = json.loads((RESULTS / "locality-pico.json").read_text())
+    (row,) = result["gate"]["arms"]
+    row["gain"] = {end: row.pop(end) for end in ("value", "low", "high")}
+    (tmp_path / "locality-pico.json").write_text(json.dumps(result))
+    found = program.gather(tmp_path)
+    assert "from 32 to 64 tokens of context they gain 0.2" in found.gates["pico on chains, windows of 64"]
+
+
 def test_the_command_writes_page_and_readme(folder, tmp_path, capsys):
     readme = tmp_path / "R.md"
     readme.write_text(f"a\n{program.START}{program.END}\nb\n")

@@ -270,11 +270,13 @@ def overfit(result: dict) -> tuple[float, float, float]:
 
 
 def impossible(result: dict) -> list[str]:
-    """A sentence for every method that beats the optimum of chains by more than chance on a text."""
+    """A sentence for every method and text on which it beats the optimum of chains by more than chance."""
     from experiments.lab.measure.context import beats_the_optimum
 
-    texts = [text for row in result["methods"].values() for text in row.values() if "excess" in text]
-    return [sentence for text in texts if (sentence := beats_the_optimum({text["context"]: text["excess"]}))]
+    read = [(name, part, text) for name, row in result["methods"].items() for part, text in row.items()
+            if "excess" in text]  # fmt: skip
+    found = [(name, part, beats_the_optimum({text["context"]: text["excess"]})) for name, part, text in read]
+    return [f"{LABELS.get(name, name)}, {part}: {sentence}" for name, part, sentence in found if sentence]
 
 
 def format_table(result: dict) -> str:

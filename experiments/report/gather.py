@@ -100,6 +100,8 @@ def _result(path: Path) -> dict:
     lacking = [key for key in NEEDED if key not in result] if isinstance(result, dict) else ["everything"]
     if lacking:
         raise BadInput(f"{path} is no result of experiments.reproduce: it lacks {', '.join(lacking)}")
+    for row in (result.get("gate") or {"arms": []})["arms"]:
+        row |= row.pop("gain", {})  # where the number and its interval stood in older results
     return result
 
 

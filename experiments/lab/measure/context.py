@@ -57,15 +57,16 @@ def gate(models: Sequence[Sequence[dict]], window: int) -> dict | None:
 
     Returns:
         {"from", "to", "value", "low", "high", "passed"}, the gain in nats per token over seeds and documents; None
-        where the window or its half was not measured. A single document has no interval and passes nothing.
+        where the window or its half was not measured. A single document tells nothing of others: it has no interval
+        here, however many seeds read it, and passes nothing.
     """
-    half = window // 2
+    half = max(1, window // 2)
     at = {length: [row for rows in models for row in rows if row["context"] == length] for length in (half, window)}
     if not all(at.values()):
         return None
     compared = compare(at[half], at[window])
-    passed = compared.difference.low > 0 and compared.documents > 1
-    return {"from": half, "to": window, **compared.difference.plain(), "passed": passed}
+    gain = compared.difference if compared.documents > 1 else Estimate(compared.difference.value, -np.inf, np.inf)
+    return {"from": half, "to": window, **gain.plain(), "passed": gain.low > 0}
 
 
 def gate_sentence(result: dict | None, window: int) -> str:
@@ -185,9 +186,8 @@ def beats_the_optimum(excesses: dict[int, dict]) -> str | None:
 
 def format_length(length: Estimate, context: int) -> str:
     """An effective context with its interval in a table; ≥ where it may be beyond what was read."""
-    value, low, high = (
-        f"≥{tokens:.0f}" if tokens >= context * (1 - 1e-9) else f"{tokens:.0f}" for tokens in vars(length).values()
-    )
+    most = context * (1 - 1e-9) if context > 1 else np.inf  # after one token it is 1, whatever the loss
+    value, low, high = (f"≥{tokens:.0f}" if tokens >= most else f"{tokens:.0f}" for tokens in vars(length).values())
     return f"{value} [{low}, {high}]" if length.known else value
 
 

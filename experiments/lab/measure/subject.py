@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from models.gpt import GPT
 
 # Versions of the measurements; raise a number whenever the same settings would give another result.
-VERSIONS = {"perplexity": 3, "by_position": 5, "passkey": 2, "longppl": 2, "longrope": 2, "progressive": 2, "tasks": 1}
+VERSIONS = {"perplexity": 3, "by_position": 5, "passkey": 2, "longppl": 3, "longrope": 3, "progressive": 2, "tasks": 1}
 
 
 @dataclass(frozen=True)
