@@ -47,7 +47,10 @@ def run_command(values: dict, overrides: list[str]) -> None:
     if request.logger.name == "wandb":
         with wandb_reading(request, result, "by_position", settings) as run:
             for row in result["rows"]:
-                run.log({"context/length": row["high"], "context/nll_by_position": row["nll"]})
+                point = {"context/length": row["high"], "context/nll_by_position": row["nll"]}
+                if "optimum" in row:
+                    point["context/effective_by_position"] = row["effective_context"]["value"]
+                run.log(point)
     if snapshots:
         measure_snapshots(request, settings, result, path)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
 TRAINING = ("validation/perplexity", "validation/nll", "train/loss", "train/gradient_norm", "speed/tokens_per_second")
-CONTEXT = ("context/perplexity", "context/nll", "context/nll_by_position")
+CONTEXT = ("context/perplexity", "context/nll", "context/nll_by_position", "context/effective")
 FINAL = ("validation/nll", "validation/perplexity", "validation/bits_per_byte", "tokens", "speed/tokens_per_second")
 
 

@@ -62,6 +62,28 @@ def test_a_folder_and_its_offline_run_say_the_same(recorded):
     assert [p.context for p in ours] == [16, 32, 64] and all(p.low < p.perplexity < p.high for p in ours)
 
 
+def test_on_chains_the_effective_context_stands_beside_perplexity(tmp_path):
+    def run(name, **effective):
+        points = [Point(length, 9.0, effective=effective.get(f"at{length}")) for length in (16, 32)]
+        return Recorded(name, name, "done", {}, {}, {}, {"none": points})
+
+    chains, text_alone = run("chains", at16=8.25, at32=20.5), run("text")
+    assert contexts([text_alone, chains], "effective") == {"tokens of context": [16, 32], "B none": [8.25, 20.5]}
+    assert "Effective context" in text([text_alone, chains]) and "Effective" not in text([text_alone])
+    used = draw([text_alone, chains]).figure.axes[-1]
+    assert [list(line.get_ydata()) for line in used.lines] == [[16, 32], [8.25, 20.5]]
+    assert len(draw([text_alone]).figure.axes) == 1
+    (legend,) = draw([text_alone, chains]).figure.legends
+    assert [entry.get_text() for entry in legend.get_texts()] == ["A, none", "B, none"], "one for both panels"
+
+
+def test_a_legend_names_what_tells_readings_apart():
+    points = [Point(16, 9.0)]
+    run = Recorded("a", "a", "done", {}, {}, {}, {f"{way}, windows, test, step 6": points for way in ("none", "yarn4")})
+    (legend,) = draw([run]).figure.legends
+    assert [entry.get_text() for entry in legend.get_texts()] == ["A, none", "A, yarn4"]
+
+
 @pytest.mark.slow
 def test_only_what_differs_is_told_and_the_table_has_the_numbers(recorded, tmp_path):
     folders, _, readings = recorded

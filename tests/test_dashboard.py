@@ -31,7 +31,7 @@ def test_every_curve_has_the_x_axis_it_is_logged_with():
     built = workspace(options(), "me")
     spec = built._to_model().model_dump(by_alias=True)["spec"]["section"]["panelBankConfig"]["sections"]
     curves = [p["config"] for section in spec for p in section["panels"] if p["viewType"] == "Run History Line Plot"]
-    assert len(curves) == 8 and {item["xAxis"] for item in curves} == {"tokens", "context/length"}
+    assert len(curves) == 9 and {item["xAxis"] for item in curves} == {"tokens", "context/length"}
     for item in curves:
         (metric,) = item["metrics"]
         assert f"{metric.split('/')[0]}/*" in X_AXES[item["xAxis"]]

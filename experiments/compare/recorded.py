@@ -19,7 +19,7 @@ ONLINE = re.compile(r"[^/\s]+/[^/\s]+/[^/\s]+")
 class Point:
     """Perplexity at a context length in tokens, with its 95 % interval over documents and its targets, if known.
 
-    targets: a digest of which they are; count: how many.
+    targets: a digest of which they are; count: how many; effective: on chains, the effective context in tokens.
     """
 
     context: int
@@ -28,6 +28,7 @@ class Point:
     high: float | None = None
     targets: str | None = None
     count: int | None = None
+    effective: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def _point(row: dict) -> Point:
 
     perplexity = mean(row["document_nll"], row["document_tokens"]).exp().plain()
     ends = perplexity["low"], perplexity["high"]
-    return Point(row["context"], row["perplexity"], *ends, row["token_set"], row["tokens"])
+    effective = row.get("effective_context", {}).get("value")
+    return Point(row["context"], row["perplexity"], *ends, row["token_set"], row["tokens"], effective)
 
 
 def from_offline(file: Path, source: str) -> Recorded:
@@ -152,7 +154,11 @@ def _from_wandb(name: str, source: str, state: str, config: dict, rows: list[dic
     config = {key: value for key, value in config.items() if key != "_wandb"}
     if "trained" in config:
         config = config["trained"] | {"extend": config["extend"]}
-    points = [Point(row["context/length"], row["context/perplexity"]) for row in rows if "context/perplexity" in row]
+    points = [
+        Point(row["context/length"], row["context/perplexity"], effective=row.get("context/effective"))
+        for row in rows
+        if "context/perplexity" in row
+    ]
     final = {key.removeprefix("final/"): value for key, value in summary.items() if key.startswith("final/")}
     trained = [row for row in rows if "context/length" not in row]
     return Recorded(

@@ -11,12 +11,13 @@ compared where it was measured: in a folder's perplexity/, or in the W&B run of 
 import argparse
 from pathlib import Path
 from string import ascii_uppercase
+from typing import Literal
 
 from conf.base import BadInput
 from conf.compose import program
 from conf.files import with_ending, write_text
 from experiments.compare.recorded import Recorded, read
-from experiments.lab.canvas import COLOURS, Drawing, add_title, log_ticks, pyplot, save
+from experiments.lab.canvas import COLOURS, Drawing, add_title, log_ticks, plain_numbers, pyplot, save
 from experiments.lab.tables import format_table
 
 # Settings of where a run is saved and logged, which do not change its results.
@@ -44,15 +45,16 @@ def finals(runs: list[Recorded]) -> dict[str, list]:
     return {key: [run.final.get(key) for run in runs] for key in keys}
 
 
-def contexts(runs: list[Recorded]) -> dict[str, list]:
-    """Perplexity by tokens of context (columns) of every reading (rows); None if it was not measured."""
-    lengths = sorted({point.context for run in runs for points in run.readings.values() for point in points})
-    table = {"tokens of context": lengths} if lengths else {}
+def contexts(runs: list[Recorded], quantity: Literal["perplexity", "effective"] = "perplexity") -> dict[str, list]:
+    """Perplexity or effective context by tokens of context (columns) of every reading that has it (rows)."""
+    rows = {}
     for letter, run in zip(letters(len(runs)), runs, strict=True):
         for name, points in run.readings.items():
-            perplexities = {point.context: point.perplexity for point in points}
-            table[f"{letter} {name}"] = [perplexities.get(length) for length in lengths]
-    return table
+            rows[f"{letter} {name}"] = {point.context: getattr(point, quantity) for point in points}
+    rows = {name: row for name, row in rows.items() if any(value is not None for value in row.values())}
+    lengths = sorted({length for row in rows.values() for length in row})
+    table = {name: [row.get(length) for length in lengths] for name, row in rows.items()}
+    return {"tokens of context": lengths} | table if table else {}
 
 
 def notes(runs: list[Recorded]) -> list[str]:
@@ -93,6 +95,8 @@ def text(runs: list[Recorded]) -> str:
         parts.append("Final metrics:\n" + columns({"": names, **ends}))
     if reading:
         parts.append("Perplexity by context:\n" + columns(reading))
+    if effective := contexts(runs, "effective"):
+        parts.append("Effective context, by context:\n" + columns(effective))
     return "\n\n".join([*parts, *notes(runs)])
 
 
@@ -107,11 +111,12 @@ def _cell(value) -> str:
 
 
 def draw(runs: list[Recorded]):
-    """Draw loss against tokens, and perplexity against context if there is any."""
+    """Draw loss against tokens, and perplexity and effective context against context if there are any."""
     plt = pyplot()
     drawn = [run for run in runs if any(run.curves.get(curve) for curve in CURVES)]
     read = [run for run in runs if run.readings]
-    panels = [kind for kind, there in ((_losses, drawn), (_contexts, read)) if there]
+    known = contexts(runs, "effective")
+    panels = [kind for kind, there in ((_losses, drawn), (_contexts, read), (_effective, known)) if there]
     figure, axes = plt.subplots(
         1, max(1, len(panels)), figsize=(7 * max(1, len(panels)), 5.5), layout="constrained", squeeze=False
     )
@@ -120,7 +125,9 @@ def draw(runs: list[Recorded]):
     for panel, kind in zip(axes.flat, panels, strict=False):
         kind(panel, by_letter, colours)
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=8)
+    if read:  # many more than fit into a panel
+        handles, labels = axes.flat[panels.index(_contexts)].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", fontsize=8)
     caption = "; ".join(f"{letter}: {run.name}" for letter, run in by_letter.items())
     add_title(figure, "Runs compared", caption)
     return Drawing(figure, "Runs compared", text(runs))
@@ -134,28 +141,49 @@ def _losses(panel, runs: dict[str, Recorded], colours: dict[str, str]) -> None:
                 panel.plot(*zip(*points, strict=True), color=colours[letter], linewidth=width, label=label,
                            alpha=0.5 if label is None else 1, marker="." if len(points) == 1 else None)  # fmt: skip
     panel.set(title="validation loss (thin: training)", xlabel="tokens", ylabel="nats per token")
+    panel.legend(fontsize=8)
 
 
 def _contexts(panel, runs: dict[str, Recorded], colours: dict[str, str]) -> None:
-    ticks = set()
+    _plot_readings(panel, runs, colours, "perplexity")
+    for letter, run in runs.items():
+        for points in run.readings.values():
+            if all(point.low is not None for point in points):
+                x, low, high = ([getattr(point, key) for point in points] for key in ("context", "low", "high"))
+                panel.fill_between(x, low, high, color=colours[letter], alpha=0.12, linewidth=0)
+    for window in {run.config.get("original_window") for run in runs.values() if run.readings} - {None}:
+        panel.axvline(window, color="black", linewidth=0.8, linestyle=":")
+    log_ticks(panel, contexts(list(runs.values()))["tokens of context"])
+    panel.set(yscale="log", xlabel="tokens of context (dotted: the trained window)", ylabel="perplexity")
+    plain_numbers(panel)
+    panel.set_title("perplexity against context (bands: 95 % over documents)")
+
+
+def _effective(panel, runs: dict[str, Recorded], colours: dict[str, str]) -> None:
+    from experiments.lab.measure.context import effective_ticks
+
+    lengths, *rows = contexts(list(runs.values()), "effective").values()
+    panel.plot(lengths, lengths, color="black", linewidth=0.8)
+    _plot_readings(panel, runs, colours, "effective")
+    effective_ticks(panel, lengths, min(value for row in rows for value in row if value is not None))
+    panel.set(xlabel="tokens of context", ylabel="tokens", title="effective context (black: the best reader)")
+
+
+def _plot_readings(panel, runs: dict[str, Recorded], colours: dict[str, str], quantity: str) -> None:
+    """Plot a quantity of every reading that has it against context; labels leave out what all readings share."""
     names = sorted(
         {name for run in runs.values() for name in run.readings}, key=lambda name: (name[:4] != "none", name)
     )
+    parts = [name.split(", ") for name in names]
+    shared = set.intersection(*map(set, parts)) if len(names) > 1 else set()
     for letter, run in runs.items():
         for name, points in run.readings.items():
-            x, y = ([getattr(point, key) for point in points] for key in ("context", "perplexity"))
-            label = f"{letter} {short(name)}"
-            style = STYLES[names.index(name) % len(STYLES)]
-            panel.plot(x, y, style, color=colours[letter], marker="o", markersize=3, label=label)
-            if all(point.low is not None for point in points):
-                low, high = ([getattr(point, key) for point in points] for key in ("low", "high"))
-                panel.fill_between(x, low, high, color=colours[letter], alpha=0.12, linewidth=0)
-            ticks |= set(x)
-    for window in {run.config.get("original_window") for run in runs.values() if run.readings} - {None}:
-        panel.axvline(window, color="black", linewidth=0.8, linestyle=":")
-    panel.set(yscale="log", xlabel="tokens of context (dotted: the trained window)", ylabel="perplexity")
-    log_ticks(panel, sorted(ticks))
-    panel.set_title("perplexity against context (bands: 95 % over documents)")
+            label = ", ".join([letter, *(part for part in name.split(", ") if part not in shared)])
+            known = [(point.context, value) for point in points if (value := getattr(point, quantity)) is not None]
+            if known:
+                style = STYLES[names.index(name) % len(STYLES)]
+                panel.plot(*zip(*known, strict=True), style, color=colours[letter], marker="o", markersize=3,
+                           label=short(label))  # fmt: skip
 
 
 def short(name: str) -> str:

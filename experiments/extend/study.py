@@ -132,11 +132,11 @@ def write_page(plan: StudyPlan, findings: Findings, folder: Path, overrides: lis
             for context in findings.contexts
         ]
         cells = [
-            (r.position, r.arm, r.factor, r.steps, context, r.perplexity(context))
+            (r.position, r.arm, r.factor, r.steps, context, r.perplexity(context), r.effective_context(context))
             for r in findings.readings
             for context in r.contexts
         ]
-        table = (("position", "arm", "factor", "steps", "context", "perplexity"), cells)
+        table = (("position", "arm", "factor", "steps", "context", "perplexity", "effective context"), cells)
         images = {figure.name: figure.with_suffix(".png") for figure in figures}
         identity["config"] = settings
         tracked_page(base.logger, Path(base.runs), identity, {"found": summary}, images, curves, table)

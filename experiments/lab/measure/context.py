@@ -217,12 +217,17 @@ def draw_effective(axes: "Axes", curves: dict[str, Sequence[dict]], window: int)
         )
         axes.plot(given, value, marker="o", markersize=3, color=colour, label=label)
         axes.fill_between(given, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.set(xlabel="tokens read", ylabel="effective context, tokens")
+    effective_ticks(axes, contexts, min(row["effective_context"]["value"] for rows in curves.values() for row in rows))
+    axes.grid(alpha=0.3)
+
+
+def effective_ticks(axes: "Axes", contexts: Sequence[int], least: float) -> None:
+    """Logarithmic axes with ticks at these contexts, and on the y axis at halves of the first down to the least."""
     log_ticks(axes, contexts)
-    axes.set(yscale="log", xlabel="tokens read", ylabel="effective context, tokens")
     ticks = [float(context) for context in contexts]
-    least = min(row["effective_context"]["value"] for rows in curves.values() for row in rows)
     while ticks[0] > max(1.0, least):
         ticks.insert(0, ticks[0] / 2)
+    axes.set_yscale("log")
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.grid(alpha=0.3)
