@@ -77,6 +77,16 @@ def test_on_chains_the_effective_context_stands_beside_perplexity(tmp_path):
     assert [entry.get_text() for entry in legend.get_texts()] == ["A, none", "B, none"], "one for both panels"
 
 
+def test_effective_context_is_read_from_wandb(tmp_path, monkeypatch):
+    rows = [{"context/length": 16, "context/perplexity": 9.0, "context/effective": 8.25}]
+    rows += [{"context/length": 32, "context/perplexity": 7.0, "context/effective": 20.5}]
+    records = [{"run": {"run_id": "x"}}, *({"history": {"item": row}} for row in rows)]
+    monkeypatch.setattr("experiments.compare.recorded.offline_records", lambda file: (records, ""))
+    (tmp_path / "run-x.wandb").touch()
+    ((_, points),) = read(str(tmp_path)).readings.items()
+    assert [(point.context, point.effective) for point in points] == [(16, 8.25), (32, 20.5)]
+
+
 def test_a_legend_names_what_tells_readings_apart():
     points = [Point(16, 9.0)]
     run = Recorded("a", "a", "done", {}, {}, {}, {f"{way}, windows, test, step 6": points for way in ("none", "yarn4")})
