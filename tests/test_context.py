@@ -20,7 +20,8 @@ from experiments.lab.measure.perplexity import (
     notes,
 )
 from experiments.lab.statistics import Estimate
-from experiments.longrope import Search, search_factors, searching
+from experiments.longrope import Search, search_factors
+from experiments.longrope import table as search_table
 from experiments.longrope.searching import Progress
 from experiments.reproduce.evidence import Evidence
 from tests.runs import tiny
@@ -217,10 +218,10 @@ def test_a_search_on_chains_has_the_effective_context_of_the_same_targets(base):
     held_out = found["methods"]["extrapolation"]["held out"]
     assert held_out["effective_context"] == pytest.approx(row["effective_context"])
     assert held_out["excess"] == pytest.approx(row["excess"])
-    table = searching.format_table(found)
+    table = search_table.format_table(found)
     assert "effective context" in table and "The best reader has " in table and "no reader can" not in table
     held_out["excess"] = {"value": -1.0, "standard_error": 0.01}
-    assert "\nextrapolation, held out: At a context of 64 the loss is 1.0000 nats" in searching.format_table(found)
+    assert "\nextrapolation, held out: At a context of 64 the loss is 1.0000 nats" in search_table.format_table(found)
 
 
 @pytest.mark.slow

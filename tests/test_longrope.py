@@ -23,7 +23,8 @@ from experiments.longrope.__main__ import run_command
 from experiments.longrope.candidates import Fitness, Texts, install_candidates, known_factors, make_space, needle_texts
 from experiments.longrope.evolution import Evolution, Individual, Scored, Space, best, evolve
 from experiments.longrope.search import Search, override, search_factors
-from experiments.longrope.searching import Progress, format_table
+from experiments.longrope.searching import Progress
+from experiments.longrope.table import format_table
 from models.positions import SPECTRA
 from tests.cases import WINDOW, Case
 from tests.runs import CACHE, run_program, tiny

@@ -15,7 +15,8 @@ from experiments.longrope import candidates, recovery
 from experiments.longrope.__main__ import run_command
 from experiments.longrope.recovery import Recovery, recover, recovery_sentence
 from experiments.longrope.search import Search, search_factors, search_settings
-from experiments.longrope.searching import Progress, format_table
+from experiments.longrope.searching import Progress
+from experiments.longrope.table import format_table
 from experiments.pretrained import ship_run
 from tests.runs import CACHE, tiny
 from train import compose, train

@@ -8,5 +8,6 @@ __getattr__ = lazy_exports(
     evolution=("Individual",),
     recovery=("Recovery", "recover"),
     search=("Longer", "Search", "search_factors"),
-    searching=("Searching", "overfit", "best_rival", "search_progress"),
+    searching=("Searching", "search_progress"),
+    table=("best_rival", "impossible", "overfit"),
 )

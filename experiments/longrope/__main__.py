@@ -13,7 +13,8 @@ from conf.compose import command_line
 from experiments.lab.measure.readings import describe_origin
 from experiments.lab.measure.request import Request, read_request, wandb_reading
 from experiments.longrope.search import override, search_factors, search_settings
-from experiments.longrope.searching import SEARCHED, Searching, format_table, search_progress
+from experiments.longrope.searching import Searching, search_progress
+from experiments.longrope.table import SEARCHED, format_table
 
 
 def run_command(values: dict, overrides: list[str]) -> None:

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 from experiments.lab.canvas import COLOURS, plain_numbers, pyplot, write_figure
-from experiments.longrope.searching import LABELS, SEARCHED
+from experiments.longrope.table import LABELS, SEARCHED
 
 
 def search_figure(path: Path, result: dict) -> None:

@@ -22,16 +22,15 @@ from conf.base import BadInput, Count
 from experiments.lab.measure.subject import open_subject
 from experiments.longrope.evolution import Scored
 from experiments.longrope.searching import (
-    SEARCHED,
     Progress,
     Searching,
     SearchTask,
     finished_search,
     make_texts,
-    overfit,
     run_search,
     search_folder,
 )
+from experiments.longrope.table import SEARCHED, overfit
 
 
 class Recovery(Searching):

@@ -167,8 +167,7 @@ def below(rows: list[dict], column: str, reason: str) -> Verdict:
 
 def searched(evidence, factor: int, n_hats: tuple[int, ...] | None) -> list[dict]:
     """Run LongRoPE's search on the base model of every seed."""
-    from experiments.longrope import Search, search_factors, search_progress
-    from experiments.longrope.searching import impossible
+    from experiments.longrope import Search, impossible, search_factors, search_progress
 
     settings = Search(
         **BUDGET, seed=0, factor=factor, n_hats=n_hats, tokens=TOKENS, segments=min(HELD_OUT, evidence.segments)
