@@ -196,7 +196,7 @@ def test_longppl_of_chains_is_held_to_the_optimum_of_the_same_targets(base):
     result, cache = base
     settings = longppl.LongPPL(length=64, short=16, stride=4, segments=12, gain=0.01)
     read, _ = longppl.measure_longppl(result.checkpoint, None, settings, cache)
-    same = Measurement(contexts=(64,), stride=64 - 16 + 1, segments=12)
+    same = Measurement(contexts=(64,), stride=64 - 16 + 1, segments=12, batch_tokens=settings.batch_tokens)
     (row,) = measure_checkpoint(result.checkpoint, None, same, cache)["rows"]
     assert read["all"]["nll"] == pytest.approx(row["nll"])
     assert read["all"]["optimum"] == pytest.approx(row["optimum"]["perplexity"])
@@ -213,7 +213,7 @@ def test_a_search_on_chains_has_the_effective_context_of_the_same_targets(base):
     found, _ = search_factors(
         result.checkpoint, settings, cache, Progress(SimpleNamespace(update=int, set_postfix=dict))
     )
-    windows = Measurement(protocol="windows", contexts=(64,), stride=1, segments=9)
+    windows = Measurement(protocol="windows", contexts=(64,), stride=1, segments=9, batch_tokens=settings.batch_tokens)
     (row,) = measure_checkpoint(result.checkpoint, None, windows, cache)["rows"]
     held_out = found["methods"]["extrapolation"]["held out"]
     assert held_out["effective_context"] == pytest.approx(row["effective_context"])

@@ -24,10 +24,12 @@ def impossible(result: dict) -> list[str]:
     """A sentence for every method and text on which it beats the optimum of chains by more than chance."""
     from experiments.lab.measure.context import beats_the_optimum
 
-    read = [(name, part, text) for name, row in result["methods"].items() for part, text in row.items()
-            if "excess" in text]  # fmt: skip
-    found = [(name, part, beats_the_optimum({text["context"]: text["excess"]})) for name, part, text in read]
-    return [f"{LABELS.get(name, name)}, {part}: {sentence}" for name, part, sentence in found if sentence]
+    sentences = []
+    for name, row in result["methods"].items():
+        for part, text in row.items():
+            if "excess" in text and (sentence := beats_the_optimum({text["context"]: text["excess"]})):
+                sentences.append(f"{LABELS.get(name, name)}, {part}: {sentence}")
+    return sentences
 
 
 def format_table(result: dict) -> str:

@@ -89,9 +89,8 @@ def not_run(results: dict[str, dict]) -> dict[str, str]:
     """A sentence on the scales at which no claim was run, but that of the tests; none if there are none."""
     done = {scale["name"] for result in results.values() if (scale := result.get("scale"))}
     left = [scale for scale in choices("scale") if scale not in done and scale != "tiny"]
-    return (
-        {", ".join(left): "No claim was run, and so no gate measured (conf/scale says what is known)."} if left else {}
-    )
+    sentence = "No claim was run, and so no gate measured (conf/scale says what is known)."
+    return {", ".join(left): sentence} if left else {}
 
 
 def _result(path: Path) -> dict:
